@@ -1,0 +1,134 @@
+//! The only file that reads kernel structures.
+//!
+//! Offsets inside `task_struct` differ between kernels. The user side finds them in the running kernel's BTF and sets
+//! them before loading, where the verifier sees them as constants: a read costs one load, as in the kernel itself.
+
+use aya_ebpf::{
+    Global,
+    helpers::generated::bpf_task_pt_regs,
+    programs::{BtfTracePointContext, ProbeContext},
+};
+use profiler_common::sched::ThreadState;
+
+#[unsafe(no_mangle)]
+static TASK_PID: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TASK_TGID: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TASK_STATE: Global<u64> = Global::new(0);
+/// Byte that holds the bit `in_iowait`, and the bit's mask within it.
+#[unsafe(no_mangle)]
+static TASK_IOWAIT_BYTE: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TASK_IOWAIT_MASK: Global<u8> = Global::new(0);
+/// `thread_info.status` (x86): tells whether the thread is inside a 32-bit system call.
+#[unsafe(no_mangle)]
+static TASK_COMPAT_STATUS: Global<u64> = Global::new(0);
+
+/// A kernel task. The pointer comes from a tracepoint's argument, so the verifier checks every access through it.
+#[derive(Clone, Copy)]
+pub struct Task(*const u8);
+
+impl Task {
+    /// The `n`th argument of the tracepoint, which must be a `task_struct`.
+    #[inline(always)]
+    pub fn argument(ctx: &BtfTracePointContext, n: usize) -> Self {
+        Self(ctx.arg::<*const u8>(n))
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u64) -> T {
+        // SAFETY: the verifier refuses the program unless the offset is a constant inside task_struct.
+        unsafe { core::ptr::read_volatile(self.0.add(offset as usize).cast::<T>()) }
+    }
+
+    /// Thread id in the initial pid namespace (the kernel calls it pid).
+    #[inline(always)]
+    pub fn tid(self) -> u32 {
+        self.read(TASK_PID.load())
+    }
+
+    /// Process id in the initial pid namespace (the kernel calls it tgid).
+    #[inline(always)]
+    pub fn pid(self) -> u32 {
+        self.read(TASK_TGID.load())
+    }
+
+    /// Whether the task still counts as runnable, whatever it was about to do.
+    #[inline(always)]
+    fn is_running(self) -> bool {
+        self.read::<u32>(TASK_STATE.load()) == TASK_RUNNING
+    }
+
+    #[inline(always)]
+    fn in_iowait(self) -> bool {
+        self.read::<u8>(TASK_IOWAIT_BYTE.load()) & TASK_IOWAIT_MASK.load() != 0
+    }
+
+    /// Whether the task, which must be the current one, is inside a futex system call.
+    #[inline(always)]
+    fn in_futex(self) -> bool {
+        // SAFETY: the helper takes a task and returns its saved user registers.
+        let regs = unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) } as *const u8;
+        // SAFETY: the verifier knows the type behind the pointer; ORIG_AX is a constant inside it.
+        let call = unsafe { core::ptr::read_volatile(regs.add(ORIG_AX).cast::<u64>()) };
+        if self.read::<u32>(TASK_COMPAT_STATUS.load()) & TS_COMPAT != 0 {
+            // arch/x86/entry/syscalls/syscall_32.tbl: futex, futex_time64, futex_waitv, futex_wait, futex_requeue
+            matches!(call, 240 | 422 | 449 | 455 | 456)
+        } else {
+            // arch/x86/entry/syscalls/syscall_64.tbl: futex, futex_waitv, futex_wait, futex_requeue
+            matches!(call, 202 | 449 | 455 | 456)
+        }
+    }
+}
+
+/// include/linux/sched.h
+const TASK_RUNNING: u32 = 0x0000;
+const TASK_INTERRUPTIBLE: u32 = 0x0001;
+const TASK_UNINTERRUPTIBLE: u32 = 0x0002;
+const TASK_STOPPED: u32 = 0x0004;
+const TASK_TRACED: u32 = 0x0008;
+const TASK_DEAD: u32 = 0x0080;
+const TASK_NOLOAD: u32 = 0x0400;
+const TASK_FROZEN: u32 = 0x8000;
+/// arch/x86/include/asm/thread_info.h
+const TS_COMPAT: u32 = 0x0002;
+/// arch/x86/include/uapi/asm/ptrace.h: the system call's number, or -1 outside of one.
+const ORIG_AX: usize = 15 * 8;
+
+/// What a thread that leaves the CPU goes to.
+pub enum Leaving {
+    /// It ends; it will never run again.
+    Dead,
+    /// It goes on as this.
+    To(ThreadState),
+}
+
+/// Classifies the task that `sched_switch` takes off the CPU.
+///
+/// `prev_state` is the tracepoint's argument (kernels since 5.18). A task with a pending signal stays runnable although
+/// older kernels still pass the state it had wished for (kernel/sched/core.c, `__schedule`); its own state says so.
+#[inline(always)]
+pub fn leaving(prev: Task, preempted: bool, prev_state: u32) -> Leaving {
+    if prev_state & TASK_DEAD != 0 {
+        return Leaving::Dead;
+    }
+    Leaving::To(if preempted || prev_state == TASK_RUNNING || prev.is_running() {
+        ThreadState::Runnable
+    } else if prev_state & (TASK_STOPPED | TASK_TRACED | TASK_FROZEN) != 0 {
+        ThreadState::Stopped
+    } else if prev_state & TASK_UNINTERRUPTIBLE != 0 && prev_state & TASK_NOLOAD == 0 {
+        if prev.in_iowait() { ThreadState::Disk } else { ThreadState::Uninterruptible }
+    } else if prev_state & TASK_INTERRUPTIBLE != 0 && prev.in_futex() {
+        ThreadState::Futex
+    } else {
+        ThreadState::Sleeping
+    })
+}
+
+/// The user's stack pointer at a probe.
+#[inline(always)]
+pub fn stack_pointer(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context of a uprobe is the user's registers.
+    unsafe { (*ctx.regs).rsp }
+}

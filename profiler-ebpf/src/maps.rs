@@ -1,0 +1,73 @@
+//! Every map: what it holds, who writes it, who reads it, how large it is and why.
+//!
+//! The sizes here are what an object inspected on its own shows; the user side sets `ALLOC_SITES`, `ALLOC_COUNTS`,
+//! `STALLS` and `RETIRED` to what the chosen targets need before loading (`profiler/src/kernel/loader.rs`).
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use profiler_common::{
+    alloc::{AllocCounts, AllocSite},
+    outcome::Outcome,
+    sched::{CAUSES, Retired, StallCounts, ThreadRecord},
+};
+
+/// Targets and sites in the object as built; see the module text.
+const TARGETS: u32 = 1;
+const SITES: u32 = 16;
+/// Threads of all targets together. A full map is counted as `Outcome::ThreadsFull`; 16,384 records are 2.3 MB.
+const THREADS_MAX: u32 = 16_384;
+
+/// Key: attach cookie. Written by the user side before and after attaching; read at every allocator hit.
+#[map]
+pub static ALLOC_SITES: Array<AllocSite> = Array::with_max_entries(SITES, 0);
+
+/// Key: attach cookie. Written at every allocator hit, per CPU; read by the user side.
+#[map]
+pub static ALLOC_COUNTS: PerCpuArray<AllocCounts> = PerCpuArray::with_max_entries(SITES, 0);
+
+/// Key: process id (tgid); value: slot. Written by the user side; read when a thread starts or a program is replaced.
+#[map]
+pub static TARGETS_BY_PID: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Key: thread id. Created by the user side (threads that exist at attach) and by the first wake-up of a new thread;
+/// written by scheduler events; read by the user side.
+#[map]
+pub static THREADS: HashMap<u32, ThreadRecord> = HashMap::with_max_entries(THREADS_MAX, 0);
+
+/// Key: thread id; value: a `ThreadState` as number. Written by the user side: how a thread that has not been seen in
+/// an event yet was blocked according to /proc. Read once per thread, at its first wake-up.
+#[map]
+pub static HINTS: HashMap<u32, u32> = HashMap::with_max_entries(THREADS_MAX, 0);
+
+/// Key: slot. Written atomically when a thread ends; read by the user side.
+#[map]
+pub static RETIRED: Array<Retired> = Array::with_max_entries(TARGETS, 0);
+
+/// Key: `slot * CAUSES + cause`. Written at the end of a stall, per CPU; read by the user side.
+#[map]
+pub static STALLS: PerCpuArray<StallCounts> = PerCpuArray::with_max_entries(TARGETS * CAUSES as u32, 0);
+
+/// Key: `Outcome`. Written wherever something is lost, per CPU; read by the user side.
+#[map]
+pub static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::ALL.len() as u32, 0);
+
+/// Counts a loss.
+#[inline(always)]
+pub fn count(outcome: Outcome) {
+    if let Some(slot) = OUTCOMES.get_ptr_mut(outcome as u32) {
+        add(slot, 1);
+    }
+}
+
+/// Adds to a counter. Atomic although most maps are per CPU: a uprobe's program may be preempted between the load and
+/// the store by another thread that hits the same probe on the same CPU (the kernel only disables migration).
+#[inline(always)]
+pub fn add(counter: *mut u64, n: u64) {
+    // SAFETY: callers pass pointers into map values, aligned to 8 and alive as long as the program runs. Written as
+    // assembly because core has no fetch_add for this machine (it lacks compare-and-swap in its base instruction set).
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {n}", counter = in(reg) counter, n = in(reg) n);
+    }
+}

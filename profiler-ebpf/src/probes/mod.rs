@@ -1,0 +1,5 @@
+//! The programs, one file per family.
+
+mod alloc;
+mod empty;
+mod sched;
