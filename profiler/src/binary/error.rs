@@ -1,0 +1,54 @@
+//! What can be wrong with a binary.
+
+/// Why a file can't be analysed. Names the thing in the file that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BinaryError {
+    /// The file doesn't begin like an ELF file.
+    #[error("not an ELF file")]
+    NotElf,
+    /// The ELF header or the table of program headers can't be read.
+    #[error("damaged ELF header: {0}")]
+    Header(String),
+    /// More program headers than any real binary has.
+    #[error("{count} program headers, more than the {limit} that are read")]
+    TooManySegments {
+        /// How many the header announces.
+        count: u32,
+        /// How many are accepted.
+        limit: u32,
+    },
+    /// A segment lies outside the file or beyond the end of the address space.
+    #[error("program header {index} describes bytes outside the file or the address space")]
+    Segment {
+        /// Position in the table of program headers.
+        index: usize,
+    },
+    /// A table that the dynamic section announces isn't where it should be.
+    #[error("the dynamic section's {table} is damaged or outside the file")]
+    Table {
+        /// Which table.
+        table: &'static str,
+    },
+    /// A table has more entries than any real binary.
+    #[error("the {table} is longer than the {limit} entries that are read")]
+    TableTooLong {
+        /// Which table.
+        table: &'static str,
+        /// How many entries are accepted.
+        limit: usize,
+    },
+    /// More code than is read.
+    #[error("{size} bytes of code, more than the {limit} that are read")]
+    TooMuchCode {
+        /// Bytes in executable segments.
+        size: u64,
+        /// How many are accepted.
+        limit: u64,
+    },
+    /// The code has more branches (or bytes that look like some) than are indexed.
+    #[error("more than {limit} branches in the code")]
+    TooManyBranches {
+        /// How many are accepted.
+        limit: usize,
+    },
+}

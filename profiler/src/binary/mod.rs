@@ -1,0 +1,207 @@
+//! What a mapped file is, and where in it allocator calls are counted.
+//!
+//! Pure over bytes: [`analyse`] takes a file's contents and returns values; it reads nothing else. The contents belong
+//! to a process that is looked at and may be hostile: every offset is checked, every loop has a budget (constants at the
+//! head of each file), and a file that breaks the rules is an error, never a panic.
+//!
+//! - `elf`: what the loader would see.
+//! - [`text`]: the code and an index of its direct branches.
+//! - [`flow`]: what can be reached from a function's entry.
+//! - [`site`]: the instruction on which a function is probed.
+//! - `callers`: which callers are the allocator itself.
+//! - `allocator`: everything together for a known allocator.
+
+mod allocator;
+mod callers;
+mod elf;
+mod error;
+pub mod flow;
+pub mod site;
+pub mod text;
+
+use std::fmt;
+use std::ops::Range;
+
+use profiler_common::alloc::AllocFunction;
+
+pub use error::BinaryError;
+pub use site::{Site, SiteError, SiteKind};
+
+/// What kind of file it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// 64 bit code for x86-64: the kind that is analysed.
+    Elf64X86_64,
+    /// Another machine or word size. Nothing but the build id is read.
+    Other {
+        /// For example `32 bit x86`.
+        description: String,
+    },
+}
+
+/// A part of the file that is mapped (`PT_LOAD`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Segment {
+    /// Where it is mapped, as the file has it (before relocation).
+    pub virtual_address: u64,
+    /// Where its bytes begin in the file.
+    pub file_offset: u64,
+    /// How many bytes of it are in the file.
+    pub file_size: u64,
+    /// How many bytes it has in memory; what the file doesn't hold is zero.
+    pub memory_size: u64,
+    /// Whether it is mapped executable.
+    pub executable: bool,
+}
+
+impl Segment {
+    /// Whether an address is among the bytes that the file holds.
+    fn holds(&self, address: u64) -> bool {
+        address.checked_sub(self.virtual_address).is_some_and(|distance| distance < self.file_size)
+    }
+
+    fn file_offset_of(&self, address: u64) -> Option<u64> {
+        self.file_offset.checked_add(address.checked_sub(self.virtual_address)?)
+    }
+}
+
+/// An allocator whose inner workings are known well enough to count its calls exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Allocator {
+    /// The GNU C library's (`malloc/malloc.c`), in its `libc.so.6`.
+    Glibc,
+}
+
+impl fmt::Display for Allocator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Glibc => f.write_str("glibc"),
+        }
+    }
+}
+
+/// Everything that is told of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// What kind of file it is.
+    pub class: Class,
+    /// The linker's identification of the build (note `NT_GNU_BUILD_ID`), in lowercase hexadecimal digits.
+    pub build_id: Option<String>,
+    /// The name under which other objects ask for it (`DT_SONAME`).
+    pub soname: Option<String>,
+    /// The mapped parts, in the order of the program headers.
+    pub segments: Vec<Segment>,
+    /// The allocator in it, if it is a known one.
+    pub allocator: Option<Allocator>,
+    /// Whether it exports a function `malloc`: then there is some allocator in it, known or not.
+    pub defines_malloc: bool,
+    /// Where to count the calls. Empty unless the allocator is a known one.
+    pub hooks: Vec<Hook>,
+    /// The functions of a known allocator that have no hook of their own, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl Image {
+    /// Where in the file the byte lies that is mapped at a virtual address. `None` for addresses outside the mapped
+    /// parts and for those that only memory has (`.bss`).
+    pub fn file_offset_of(&self, virtual_address: u64) -> Option<u64> {
+        self.segments.iter().find(|segment| segment.holds(virtual_address))?.file_offset_of(virtual_address)
+    }
+}
+
+/// One place where calls are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The function; where several names share the address, the first in the order of [`AllocFunction::ALL`].
+    pub function: AllocFunction,
+    /// All public names at that address, in the order of [`AllocFunction::ALL`], `cfree` last.
+    pub names: Vec<String>,
+    /// Virtual address of the function's entry.
+    pub address: u64,
+    /// The instruction to probe.
+    pub site: Site,
+    /// Bits from [`profiler_common::alloc`], without `ENABLED`.
+    pub flags: u32,
+    /// Return addresses (virtual addresses) that belong to the allocator itself, as ranges of which each is not empty.
+    /// At most [`profiler_common::alloc::INTERNAL_RANGES`].
+    pub internal_callers: Vec<Range<u64>>,
+    /// What isn't exact here, in words.
+    pub notes: Vec<String>,
+}
+
+/// A function of a known allocator without a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Which one.
+    pub function: AllocFunction,
+    /// Why.
+    pub reason: LeftOutReason,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has no probe: {}", self.function.name(), self.reason)
+    }
+}
+
+/// Why a function has no hook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum LeftOutReason {
+    /// The library exports no such function (`reallocarray`: since glibc 2.26; `aligned_alloc`: since 2.16).
+    #[error("the library doesn't export it")]
+    Missing,
+    /// It is another name of a function that has a hook.
+    #[error("it is the same code as {}, and counted under that name", .0.name())]
+    SameAddressAs(AllocFunction),
+    /// It does nothing but check its arguments and pass them on, so that the other function's hook sees every call.
+    #[error("it only passes its arguments on, so its calls are counted as {}", .0.name())]
+    WrapperOf(AllocFunction),
+    /// There is no place to probe.
+    #[error("{0}")]
+    NoSite(SiteError),
+}
+
+/// Analyses a file's contents.
+///
+/// # Errors
+///
+/// If it is no ELF file, or a damaged one, or larger in some respect than the budgets allow. A file of another machine
+/// is no error; see [`Class::Other`].
+pub fn analyse(image: &[u8]) -> Result<Image, BinaryError> {
+    let elf = elf::Elf::read(image)?;
+    let exports = elf.exports(&allocator::NAMES);
+    let allocator = allocator::identify(&elf, &exports);
+    let defines_malloc = exports.iter().any(|export| export.name == AllocFunction::Malloc as usize);
+    let (hooks, left_out) = match allocator {
+        Some(Allocator::Glibc) => allocator::glibc(&elf, &exports)?,
+        None => (Vec::new(), Vec::new()),
+    };
+    Ok(Image {
+        class: elf.class,
+        build_id: elf.build_id,
+        soname: elf.soname,
+        segments: elf.segments,
+        allocator,
+        defines_malloc,
+        hooks,
+        left_out,
+    })
+}
+
+/// The code of a file and the addresses of the functions among `names` that it exports, for allocators that [`analyse`]
+/// doesn't hook: [`site::choose`] works on any code.
+///
+/// # Errors
+///
+/// As [`analyse`].
+pub fn code_and_exports<'a>(
+    image: &'a [u8],
+    names: &[&str],
+) -> Result<(text::Text<'a>, Vec<(usize, u64)>), BinaryError> {
+    let elf = elf::Elf::read(image)?;
+    let exports = elf.exports(names).iter().map(|export| (export.name, export.address)).collect();
+    Ok((elf.text()?, exports))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! Choosing the instruction on which a function is probed.
+//!
+//! The kernel emulates a few instructions when a uprobe sits on them and single-steps a copy of all others, which takes
+//! a second trap and costs 2 to 20 times as much. Which ones: `arch/x86/kernel/uprobes.c`, `branch_setup_xol_ops` (since
+//! Linux 3.16) and `push_setup_xol_ops` (since 5.1).
+
+use iced_x86::{
+    FlowControl, Formatter, GasFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
+};
+
+use super::flow::Flow;
+use super::text::{Text, ends_path};
+
+/// How far behind the entry a site may lie, in bytes.
+pub const MAX_BYTES: u64 = 64;
+/// How many instructions may stand before a site.
+pub const MAX_INSTRUCTIONS: usize = 16;
+/// How large a frame may be on the way to a site: more isn't set up by a single instruction anyway (stack probing).
+const MAX_FRAME: u64 = 1 << 20;
+
+/// Where the integer arguments are passed (System V ABI for x86-64, 3.2.3).
+const ARGUMENTS: [Register; 6] =
+    [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
+
+/// What the kernel does with the instruction under the probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SiteKind {
+    /// It is emulated: one trap per call.
+    Emulated,
+    /// A copy of it is single-stepped: two traps per call.
+    SingleStepped,
+}
+
+/// Where to probe a function: every call passes here exactly once, with all arguments still in their registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Bytes behind the function's entry.
+    pub offset: u64,
+    /// Where the instruction lies in the file; that is how the kernel is told.
+    pub file_offset: u64,
+    /// The instruction, in the syntax of the GNU assembler.
+    pub instruction: String,
+    /// What the kernel does with it.
+    pub kind: SiteKind,
+    /// How many bytes above the stack pointer the return address lies when the instruction is about to be executed.
+    pub return_address_at: u64,
+    /// Why this place, in a sentence.
+    pub reason: String,
+}
+
+/// Why a function can't be probed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum SiteError {
+    /// The entry isn't in an executable segment, or has no bytes in the file.
+    #[error("its entry has no executable bytes in the file")]
+    NoExecutableBytes,
+    /// The bytes at the entry are no instruction.
+    #[error("the bytes at its entry are no x86-64 instruction")]
+    NotAnInstruction,
+    /// The function jumps back to its own entry, so that one call can pass there many times.
+    #[error("the jump at {from:#x} leads back to its entry, so that one call may pass it several times")]
+    EntryRepeats {
+        /// Where the jump is.
+        from: u64,
+    },
+    /// The kernel accepts no uprobe on the instruction at the entry, and no other place will do.
+    #[error("the kernel accepts no probe on its first instruction, `{instruction}`")]
+    Refused {
+        /// The instruction.
+        instruction: String,
+    },
+}
+
+/// Chooses the site in the function at `entry` that takes `arguments` integer arguments (at most 6).
+///
+/// It is the first emulated instruction on the straight way from the entry if nothing else leads there and nothing on
+/// the way has written an argument's register; else the entry itself. See the module for what is emulated.
+pub fn choose(text: &Text<'_>, entry: u64, arguments: usize) -> Result<Site, SiteError> {
+    choose_in(text, &Flow::from(text, entry), entry, arguments)
+}
+
+/// [`choose`] for a function whose flow is known already.
+pub(super) fn choose_in(
+    text: &Text<'_>,
+    flow: &Flow,
+    entry: u64,
+    arguments: usize,
+) -> Result<Site, SiteError> {
+    let first_bytes = text.bytes_at(entry).ok_or(SiteError::NoExecutableBytes)?;
+    let first = text.decode(entry).ok_or(SiteError::NotAnInstruction)?;
+    if let Some(branch) = flow.branches.iter().find(|branch| !branch.call && branch.target == entry) {
+        return Err(SiteError::EntryRepeats { from: branch.source });
+    }
+    let site = |address: u64, instruction: &Instruction, kind, return_address_at, reason| {
+        let file_offset = text.file_offset_of(address).ok_or(SiteError::NoExecutableBytes)?;
+        let instruction = disassemble(instruction);
+        Ok(Site { offset: address - entry, file_offset, instruction, kind, return_address_at, reason })
+    };
+    let intruder = first_intruder(text, flow, entry);
+    let mut info = InstructionInfoFactory::new();
+    let mut at = entry;
+    let mut depth = 0;
+    let mut why_not = format!("no emulated instruction among the first {MAX_INSTRUCTIONS}");
+    for _ in 0..=MAX_INSTRUCTIONS {
+        if at - entry > MAX_BYTES {
+            why_not = format!("no emulated instruction within {MAX_BYTES} bytes");
+            break;
+        }
+        if let Some((target, why)) = intruder.as_ref().filter(|(target, _)| *target <= at) {
+            why_not = format!("at +{} {why}", target - entry);
+            break;
+        }
+        let (Some(instruction), Some(bytes)) = (text.decode(at), text.bytes_at(at)) else {
+            why_not = format!("the bytes at +{} are no instruction", at - entry);
+            break;
+        };
+        if is_emulated(&bytes[..instruction.len()]) {
+            let mut reason = match at - entry {
+                0 => "the first instruction is emulated by the kernel".to_string(),
+                _ => "the first instruction that the kernel emulates; all calls pass it, arguments intact"
+                    .to_string(),
+            };
+            if !flow.complete {
+                reason.push_str(" (as far as the function could be followed)");
+            }
+            return site(at, &instruction, SiteKind::Emulated, depth, reason);
+        }
+        if instruction.flow_control() != FlowControl::Next || ends_path(&instruction) {
+            why_not = format!("`{}` at +{} leaves the straight way", disassemble(&instruction), at - entry);
+            break;
+        }
+        if let Some(number) = written_argument(&mut info, &instruction, arguments) {
+            why_not =
+                format!("`{}` at +{} overwrites argument {number}", disassemble(&instruction), at - entry);
+            break;
+        }
+        match depth_behind(&mut info, &instruction, depth) {
+            Some(next) => depth = next,
+            None => {
+                why_not = format!("`{}` at +{} moves the stack", disassemble(&instruction), at - entry);
+                break;
+            }
+        }
+        at = instruction.next_ip();
+    }
+    if is_refused(&first_bytes[..first.len()], &first) {
+        return Err(SiteError::Refused { instruction: disassemble(&first) });
+    }
+    site(
+        entry,
+        &first,
+        SiteKind::SingleStepped,
+        0,
+        format!("the entry, single-stepped by the kernel: {why_not}"),
+    )
+}
+
+/// The lowest address behind the entry, within reach of a site, at which something else comes in or begins.
+fn first_intruder(text: &Text<'_>, flow: &Flow, entry: u64) -> Option<(u64, String)> {
+    let range = entry.saturating_add(1)..entry.saturating_add(MAX_BYTES + 1);
+    let near = text.branches_into(range.clone()).iter().map(|branch| (branch.target, Some(branch.source)));
+    let short = text.short_branches_into(range.clone());
+    let short = short.iter().map(|branch| (branch.target, Some(branch.source)));
+    let own = flow.branches.iter().filter(|branch| range.contains(&branch.target));
+    let own = own.map(|branch| (branch.target, Some(branch.source)));
+    let start = text.start_behind(entry).filter(|start| range.contains(start)).map(|start| (start, None));
+    let (target, source) = near.chain(short).chain(own).chain(start).min_by_key(|&(target, _)| target)?;
+    let why = match source {
+        Some(source) => format!("the branch at {source:#x} leads in"),
+        None => "another function begins".to_string(),
+    };
+    Some((target, why))
+}
+
+/// Splits an instruction into its prefixes and the bytes from the opcode on.
+fn split_prefixes(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let legacy = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    bytes.split_at(bytes.iter().position(|byte| !legacy(byte)).unwrap_or(bytes.len()))
+}
+
+/// `is_prefix_bad` in `arch/x86/kernel/uprobes.c`: no probe may sit on an instruction with such a prefix.
+fn has_bad_prefix(prefixes: &[u8]) -> bool {
+    prefixes.iter().any(|byte| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0xf0))
+}
+
+/// Whether the kernel emulates the instruction of exactly these bytes.
+///
+/// A branch with a REX prefix would be emulated as well, but no compiler writes one; a `nop` with a REX prefix may be
+/// an `xchg` (`41 90`) that the kernel takes for a `nop`. Multi-byte `nop`s are emulated by the newest kernels only.
+pub fn is_emulated(bytes: &[u8]) -> bool {
+    let (prefixes, rest) = split_prefixes(bytes);
+    if has_bad_prefix(prefixes) || prefixes.contains(&0x66) {
+        return false;
+    }
+    match *rest {
+        // push_setup_xol_ops: one byte, or two with exactly the REX prefix 41
+        [0x50..=0x57] | [0x41, 0x50..=0x57] => prefixes.is_empty(),
+        // branch_setup_xol_ops
+        [0x90] => true,
+        [0xeb | 0x70..=0x7f, _] | [0xe8 | 0xe9, _, _, _, _] | [0x0f, 0x80..=0x8f, _, _, _, _] => true,
+        _ => false,
+    }
+}
+
+/// Whether the kernel refuses a probe on the instruction, or would execute something else in its place.
+fn is_refused(bytes: &[u8], instruction: &Instruction) -> bool {
+    let (prefixes, rest) = split_prefixes(bytes);
+    let rex = rest.first().is_some_and(|byte| byte & 0xf0 == 0x40);
+    let opcode = &rest[usize::from(rex)..];
+    let branch = matches!(*opcode, [0xe8 | 0xe9 | 0xeb | 0x70..=0x7f | 0x90, ..] | [0x0f, 0x80..=0x8f, ..]);
+    has_bad_prefix(prefixes)
+        || (branch && prefixes.contains(&0x66))
+        || (rex && opcode == [0x90])
+        || matches!(instruction.flow_control(), FlowControl::Interrupt | FlowControl::Exception)
+        || instruction.mnemonic() == Mnemonic::Hlt
+}
+
+/// The number (from 1) of the first argument whose register the instruction writes, in full or in part.
+fn written_argument(
+    info: &mut InstructionInfoFactory,
+    instruction: &Instruction,
+    arguments: usize,
+) -> Option<usize> {
+    let arguments = &ARGUMENTS[..arguments.min(ARGUMENTS.len())];
+    let used = info.info(instruction).used_registers();
+    let hit = |register: &Register| {
+        used.iter().any(|used| used.register().full_register() == *register && writes(used.access()))
+    };
+    arguments.iter().position(hit).map(|index| index + 1)
+}
+
+fn writes(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+/// How far the return address lies above the stack pointer behind the instruction. `None` if that isn't known exactly,
+/// or if it is no longer on the stack.
+fn depth_behind(info: &mut InstructionInfoFactory, instruction: &Instruction, depth: u64) -> Option<u64> {
+    let moves = info
+        .info(instruction)
+        .used_registers()
+        .iter()
+        .any(|used| used.register().full_register() == Register::RSP && writes(used.access()));
+    if !moves {
+        return Some(depth);
+    }
+    let to_rsp = instruction.op0_register() == Register::RSP;
+    let down: i64 = match instruction.mnemonic() {
+        // Pushing or popping the stack pointer itself isn't special for push, and not followed for pop.
+        Mnemonic::Push => i64::from(-instruction.stack_pointer_increment()),
+        Mnemonic::Pop if !to_rsp => i64::from(-instruction.stack_pointer_increment()),
+        Mnemonic::Sub | Mnemonic::Add if to_rsp => {
+            if !matches!(instruction.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64) {
+                return None;
+            }
+            let amount = instruction.immediate(1).cast_signed();
+            if instruction.mnemonic() == Mnemonic::Sub { amount } else { amount.checked_neg()? }
+        }
+        Mnemonic::Lea if to_rsp => {
+            let plain =
+                instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None;
+            if !plain {
+                return None;
+            }
+            instruction.memory_displacement64().cast_signed().checked_neg()?
+        }
+        _ => return None,
+    };
+    depth.checked_add_signed(down).filter(|&depth| depth <= MAX_FRAME)
+}
+
+fn disassemble(instruction: &Instruction) -> String {
+    let mut text = String::new();
+    let mut formatter = GasFormatter::new();
+    formatter.options_mut().set_uppercase_hex(false);
+    formatter.options_mut().set_branch_leading_zeros(false);
+    formatter.format(instruction, &mut text);
+    text
+}

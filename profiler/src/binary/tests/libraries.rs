@@ -1,0 +1,229 @@
+//! The libraries of this machine: known facts, and a second opinion on every site in them.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use profiler_common::alloc::{
+    AllocFunction, BAD_ALIGNMENT_FAILS, INTERNAL_RANGES, NULL_COUNTED_ELSEWHERE,
+    SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
+};
+
+use super::walks::{Memory, check};
+use super::{glibc, library};
+use crate::binary::{
+    Allocator, Class, Hook, Image, LeftOutReason, Site, SiteError, SiteKind, analyse, code_and_exports, site,
+};
+
+const GLIBCS: [&str; 3] = [
+    "/lib/x86_64-linux-gnu/libc.so.6",
+    // Debian's libc6-amd64-cross and libc6-amd64-i386-cross: other builds.
+    "/usr/x86_64-linux-gnu/lib/libc.so.6",
+    "/usr/i686-linux-gnu/lib64/libc.so.6",
+];
+const OTHERS: [&str; 6] = [
+    "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2",
+    "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4",
+    "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal_debug.so.4",
+    "/usr/lib/x86_64-linux-gnu/libmimalloc.so.2",
+    "/usr/lib/x86_64-linux-musl/libc.so",
+    "/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+];
+
+/// Allocator functions beyond C's, with the number of their arguments.
+const MORE: [(&str, usize); 26] = [
+    ("cfree", 1),
+    ("malloc_usable_size", 1),
+    ("_Znwm", 1),
+    ("_Znam", 1),
+    ("_ZnwmRKSt9nothrow_t", 2),
+    ("_ZnamRKSt9nothrow_t", 2),
+    ("_ZnwmSt11align_val_t", 2),
+    ("_ZnamSt11align_val_t", 2),
+    ("_ZnwmSt11align_val_tRKSt9nothrow_t", 3),
+    ("_ZnamSt11align_val_tRKSt9nothrow_t", 3),
+    ("_ZdlPv", 1),
+    ("_ZdaPv", 1),
+    ("_ZdlPvm", 2),
+    ("_ZdaPvm", 2),
+    ("_ZdlPvRKSt9nothrow_t", 2),
+    ("_ZdaPvRKSt9nothrow_t", 2),
+    ("_ZdlPvSt11align_val_t", 2),
+    ("_ZdaPvSt11align_val_t", 2),
+    ("_ZdlPvmSt11align_val_t", 3),
+    ("_ZdaPvmSt11align_val_t", 3),
+    ("mallocx", 2),
+    ("rallocx", 3),
+    ("xallocx", 3),
+    ("dallocx", 2),
+    ("sdallocx", 3),
+    ("tc_malloc", 1),
+];
+
+fn hook(image: &Image, function: AllocFunction) -> &Hook {
+    image.hooks.iter().find(|hook| hook.function == function).unwrap()
+}
+
+/// The facts of Debian 12's glibc 2.36, built for this machine or another one: what was read off its disassembly.
+#[test]
+fn glibc_of_debian_12() {
+    for path in GLIBCS {
+        let Some(bytes) = library(path) else { continue };
+        let image = analyse(&bytes).unwrap();
+        assert_eq!((&image.class, image.allocator), (&Class::Elf64X86_64, Some(Allocator::Glibc)));
+        assert_eq!(image.soname.as_deref(), Some("libc.so.6"));
+        assert!(image.defines_malloc);
+        assert_eq!(image.build_id.as_ref().map(String::len), Some(40));
+        let version = b"GNU C Library (Debian GLIBC 2.36-";
+        if !bytes.windows(version.len()).any(|window| window == version) {
+            println!("SKIPPED the facts of glibc 2.36: {path} is another version");
+            continue;
+        }
+        let facts: [(AllocFunction, u64, &str, u32, &[&str]); 8] = [
+            (AllocFunction::Malloc, 0, "push %r12", 0, &["malloc"]),
+            (AllocFunction::Calloc, 0, "push %r13", 0, &["calloc"]),
+            (AllocFunction::Realloc, 0, "push %r15", NULL_COUNTED_ELSEWHERE, &["realloc"]),
+            (AllocFunction::PosixMemalign, 7, "push %r12", BAD_ALIGNMENT_FAILS, &["posix_memalign"]),
+            (
+                AllocFunction::AlignedAlloc,
+                7,
+                "je ",
+                SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
+                &["aligned_alloc", "memalign"],
+            ),
+            (AllocFunction::Valloc, 7, "push %rbx", 0, &["valloc"]),
+            (AllocFunction::Pvalloc, 7, "push %rbx", 0, &["pvalloc"]),
+            (AllocFunction::Free, 3, "je ", 0, &["free", "cfree"]),
+        ];
+        assert_eq!(image.hooks.len(), facts.len());
+        for (function, offset, instruction, flags, names) in facts {
+            let hook = hook(&image, function);
+            assert_eq!((hook.site.offset, hook.site.kind), (offset, SiteKind::Emulated), "{hook:x?}");
+            assert!(hook.site.instruction.starts_with(instruction), "{hook:x?}");
+            assert_eq!((hook.flags, hook.site.return_address_at), (flags, 0), "{hook:x?}");
+            assert_eq!(hook.names, names);
+            assert!(hook.notes.is_empty(), "{hook:x?}");
+        }
+        let reasons: Vec<_> =
+            image.left_out.iter().map(|left| (left.function, left.reason.clone())).collect();
+        let expected = [
+            (AllocFunction::Reallocarray, LeftOutReason::WrapperOf(AllocFunction::Realloc)),
+            (AllocFunction::Memalign, LeftOutReason::SameAddressAs(AllocFunction::AlignedAlloc)),
+        ];
+        assert_eq!(reasons, expected);
+
+        // Who may lie in the ranges: realloc (0x4df bytes long in both builds), posix_memalign, and the end of a thread,
+        // which stands between free and realloc.
+        let [malloc, free] =
+            [AllocFunction::Malloc, AllocFunction::Free].map(|function| hook(&image, function));
+        let [realloc, posix, calloc] =
+            [AllocFunction::Realloc, AllocFunction::PosixMemalign, AllocFunction::Calloc]
+                .map(|function| hook(&image, function).address);
+        let [of_realloc, of_posix] = malloc.internal_callers.as_slice() else { panic!("{malloc:x?}") };
+        assert!(of_realloc.start > realloc && of_realloc.end < realloc + 0x4df, "{malloc:x?}");
+        assert!(of_posix.start > posix && of_posix.end < posix + 0x77, "{malloc:x?}");
+        assert_eq!(of_posix.end - of_posix.start, 1);
+        let [of_thread, of_realloc] = free.internal_callers.as_slice() else { panic!("{free:x?}") };
+        assert!(of_thread.start > free.address && of_thread.end < realloc, "{free:x?}");
+        assert!(of_realloc.start > realloc && of_realloc.end < realloc + 0x4df, "{free:x?}");
+        assert!(calloc > realloc && hook(&image, AllocFunction::Calloc).internal_callers.is_empty());
+    }
+}
+
+/// The site's file offset leads to the site's instruction, for all glibc versions.
+#[test]
+fn file_offsets_lead_to_the_instructions() {
+    for bytes in GLIBCS.into_iter().filter_map(library) {
+        let image = analyse(&bytes).unwrap();
+        assert!(!image.hooks.is_empty());
+        for hook in &image.hooks {
+            let at = hook.address + hook.site.offset;
+            assert_eq!(image.file_offset_of(at), Some(hook.site.file_offset));
+            let bytes = &bytes[hook.site.file_offset as usize..];
+            let first = match hook.site.instruction.split(' ').next().unwrap() {
+                "push" => matches!(bytes, [0x50..=0x57, ..] | [0x41, 0x50..=0x57, ..]),
+                "je" => matches!(bytes, [0x74, ..] | [0x0f, 0x84, ..]),
+                "jmp" => matches!(bytes, [0xeb | 0xe9, ..]),
+                other => panic!("unexpected {other}"),
+            };
+            assert!(first, "{hook:x?}");
+            assert!(hook.internal_callers.len() <= INTERNAL_RANGES);
+        }
+    }
+}
+
+#[test]
+fn other_word_sizes_are_only_identified() {
+    for path in ["/lib32/libc.so.6", "/usr/i686-linux-gnu/lib/libc.so.6"] {
+        let Some(bytes) = library(path) else { continue };
+        let image = analyse(&bytes).unwrap();
+        assert_eq!(image.class, Class::Other { description: "32 bit x86".to_string() });
+        assert_eq!(image.build_id.map(|id| id.len()), Some(40));
+        assert!(image.hooks.is_empty() && !image.defines_malloc);
+    }
+}
+
+#[test]
+fn other_allocators_have_no_hooks() {
+    for path in OTHERS {
+        let Some(bytes) = library(path) else { continue };
+        let image = analyse(&bytes).unwrap();
+        assert_eq!(image.allocator, None, "{path}");
+        assert!(image.hooks.is_empty() && image.left_out.is_empty());
+        assert_eq!(image.defines_malloc, !path.contains("libstdc++"), "{path}");
+    }
+}
+
+/// Every allocator function of every library: its site stands up to random walks.
+#[test]
+fn sites_stand_up_to_random_walks() {
+    let mut names: Vec<(&str, usize)> =
+        AllocFunction::ALL.iter().map(|f| (f.name(), f.arguments())).collect();
+    names.extend(MORE);
+    let plain: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+    let mut checked = 0;
+    for path in GLIBCS.into_iter().chain(OTHERS) {
+        let Some(bytes) = library(path) else { continue };
+        let (text, exports) = code_and_exports(&bytes, &plain).unwrap();
+        let image = analyse(&bytes).unwrap();
+        let memory = Memory { image: &bytes, segments: &image.segments };
+        let starts: HashSet<u64> = exports.iter().map(|&(_, address)| address).collect();
+        println!("{path}");
+        for (name, entry) in exports {
+            let (name, arguments) = names[name];
+            match site::choose(&text, entry, arguments) {
+                Ok(Site { offset, instruction, kind, return_address_at, reason, .. }) => {
+                    let reached =
+                        check(&memory, entry, entry + offset, arguments, return_address_at, &starts)
+                            .unwrap_or_else(|error| {
+                                panic!("{path} {name} at {entry:#x} +{offset} `{instruction}`: {error}")
+                            });
+                    let kind = if kind == SiteKind::Emulated { "emulated".to_string() } else { reason };
+                    println!(
+                        "  {name:36} +{offset:<3} {instruction:32} rsp+{return_address_at:<4} {reached:5} {kind}"
+                    );
+                    checked += 1;
+                }
+                Err(error @ SiteError::EntryRepeats { .. }) => {
+                    println!("  {name:36} NONE: {error}");
+                }
+                Err(error) => panic!("{path} {name}: {error}"),
+            }
+        }
+    }
+    println!("{checked} functions");
+}
+
+#[test]
+fn the_analysis_is_quick() {
+    let Some(bytes) = glibc() else { return };
+    let runs = (0..5).map(|_| {
+        let start = Instant::now();
+        let image = analyse(&bytes).unwrap();
+        assert!(image.allocator.is_some());
+        start.elapsed()
+    });
+    let best = runs.min().unwrap();
+    println!("libc of {} bytes: {best:?}", bytes.len());
+    let limit = if cfg!(debug_assertions) { 2000 } else { 60 };
+    assert!(best.as_millis() < limit, "{best:?}");
+}
