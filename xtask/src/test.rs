@@ -1,0 +1,143 @@
+//! `cargo xtask test`: everything a change must pass, here as in the CI.
+//!
+//! A step that fails doesn't stop the next one, so that one run says all there is to mend.
+
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::{command, debian, docs, lint, setup, style, workspace};
+
+/// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
+const PACKAGES: [&str; 12] = [
+    "gcc",
+    "g++",
+    "libc6-dev",
+    "libc6-i386",
+    "libjemalloc2",
+    "libmimalloc2.0",
+    "libtcmalloc-minimal4",
+    "musl-tools",
+    "prometheus",
+    "python3",
+    "redis-server",
+    "redis-tools",
+];
+
+/// The same as programs, for machines that don't have Debian's packages.
+const PROGRAMS: [&str; 6] = ["cc", "c++", "python3", "redis-server", "promtool", "musl-gcc"];
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Neither set up nor install what the tests need
+    #[arg(long)]
+    no_setup: bool,
+    /// Only tests whose name contains this; the other checks run all the same
+    filter: Option<OsString>,
+}
+
+/// A step that ran: its name, how long it took, and how it ended.
+struct Step {
+    name: &'static str,
+    took: Duration,
+    result: Result<()>,
+}
+
+/// Runs all steps, then says how each went.
+pub fn run(args: &Args) -> Result<()> {
+    let strict = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let begin = Instant::now();
+    let mut steps = Vec::new();
+    if !args.no_setup {
+        steps.push(step("setup", setup::run));
+        steps.push(step("what the tests need", || install_needs(strict)));
+        if steps.iter().any(|step| step.result.is_err()) {
+            return summary(&steps, begin.elapsed());
+        }
+    }
+    steps.push(step("format", format));
+    steps.push(step("clippy", clippy));
+    steps.push(step("lint", lint::run));
+    steps.push(step("documents", docs::check));
+    steps.push(step("tests", || tests(args, strict)));
+    summary(&steps, begin.elapsed())
+}
+
+fn step(name: &'static str, work: impl FnOnce() -> Result<()>) -> Step {
+    style::say(&format!("\n== {name}"));
+    let begin = Instant::now();
+    let result = work();
+    let took = begin.elapsed();
+    if let Err(error) = &result {
+        style::say(&format!("{} {error:#}", style::red("error:")));
+    }
+    style::say(&format!("{} {name}, {}", style::mark(result.is_ok()), style::spoken(took)));
+    Step { name, took, result }
+}
+
+fn summary(steps: &[Step], took: Duration) -> Result<()> {
+    style::say("");
+    for Step { name, took, result } in steps {
+        style::say(&format!("{} {name:22} {:>12}", style::mark(result.is_ok()), style::spoken(*took)));
+    }
+    let failed: Vec<&str> = steps.iter().filter(|step| step.result.is_err()).map(|step| step.name).collect();
+    if !failed.is_empty() {
+        bail!("{} of {} steps failed: {}", failed.len(), steps.len(), failed.join(", "));
+    }
+    style::say(&format!("{} all {} steps passed in {}", style::mark(true), steps.len(), style::spoken(took)));
+    Ok(())
+}
+
+/// Installs what is missing. Where that can't be, tests that need it skip themselves, except in the CI.
+fn install_needs(strict: bool) -> Result<()> {
+    let absent = if debian::is_here() {
+        let missing = debian::missing(&PACKAGES);
+        if missing.is_empty() {
+            style::say("every package the tests need is installed");
+            return Ok(());
+        }
+        if strict || debian::may_install() {
+            debian::install(&missing)?
+        } else {
+            missing.into_iter().map(str::to_owned).collect()
+        }
+    } else {
+        PROGRAMS.iter().filter(|name| command::find(name).is_none()).map(|name| (*name).to_owned()).collect()
+    };
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let names = absent.join(", ");
+    if strict {
+        bail!("the tests need {names}: install them, for in the CI no test may skip");
+    }
+    style::warn(&format!("tests that need one of these skip themselves until you install it: {names}"));
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    let way_out = "`cargo fmt --all` and `cargo fmt --manifest-path profiler-ebpf/Cargo.toml` mend it";
+    let workspace = command::run(workspace::cargo().args(["fmt", "--all", "--check"]), way_out);
+    let ebpf = ["fmt", "--manifest-path", "profiler-ebpf/Cargo.toml", "--check"];
+    workspace.and(command::run(workspace::cargo().args(ebpf), way_out))
+}
+
+fn clippy() -> Result<()> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    command::run(&mut cargo, "mend the first warning above, then run it again")
+}
+
+fn tests(args: &Args, strict: bool) -> Result<()> {
+    if !command::is_root() {
+        style::warn("not root: the tests that attach to a process are skipped; `sudo` runs them");
+    }
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--workspace"]).args(&args.filter);
+    if strict {
+        // A test that would skip itself fails instead: in the CI, skipped looks too much like passed.
+        cargo.env("PROFILER_TESTS_MUST_RUN", "1");
+    }
+    command::run(&mut cargo, "read the first failed test above; `cargo xtask test NAME` runs it alone")
+}
