@@ -1,0 +1,190 @@
+//! The command line as typed. What isn't given stays `None`: the config file may say it.
+
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo profiler --pid 1234                 live summary here, Prometheus at http://127.0.0.1:7667/metrics
+  sudo profiler --pid 1234 --once --json   one window, printed as JSON
+  sudo profiler run -- ./server --port 1   start a program and count from its first allocation
+  profiler doctor                          what this machine can do, and what to do about the rest
+
+Exit codes: 0 ended as asked, 1 something failed (one line says what), 2 the command line or config file is wrong.";
+
+/// Where a running process's memory goes and why it stalls - without touching it.
+///
+/// Counts the allocator calls of chosen processes with eBPF, keeps a ledger of what their threads spend their time on,
+/// and serves both to Prometheus. The processes are not changed, stopped or restarted.
+#[derive(Debug, Parser)]
+#[command(name = "profiler", after_help = EXAMPLES, disable_version_flag = true, args_conflicts_with_subcommands = true, max_term_width = 110)]
+pub struct Cli {
+    /// See [`Options`].
+    #[command(flatten)]
+    pub options: Options,
+    /// Print the version; with --verbose the build and every library in it.
+    #[arg(short = 'V', long)]
+    pub version: bool,
+    /// With --version: tell everything.
+    #[arg(long, requires = "version")]
+    pub verbose: bool,
+    /// What else than looking at running processes.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What else than looking at running processes.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a program and count from its first allocation; report at its end.
+    #[command(max_term_width = 110)]
+    Run {
+        /// See [`Options`].
+        #[command(flatten)]
+        options: Options,
+        /// The program and its arguments.
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// What this kernel, these rights and this build can do, and what to do about the rest.
+    Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List every metric that /metrics can show.
+    Metrics {
+        /// As a Markdown table.
+        #[arg(long)]
+        markdown: bool,
+    },
+}
+
+/// What to look at, and how.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Options {
+    /// A running process. May be given several times.
+    #[arg(short, long, value_name = "PID")]
+    pub pid: Vec<u32>,
+    /// The value of the `target` label [default: the process's name]. Once per --pid, in the same order.
+    #[arg(long, value_name = "NAME")]
+    pub name: Vec<String>,
+    /// Time between two samples [default: 1s].
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    pub interval: Option<Duration>,
+    /// End after this long [default: when the targets have ended].
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// Watch for one --interval, print what there was, end.
+    #[arg(long)]
+    pub once: bool,
+    /// Print JSON instead of the summary.
+    #[arg(long)]
+    pub json: bool,
+    /// Where HTTP is served, or `none` [default: 127.0.0.1:7667]. May be given several times.
+    #[arg(long = "web.listen-address", alias = "listen", visible_alias = "listen", value_name = "IP:PORT")]
+    pub listen: Vec<String>,
+    /// Count allocator calls [default: counts].
+    #[arg(long, value_name = "off|counts")]
+    pub alloc: Option<Switch>,
+    /// Keep the ledger of thread time [default: on].
+    #[arg(long, value_name = "off|on")]
+    pub stalls: Option<Switch>,
+    /// An interval at least this long is a stall [default: 1ms].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub stall_threshold: Option<Duration>,
+    /// Write the last snapshot to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// A TOML file with the same names; the command line goes before it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What the log shows on standard error [default: warn]. `trace` includes the kernel side.
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// How the log looks [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// What the log shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Failures only.
+    Error,
+    /// And what to doubt.
+    Warn,
+    /// And what happens.
+    Info,
+    /// And how.
+    Debug,
+    /// And every line of the kernel side.
+    Trace,
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// On or off; `counts` is another word for on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Switch(pub bool);
+
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "on" | "counts" => Ok(Self(true)),
+            "off" => Ok(Self(false)),
+            _ => Err("it is either off or on (for --alloc: off or counts)".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<String> for Switch {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// A time like `500ms`, `10s`, `5m`; a bare number means seconds.
+///
+/// # Errors
+///
+/// If it isn't one.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text} is no length of time"));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is no length of time: write 500ms, 10s or 5m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("1h 2m"), Ok(Duration::from_secs(3720)));
+        assert!(parse_duration("-1").is_err());
+        assert!(parse_duration("soon").is_err());
+        assert!(parse_duration("nan").is_err());
+    }
+}

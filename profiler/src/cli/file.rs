@@ -1,0 +1,89 @@
+//! The config file: TOML, the same names as on the command line, without the dashes.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::args::{LogFormat, LogLevel, Switch};
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", from = "Written")]
+pub struct File {
+    pub pid: Option<OneOrMany<u32>>,
+    pub name: Option<OneOrMany<String>>,
+    pub interval: Option<String>,
+    pub duration: Option<String>,
+    pub listen: Option<OneOrMany<String>>,
+    pub alloc: Option<Switch>,
+    pub stalls: Option<Switch>,
+    pub stall_threshold: Option<String>,
+    pub report: Option<PathBuf>,
+    pub log_level: Option<LogLevel>,
+    pub log_format: Option<LogFormat>,
+}
+
+/// `web.listen-address` is a table with one key for TOML.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Written {
+    pid: Option<OneOrMany<u32>>,
+    name: Option<OneOrMany<String>>,
+    interval: Option<String>,
+    duration: Option<String>,
+    listen: Option<OneOrMany<String>>,
+    web: Web,
+    alloc: Option<Switch>,
+    stalls: Option<Switch>,
+    stall_threshold: Option<String>,
+    report: Option<PathBuf>,
+    log_level: Option<LogLevel>,
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Web {
+    listen_address: Option<OneOrMany<String>>,
+}
+
+impl From<Written> for File {
+    fn from(written: Written) -> Self {
+        Self {
+            pid: written.pid,
+            name: written.name,
+            interval: written.interval,
+            duration: written.duration,
+            listen: written.listen.or(written.web.listen_address),
+            alloc: written.alloc,
+            stalls: written.stalls,
+            stall_threshold: written.stall_threshold,
+            report: written.report,
+            log_level: written.log_level,
+            log_format: written.log_format,
+        }
+    }
+}
+
+/// What may be repeated on the command line may be a list here.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    pub fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}

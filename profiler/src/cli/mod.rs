@@ -1,0 +1,254 @@
+//! The command line: as typed (`args`), as written in a file (`file`), and as meant ([`resolve`]).
+
+pub mod args;
+mod file;
+
+use std::{collections::HashSet, path::Path, time::Duration};
+
+use thiserror::Error;
+
+pub use args::{Cli, Command, LogFormat, LogLevel};
+use args::{Options, Switch};
+use file::File;
+
+use crate::config::{
+    Chosen, Config, DEFAULT_INTERVAL, DEFAULT_LISTEN, DEFAULT_STALL_THRESHOLD, MAX_TARGETS,
+    SHORTEST_INTERVAL, What,
+};
+
+/// What is wrong with the wish. Exit code 2.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+/// What the log should be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// What is shown.
+    pub level: LogLevel,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// Reads the config file, if one is named, and says what the log should be like.
+///
+/// # Errors
+///
+/// If the file can't be read or understood.
+pub fn read_file(path: Option<&Path>) -> Result<File, UsageError> {
+    let Some(path) = path else { return Ok(File::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| UsageError(format!("can't read the config file {}: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        UsageError(format!(
+            "config file {}, line {line}: {}",
+            path.display(),
+            error.message().replace('\n', " ")
+        ))
+    })
+}
+
+/// The log's settings: command line before file before default.
+pub fn log_config(options: &Options, file: &File) -> LogConfig {
+    LogConfig {
+        level: options.log_level.or(file.log_level).unwrap_or(LogLevel::Warn),
+        format: options.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+    }
+}
+
+/// Puts command line and file together into a valid wish.
+///
+/// # Errors
+///
+/// If something is missing, contradictory or out of range: what, and the way out.
+pub fn resolve(
+    options: Options,
+    command: Option<Vec<std::ffi::OsString>>,
+    file: File,
+) -> Result<Config, UsageError> {
+    let log = log_config(&options, &file);
+    let names = if options.name.is_empty() { file.name.unwrap_or_default().into_vec() } else { options.name };
+    let what = match command {
+        Some(argv) => {
+            let mut names = names;
+            if names.len() > 1 {
+                return Err(UsageError("run starts one program: give --name once".to_owned()));
+            }
+            What::Command { argv, name: names.pop() }
+        }
+        None => {
+            let pids =
+                if options.pid.is_empty() { file.pid.unwrap_or_default().into_vec() } else { options.pid };
+            What::Pids(choose(pids, names)?)
+        }
+    };
+    let interval = options.interval.or(duration(file.interval, "interval")?).unwrap_or(DEFAULT_INTERVAL);
+    if interval < SHORTEST_INTERVAL {
+        return Err(UsageError(format!(
+            "--interval {} is too short: the shortest is {}",
+            humantime::format_duration(interval),
+            humantime::format_duration(SHORTEST_INTERVAL)
+        )));
+    }
+    let once = options.once;
+    let listen =
+        if options.listen.is_empty() { file.listen.unwrap_or_default().into_vec() } else { options.listen };
+    let listen = match listen.as_slice() {
+        // One window and the end: nobody would come to read.
+        [] if once => Vec::new(),
+        [] => vec![address(DEFAULT_LISTEN)?],
+        [none] if none == "none" => Vec::new(),
+        addresses => addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
+    };
+    let on = |switch: Option<Switch>, default: bool| switch.map_or(default, |switch| switch.0);
+    Ok(Config {
+        what,
+        interval,
+        duration: if once {
+            Some(interval)
+        } else {
+            options.duration.or(duration(file.duration, "duration")?)
+        },
+        listen,
+        alloc: on(options.alloc.or(file.alloc), true),
+        stalls: on(options.stalls.or(file.stalls), true),
+        stall_threshold: options
+            .stall_threshold
+            .or(duration(file.stall_threshold, "stall-threshold")?)
+            .unwrap_or(DEFAULT_STALL_THRESHOLD),
+        once,
+        json: options.json,
+        report: options.report.or(file.report),
+        trace: log.level == LogLevel::Trace,
+    })
+}
+
+fn choose(pids: Vec<u32>, names: Vec<String>) -> Result<Vec<Chosen>, UsageError> {
+    if pids.is_empty() {
+        return Err(UsageError(
+            "which process? Give --pid N, or start one with `profiler run -- COMMAND`".to_owned(),
+        ));
+    }
+    if pids.len() > MAX_TARGETS {
+        return Err(UsageError(format!(
+            "{} processes are too many: at most {MAX_TARGETS} at once",
+            pids.len()
+        )));
+    }
+    let mut seen = HashSet::new();
+    if let Some(twice) = pids.iter().find(|pid| !seen.insert(**pid)) {
+        return Err(UsageError(format!("--pid {twice} is given twice")));
+    }
+    if !names.is_empty() && names.len() != pids.len() {
+        return Err(UsageError(format!(
+            "{} names for {} processes: give --name once per --pid, in the same order, or not at all",
+            names.len(),
+            pids.len()
+        )));
+    }
+    let mut seen = HashSet::new();
+    for name in &names {
+        if name.is_empty() || *name != crate::text::clean(name) {
+            return Err(UsageError(format!(
+                "the name {name:?} can't be used: a label has 1 to {} bytes and no control characters",
+                crate::text::NAME_LIMIT
+            )));
+        }
+        if !seen.insert(name) {
+            return Err(UsageError(format!("two targets can't both be named {name:?}")));
+        }
+    }
+    let mut names = names.into_iter().map(Some);
+    Ok(pids.into_iter().map(|pid| Chosen { pid, name: names.next().flatten() }).collect())
+}
+
+fn address(text: &str) -> Result<std::net::SocketAddr, UsageError> {
+    // As in other exporters, `:7667` means every address of this machine.
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
+    full.parse().map_err(|_| {
+        UsageError(format!("--listen {text:?} is no address: give IP:PORT as in {DEFAULT_LISTEN}, or none"))
+    })
+}
+
+fn duration(text: Option<String>, key: &str) -> Result<Option<Duration>, UsageError> {
+    text.map(|text| {
+        args::parse_duration(&text).map_err(|error| UsageError(format!("config file, {key}: {error}")))
+    })
+    .transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, Parser as _};
+
+    fn config(arguments: &[&str]) -> Result<Config, UsageError> {
+        with_file(arguments, "")
+    }
+
+    fn with_file(arguments: &[&str], file: &str) -> Result<Config, UsageError> {
+        let cli = Cli::try_parse_from([&["profiler"], arguments].concat()).unwrap();
+        let file = toml::from_str(file).unwrap();
+        match cli.command {
+            Some(Command::Run { options, command }) => resolve(options, Some(command), file),
+            _ => resolve(cli.options, None, file),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_pid_is_enough() {
+        let config = config(&["--pid", "12"]).unwrap();
+        assert_eq!(config.what, What::Pids(vec![Chosen { pid: 12, name: None }]));
+        assert_eq!(config.interval, DEFAULT_INTERVAL);
+        assert_eq!(config.listen, vec![DEFAULT_LISTEN.parse().unwrap()]);
+        assert!(config.alloc && config.stalls && !config.once);
+    }
+
+    #[test]
+    fn once_is_one_interval_and_serves_nobody() {
+        let config = config(&["--pid", "1", "--once", "--interval", "300ms"]).unwrap();
+        assert_eq!(config.duration, Some(Duration::from_millis(300)));
+        assert!(config.listen.is_empty());
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file_and_the_file_before_the_defaults() {
+        let file = "pid = [3, 4]\ninterval = '5s'\nalloc = 'off'\n[web]\nlisten-address = '127.0.0.1:1'";
+        let config = with_file(&["--interval", "2s"], file).unwrap();
+        assert_eq!(config.interval, Duration::from_secs(2));
+        assert!(!config.alloc && config.stalls);
+        assert_eq!(config.listen, vec!["127.0.0.1:1".parse().unwrap()]);
+        assert!(matches!(config.what, What::Pids(pids) if pids.len() == 2));
+    }
+
+    #[test]
+    fn bad_wishes_are_told_in_one_line() {
+        let cases: &[(&[&str], &str)] = &[
+            (&[], "--pid N"),
+            (&["--pid", "1", "--pid", "1"], "given twice"),
+            (&["--pid", "1", "--interval", "1ms"], "shortest"),
+            (&["--pid", "1", "--listen", "nowhere"], "IP:PORT"),
+            (&["--pid", "1", "--name", "a", "--name", "b"], "once per --pid"),
+            (&["--pid", "1", "--name", "a\nb"], "control characters"),
+            (&["--pid", "1", "--pid", "2", "--name", "a", "--name", "a"], "both be named"),
+        ];
+        for (arguments, part) in cases {
+            let error = config(arguments).unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains('\n'), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn run_takes_everything_behind_the_dashes() {
+        let config = config(&["run", "--name", "x", "--", "ls", "--pid", "7"]).unwrap();
+        let What::Command { argv, name } = config.what else { panic!("a command") };
+        assert_eq!(argv, ["ls", "--pid", "7"]);
+        assert_eq!(name.as_deref(), Some("x"));
+    }
+}

@@ -1,0 +1,172 @@
+//! Every metric family that can appear at `/metrics`: name, kind, labels, help. `docs/metrics.md` is made from this.
+
+use std::fmt::Write as _;
+
+/// How a family's value behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, but for restarts.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+/// A metric family.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// How its value behaves.
+    pub kind: Kind,
+    /// Its labels, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// What it means, its unit, and what it doesn't tell.
+    pub help: &'static str,
+}
+
+macro_rules! families {
+    ($($id:ident: $kind:ident $name:literal $labels:tt $help:literal;)*) => {
+        $(#[doc = $help] pub const $id: Family =
+            Family { name: $name, kind: Kind::$kind, labels: &$labels, help: $help };)*
+        /// Every family, in the order of the documentation.
+        pub const ALL: &[Family] = &[$($id),*];
+    };
+}
+
+families! {
+    TARGET_INFO: Gauge "profiler_target_info" ["target", "pid", "comm", "exe"]
+        "A process under observation: id, name and program when profiler attached. Always 1.";
+    TARGET_UP: Gauge "profiler_target_up" ["target"]
+        "1 while the process runs, 0 after its end.";
+    TARGET_OBSERVED: Gauge "profiler_target_observed_seconds" ["target"]
+        "How long the process has been observed: the time that all totals below cover.";
+    TARGET_ALLOC_INFO: Gauge "profiler_target_alloc_info" ["target", "state", "reason"]
+        "Whether the allocator calls of the process are counted (state: counting, not_counting, off), and if not, why. Always 1.";
+    ALLOCATIONS: Counter "profiler_allocations_total" ["target", "function"]
+        "Calls that ask for a block, since attach, by the function that was entered (reallocarray counts as realloc). Exact, but a call that fails for lack of memory can't be told from one that succeeds.";
+    FREES: Counter "profiler_frees_total" ["target", "function"]
+        "Calls that give a block back, since attach, by function. free(NULL) is none; a realloc that resizes a block is one allocation and one free. Exact.";
+    ALLOCATED_BYTES: Counter "profiler_allocated_bytes_total" ["target"]
+        "Bytes asked for by the calls in profiler_allocations_total. Exact as requested; what the allocator rounds up to is not in it.";
+    REFUSED: Counter "profiler_allocations_refused_total" ["target", "function"]
+        "Calls that can't succeed whatever memory there is: more than PTRDIFF_MAX bytes, count times size overflows, alignment not allowed. Not in profiler_allocations_total.";
+    LIVE_OBJECTS: Gauge "profiler_live_objects" ["target"]
+        "Allocations minus frees since attach. Below zero when the process has freed more of what it had before than it kept of what came since. Doesn't drift.";
+    PROBE_SITE_INFO: Gauge "profiler_probe_site_info" ["target", "function", "names", "object", "build_id", "offset", "instruction", "kind"]
+        "Where a probe sits: offset in bytes behind the function's entry; kind is emulated (one trap per hit) or single_stepped (two). Always 1.";
+    PROBE_HITS: Counter "profiler_probe_hits_total" ["target", "function"]
+        "How often a probe fired while counting was on, whatever the call turned out to be. Each hit costs the target time.";
+    THREAD_SECONDS: Counter "profiler_thread_seconds_total" ["target", "state"]
+        "Time of all threads by what they were doing: running, runnable (waiting for a CPU), disk (uninterruptible, in I/O wait), uninterruptible (for anything else), futex, stopped, sleeping. The states sum to threads times time.";
+    STALLS: Counter "profiler_stalls_total" ["target", "cause"]
+        "Completed intervals at least profiler_stall_threshold_seconds long in which a thread stood still, by cause. Sleeping is no stall.";
+    STALL_SECONDS: Histogram "profiler_stall_seconds" ["target", "cause"]
+        "Length of the intervals in profiler_stalls_total, in seconds.";
+    STALL_THRESHOLD: Gauge "profiler_stall_threshold_seconds" []
+        "An interval at least this long is a stall.";
+    PROCESS_CPU: Counter "profiler_process_cpu_seconds_total" ["target"]
+        "Total user and system CPU time spent in seconds.";
+    PROCESS_OPEN_FDS: Gauge "profiler_process_open_fds" ["target"]
+        "Number of open file descriptors.";
+    PROCESS_MAX_FDS: Gauge "profiler_process_max_fds" ["target"]
+        "Maximum number of open file descriptors (soft limit; 2^64 if unlimited).";
+    PROCESS_VIRTUAL: Gauge "profiler_process_virtual_memory_bytes" ["target"]
+        "Virtual memory size in bytes.";
+    PROCESS_VIRTUAL_MAX: Gauge "profiler_process_virtual_memory_max_bytes" ["target"]
+        "Maximum amount of virtual memory available in bytes (soft limit; 2^64 if unlimited).";
+    PROCESS_RESIDENT: Gauge "profiler_process_resident_memory_bytes" ["target"]
+        "Resident memory size in bytes.";
+    PROCESS_START: Gauge "profiler_process_start_time_seconds" ["target"]
+        "Start time of the process since unix epoch in seconds.";
+    PROCESS_THREADS: Gauge "profiler_process_threads" ["target"]
+        "Number of threads.";
+    PROCESS_PROPORTIONAL: Gauge "profiler_process_proportional_memory_bytes" ["target"]
+        "Resident memory with every shared page divided by the number of its users (PSS). Read seldom, see profiler_process_detail_age_seconds.";
+    PROCESS_UNIQUE: Gauge "profiler_process_unique_memory_bytes" ["target"]
+        "Resident memory that no other process has mapped (USS): what would come free at its end. Read seldom, see profiler_process_detail_age_seconds.";
+    PROCESS_ANONYMOUS: Gauge "profiler_process_anonymous_memory_bytes" ["target"]
+        "Resident memory that belongs to no file: heap and stacks.";
+    PROCESS_SWAP: Gauge "profiler_process_swap_bytes" ["target"]
+        "Anonymous memory that is swapped out.";
+    PROCESS_FAULTS: Counter "profiler_process_page_faults_total" ["target", "kind"]
+        "Page faults by kind: minor (no I/O) and major.";
+    PROCESS_SWITCHES: Counter "profiler_process_context_switches_total" ["target", "kind"]
+        "Context switches of all threads by kind: voluntary and involuntary. Of a thread that ended, what it had at the last reading. Read seldom, see profiler_process_detail_age_seconds.";
+    PROCESS_DETAIL_AGE: Gauge "profiler_process_detail_age_seconds" ["target"]
+        "Age of the figures that are dear to read: they are read so seldom that it costs at most half a percent of a CPU.";
+    EVENTS_LOST: Counter "profiler_events_lost_total" ["reason"]
+        "What was lost or went wrong while observing, by reason. Anything above zero says which figures to doubt.";
+    HELD_BACK: Counter "profiler_ledger_held_back_seconds_total" []
+        "Thread time that would have made a counter sink when the state of an unmoving thread became known, and was held back.";
+    BUILD_INFO: Gauge "profiler_build_info" ["version", "revision", "branch", "rustversion", "os", "arch"]
+        "This build of profiler. Always 1.";
+    DEPENDENCY_INFO: Gauge "profiler_dependency_info" ["name", "version"]
+        "A library that this build of profiler contains. Always 1.";
+    OWN_CPU: Counter "process_cpu_seconds_total" []
+        "Total user and system CPU time spent in seconds.";
+    OWN_OPEN_FDS: Gauge "process_open_fds" []
+        "Number of open file descriptors.";
+    OWN_MAX_FDS: Gauge "process_max_fds" []
+        "Maximum number of open file descriptors.";
+    OWN_VIRTUAL: Gauge "process_virtual_memory_bytes" []
+        "Virtual memory size in bytes.";
+    OWN_VIRTUAL_MAX: Gauge "process_virtual_memory_max_bytes" []
+        "Maximum amount of virtual memory available in bytes.";
+    OWN_RESIDENT: Gauge "process_resident_memory_bytes" []
+        "Resident memory size in bytes.";
+    OWN_START: Gauge "process_start_time_seconds" []
+        "Start time of the process since unix epoch in seconds.";
+    OWN_THREADS: Gauge "process_threads" []
+        "Number of threads.";
+}
+
+/// The whole catalogue for a terminal: names with their labels, and what they mean.
+pub fn list() -> String {
+    let mut text = String::new();
+    for family in ALL {
+        let labels =
+            if family.labels.is_empty() { String::new() } else { format!("{{{}}}", family.labels.join(",")) };
+        // Writing to a string can't fail.
+        let _infallible = writeln!(text, "{}{labels}\n    {}", family.name, family.help);
+    }
+    text
+}
+
+/// The whole catalogue as a Markdown table.
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Metrics\n\nMade by `cargo xtask docs` from `profiler/src/export/catalogue.rs`; `profiler metrics` prints the same \
+         list. Names without the prefix `profiler_` are profiler's own process.\n\n| Metric | Kind | Labels | Meaning |\n|---|---|---|---|\n",
+    );
+    for family in ALL {
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        // Writing to a string can't fail.
+        let _infallible =
+            writeln!(text, "| `{}` | {kind} | {} | {} |", family.name, labels.join(" "), family.help);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_there_once_and_follows_the_conventions() {
+        let mut names = std::collections::HashSet::new();
+        for family in ALL {
+            assert!(names.insert(family.name), "{} twice", family.name);
+            assert_eq!(family.kind == Kind::Counter, family.name.ends_with("_total"), "{}", family.name);
+            assert!(family.help.ends_with('.') && !family.help.contains('|'), "{}", family.name);
+            assert!(family.name.starts_with("profiler_") || family.name.starts_with("process_"));
+            assert!(family.labels.iter().all(|label| *label != "instance" && *label != "job"));
+        }
+    }
+}

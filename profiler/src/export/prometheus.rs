@@ -1,0 +1,328 @@
+//! The Prometheus text format, by the `prometheus` crate from a collector over one snapshot.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use profiler_common::{
+    alloc::AllocCounts,
+    sched::{STALL_BOUNDS, StallCause, StallCounts, ThreadState, stall_bound_ns},
+};
+use prometheus::{
+    Encoder as _, Registry, TextEncoder,
+    core::{Collector, Desc},
+    proto,
+};
+
+use super::catalogue::{self as c, Family, Kind};
+use crate::{
+    binary::SiteKind,
+    build_info,
+    snapshot::{AllocState, Snapshot, TargetSnapshot},
+    target::ProcessUsage,
+};
+
+/// The format's media type. Prometheus 3 refuses an answer without one.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the exporter must know beside the snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// An interval at least this long is a stall.
+    pub stall_threshold: Duration,
+}
+
+/// Renders a snapshot.
+///
+/// # Errors
+///
+/// If the crate's registry or encoder refuses something, which means a defect here.
+pub fn render(snapshot: &Arc<Snapshot>, context: Context) -> Result<String, prometheus::Error> {
+    let registry = Registry::new();
+    registry.register(Box::new(SnapshotCollector { snapshot: Arc::clone(snapshot), context }))?;
+    let mut text = Vec::with_capacity(64 << 10);
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+/// Makes the families of one snapshot. A new one per scrape: what has vanished from the snapshot vanishes here.
+struct SnapshotCollector {
+    snapshot: Arc<Snapshot>,
+    context: Context,
+}
+
+impl Collector for SnapshotCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        // Only used to refuse two collectors of the same name; there is one.
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        let mut out = Families::default();
+        build(&mut out);
+        for target in &self.snapshot.targets {
+            observed(&mut out, target);
+            allocations(&mut out, target);
+            thread_time(&mut out, target);
+            process(&mut out, target, &self.snapshot);
+        }
+        out.value(&c::STALL_THRESHOLD, &[], self.context.stall_threshold.as_secs_f64());
+        for (reason, count) in &self.snapshot.losses {
+            out.count(&c::EVENTS_LOST, &[reason], *count);
+        }
+        out.value(&c::HELD_BACK, &[], self.snapshot.held_back.as_secs_f64());
+        if let Some(own) = &self.snapshot.own {
+            usage(&mut out, &OWN, &[], own);
+        }
+        out.finish()
+    }
+}
+
+/// Families in the making.
+#[derive(Default)]
+struct Families {
+    families: BTreeMap<&'static str, proto::MetricFamily>,
+    /// Label sets used so far: a second one of the same family would make a server refuse the whole scrape.
+    seen: HashSet<(&'static str, Vec<String>)>,
+}
+
+impl Families {
+    fn value(&mut self, family: &'static Family, labels: &[&str], value: f64) {
+        let mut metric = proto::Metric::default();
+        match family.kind {
+            Kind::Counter => {
+                let mut counter = proto::Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            Kind::Gauge | Kind::Histogram => {
+                let mut gauge = proto::Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+        }
+        self.push(family, labels, metric);
+    }
+
+    /// A number that is counted or measured in whole units.
+    fn count(&mut self, family: &'static Family, labels: &[&str], value: u64) {
+        self.value(family, labels, value as f64);
+    }
+
+    fn histogram(&mut self, family: &'static Family, labels: &[&str], counts: &StallCounts) {
+        let mut cumulative = 0;
+        let buckets = (0..STALL_BOUNDS)
+            .map(|i| {
+                cumulative += counts.buckets[i];
+                let mut bucket = proto::Bucket::default();
+                bucket.set_upper_bound(stall_bound_ns(i) as f64 / 1e9);
+                bucket.set_cumulative_count(cumulative);
+                bucket
+            })
+            .collect();
+        let mut histogram = proto::Histogram::default();
+        histogram.set_bucket(buckets);
+        // The buckets' own sum, so that it agrees with them also if an event came while they were read.
+        histogram.set_sample_count(counts.buckets.iter().sum());
+        histogram.set_sample_sum(counts.total_ns as f64 / 1e9);
+        let mut metric = proto::Metric::default();
+        metric.set_histogram(histogram);
+        self.push(family, labels, metric);
+    }
+
+    fn push(&mut self, family: &'static Family, labels: &[&str], mut metric: proto::Metric) {
+        debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
+        let values: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        if !self.seen.insert((family.name, values)) {
+            return;
+        }
+        let pairs = family.labels.iter().zip(labels).map(|(name, value)| {
+            let mut pair = proto::LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        metric.set_label(pairs.collect());
+        let entry = self.families.entry(family.name).or_insert_with(|| {
+            let mut new = proto::MetricFamily::default();
+            new.set_name(family.name.to_owned());
+            new.set_help(family.help.to_owned());
+            new.set_field_type(match family.kind {
+                Kind::Counter => proto::MetricType::COUNTER,
+                Kind::Gauge => proto::MetricType::GAUGE,
+                Kind::Histogram => proto::MetricType::HISTOGRAM,
+            });
+            new
+        });
+        entry.mut_metric().push(metric);
+    }
+
+    fn finish(self) -> Vec<proto::MetricFamily> {
+        self.families.into_values().collect()
+    }
+}
+
+fn build(out: &mut Families) {
+    let build = build_info::BUILD;
+    out.value(
+        &c::BUILD_INFO,
+        &[
+            build.version,
+            build.revision,
+            build.branch,
+            build.rustc,
+            std::env::consts::OS,
+            std::env::consts::ARCH,
+        ],
+        1.0,
+    );
+    for (_, name, version) in build_info::DEPENDENCIES {
+        out.value(&c::DEPENDENCY_INFO, &[name, version], 1.0);
+    }
+}
+
+fn observed(out: &mut Families, target: &TargetSnapshot) {
+    let info = &target.info;
+    let name = info.name.as_str();
+    out.value(
+        &c::TARGET_INFO,
+        &[name, &info.pid.to_string(), &info.comm, info.exe.as_deref().unwrap_or("")],
+        1.0,
+    );
+    out.value(&c::TARGET_UP, &[name], f64::from(u8::from(target.up)));
+    out.value(&c::TARGET_OBSERVED, &[name], target.observed.as_secs_f64());
+    let (state, reason) = match &target.alloc.state {
+        AllocState::Off => ("off", ""),
+        AllocState::Counting => ("counting", ""),
+        AllocState::NotCounting(reason) => ("not_counting", reason.as_str()),
+    };
+    out.value(&c::TARGET_ALLOC_INFO, &[name, state, reason], 1.0);
+}
+
+fn allocations(out: &mut Families, target: &TargetSnapshot) {
+    let name = target.info.name.as_str();
+    let functions = target.alloc.by_function();
+    if functions.is_empty() {
+        return;
+    }
+    for (function, counts) in &functions {
+        let labels = [name, function.name()];
+        if function.allocates() {
+            out.count(&c::ALLOCATIONS, &labels, counts.allocated());
+            out.count(&c::REFUSED, &labels, counts.refused);
+        }
+        if function.frees() {
+            out.count(&c::FREES, &labels, counts.freed());
+        }
+        out.count(&c::PROBE_HITS, &labels, counts.hits());
+    }
+    let total: AllocCounts = target.alloc.total();
+    out.count(&c::ALLOCATED_BYTES, &[name], total.bytes);
+    out.value(&c::LIVE_OBJECTS, &[name], target.alloc.live_objects() as f64);
+    for site in &target.alloc.sites {
+        let site = &site.site;
+        let kind = match site.kind {
+            SiteKind::Emulated => "emulated",
+            SiteKind::SingleStepped => "single_stepped",
+        };
+        out.value(
+            &c::PROBE_SITE_INFO,
+            &[
+                name,
+                site.function.name(),
+                &site.names.join(","),
+                &site.object,
+                site.build_id.as_deref().unwrap_or(""),
+                &site.offset.to_string(),
+                &site.instruction,
+                kind,
+            ],
+            1.0,
+        );
+    }
+}
+
+fn thread_time(out: &mut Families, target: &TargetSnapshot) {
+    let Some(ledger) = &target.ledger else { return };
+    let name = target.info.name.as_str();
+    for state in ThreadState::ALL {
+        out.value(&c::THREAD_SECONDS, &[name, state.name()], ledger.ledger.seconds(state));
+    }
+    for cause in StallCause::ALL {
+        let counts = &ledger.stalls[cause as usize];
+        out.count(&c::STALLS, &[name, cause.name()], counts.buckets.iter().sum());
+        out.histogram(&c::STALL_SECONDS, &[name, cause.name()], counts);
+    }
+}
+
+/// The families of one process's figures: a target's, or our own.
+struct UsageFamilies {
+    cpu: &'static Family,
+    open_fds: &'static Family,
+    max_fds: &'static Family,
+    virtual_memory: &'static Family,
+    virtual_memory_max: &'static Family,
+    resident: &'static Family,
+    start: &'static Family,
+    threads: &'static Family,
+}
+
+const TARGET: UsageFamilies = UsageFamilies {
+    cpu: &c::PROCESS_CPU,
+    open_fds: &c::PROCESS_OPEN_FDS,
+    max_fds: &c::PROCESS_MAX_FDS,
+    virtual_memory: &c::PROCESS_VIRTUAL,
+    virtual_memory_max: &c::PROCESS_VIRTUAL_MAX,
+    resident: &c::PROCESS_RESIDENT,
+    start: &c::PROCESS_START,
+    threads: &c::PROCESS_THREADS,
+};
+
+const OWN: UsageFamilies = UsageFamilies {
+    cpu: &c::OWN_CPU,
+    open_fds: &c::OWN_OPEN_FDS,
+    max_fds: &c::OWN_MAX_FDS,
+    virtual_memory: &c::OWN_VIRTUAL,
+    virtual_memory_max: &c::OWN_VIRTUAL_MAX,
+    resident: &c::OWN_RESIDENT,
+    start: &c::OWN_START,
+    threads: &c::OWN_THREADS,
+};
+
+fn usage(out: &mut Families, families: &UsageFamilies, labels: &[&str], usage: &ProcessUsage) {
+    // client_golang shows an absent limit as the largest number, too.
+    let limit = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    out.value(families.cpu, labels, usage.cpu_seconds);
+    if let Some(open_fds) = usage.open_fds {
+        out.count(families.open_fds, labels, open_fds);
+    }
+    out.count(families.max_fds, labels, limit(usage.max_fds));
+    out.count(families.virtual_memory, labels, usage.virtual_memory_bytes);
+    out.count(families.virtual_memory_max, labels, limit(usage.virtual_memory_max_bytes));
+    out.count(families.resident, labels, usage.resident_memory_bytes);
+    out.value(families.start, labels, usage.start_time_seconds);
+    out.count(families.threads, labels, usage.threads);
+}
+
+fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
+    let name = target.info.name.as_str();
+    if let Some(figures) = &target.usage {
+        usage(out, &TARGET, &[name], figures);
+        out.count(&c::PROCESS_ANONYMOUS, &[name], figures.anonymous_memory_bytes);
+        out.count(&c::PROCESS_SWAP, &[name], figures.swap_bytes);
+        out.count(&c::PROCESS_FAULTS, &[name, "minor"], figures.minor_faults);
+        out.count(&c::PROCESS_FAULTS, &[name, "major"], figures.major_faults);
+    }
+    if let Some((detail, read_at)) = &target.detail {
+        if let Some(memory) = detail.memory {
+            out.count(&c::PROCESS_PROPORTIONAL, &[name], memory.proportional_bytes);
+            out.count(&c::PROCESS_UNIQUE, &[name], memory.unique_bytes);
+        }
+        out.count(&c::PROCESS_SWITCHES, &[name, "voluntary"], detail.voluntary_switches);
+        out.count(&c::PROCESS_SWITCHES, &[name, "involuntary"], detail.involuntary_switches);
+        let age = snapshot.taken.saturating_duration_since(*read_at);
+        out.value(&c::PROCESS_DETAIL_AGE, &[name], age.as_secs_f64());
+    }
+}

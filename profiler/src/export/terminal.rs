@@ -1,0 +1,296 @@
+//! The summary that people read: a few lines per target, with rates against an earlier snapshot.
+
+use std::fmt::Write as _;
+
+use profiler_common::sched::{StallCause, ThreadState};
+
+use crate::snapshot::{AllocState, Snapshot, TargetSnapshot};
+
+/// How the text may look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Use colour and bold.
+    pub colour: bool,
+    /// Cut lines at this many characters; 0 for never.
+    pub width: usize,
+}
+
+impl Style {
+    fn dim(self, text: &str) -> String {
+        if self.colour { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn bold(self, text: &str) -> String {
+        if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn warn(self, text: &str) -> String {
+        if self.colour { format!("\x1b[33m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// Renders a snapshot. `earlier` is what rates are taken against; without it they are means since attach.
+pub fn render(now: &Snapshot, earlier: Option<&Snapshot>, style: Style) -> String {
+    let mut lines = Vec::new();
+    for target in &now.targets {
+        let before = earlier.and_then(|earlier| {
+            earlier
+                .targets
+                .iter()
+                .find(|before| before.info.pid == target.info.pid && before.info.name == target.info.name)
+        });
+        target_lines(&mut lines, target, before, style);
+        lines.push(String::new());
+    }
+    for (reason, count) in now.losses.iter().filter(|(_, count)| *count > 0) {
+        lines.push(style.warn(&format!("  lost: {reason} {}", grouped(*count as f64))));
+    }
+    while lines.last().is_some_and(String::is_empty) {
+        lines.pop();
+    }
+    let mut text = String::new();
+    for line in lines {
+        // Writing to a string can't fail.
+        let _infallible = writeln!(text, "{}", cut(&line, style.width));
+    }
+    text
+}
+
+fn target_lines(
+    lines: &mut Vec<String>,
+    target: &TargetSnapshot,
+    before: Option<&TargetSnapshot>,
+    style: Style,
+) {
+    let info = &target.info;
+    let state = if target.up { String::new() } else { format!(" · {}", style.warn("ended")) };
+    let exe = info.exe.as_deref().unwrap_or(&info.comm);
+    lines.push(format!(
+        "{} · pid {} · {} · observed {}{state}",
+        style.bold(&info.name),
+        info.pid,
+        exe,
+        duration(target.observed.as_secs_f64()),
+    ));
+    allocation_lines(lines, target, before, style);
+    memory_line(lines, target, style);
+    thread_lines(lines, target, before, style);
+}
+
+fn row(lines: &mut Vec<String>, style: Style, label: &str, text: &str) {
+    lines.push(format!("  {} {text}", style.dim(&format!("{label:<9}"))));
+}
+
+fn allocation_lines(
+    lines: &mut Vec<String>,
+    target: &TargetSnapshot,
+    before: Option<&TargetSnapshot>,
+    style: Style,
+) {
+    match &target.alloc.state {
+        AllocState::Off => return,
+        AllocState::NotCounting(reason) => {
+            return row(lines, style, "calls", &style.warn(&format!("not counted: {reason}")));
+        }
+        AllocState::Counting => {}
+    }
+    let total = target.alloc.total();
+    let earlier = before.map(|before| before.alloc.total()).unwrap_or_default();
+    let seconds = elapsed(target, before);
+    let rate =
+        |now: u64, then: u64| if seconds > 0.0 { now.saturating_sub(then) as f64 / seconds } else { 0.0 };
+    row(
+        lines,
+        style,
+        "calls",
+        &format!(
+            "{:>14} allocations/s {:>14} frees/s   {:>12}/s requested",
+            grouped(rate(total.allocated(), earlier.allocated())),
+            grouped(rate(total.freed(), earlier.freed())),
+            bytes(rate(total.bytes, earlier.bytes)),
+        ),
+    );
+    row(
+        lines,
+        style,
+        "total",
+        &format!(
+            "{:>14} allocations   {:>14} frees     {:>12} requested   live objects {}",
+            grouped(total.allocated() as f64),
+            grouped(total.freed() as f64),
+            bytes(total.bytes as f64),
+            style.bold(&signed(target.alloc.live_objects())),
+        ),
+    );
+    let mut functions = target.alloc.by_function();
+    functions.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.hits()));
+    let used: Vec<_> = functions
+        .iter()
+        .filter(|(_, counts)| counts.hits() > 0)
+        .map(|(function, counts)| {
+            let what = if function.allocates() { counts.allocated() } else { counts.freed() };
+            format!("{} {}", function.name(), grouped(what as f64))
+        })
+        .collect();
+    if !used.is_empty() {
+        row(lines, style, "by", &used.join(" · "));
+    }
+}
+
+fn memory_line(lines: &mut Vec<String>, target: &TargetSnapshot, style: Style) {
+    let Some(usage) = &target.usage else { return };
+    let mut text = format!(
+        "resident {} · anonymous {}",
+        bytes(usage.resident_memory_bytes as f64),
+        bytes(usage.anonymous_memory_bytes as f64)
+    );
+    if let Some(memory) = target.detail.as_ref().and_then(|(detail, _)| detail.memory) {
+        // Writing to a string can't fail.
+        let _infallible = write!(text, " · unique {}", bytes(memory.unique_bytes as f64));
+    }
+    if usage.swap_bytes > 0 {
+        let _infallible = write!(text, " · swapped {}", bytes(usage.swap_bytes as f64));
+    }
+    row(lines, style, "memory", &text);
+}
+
+fn thread_lines(
+    lines: &mut Vec<String>,
+    target: &TargetSnapshot,
+    before: Option<&TargetSnapshot>,
+    style: Style,
+) {
+    let Some(kept) = &target.ledger else { return };
+    let earlier = before.and_then(|before| before.ledger);
+    let spent = |state: ThreadState| {
+        kept.ledger.seconds(state) - earlier.map_or(0.0, |earlier| earlier.ledger.seconds(state))
+    };
+    let sum: f64 = ThreadState::ALL.into_iter().map(spent).sum();
+    let shares: Vec<_> = ThreadState::ALL
+        .into_iter()
+        .map(|state| {
+            let share = if sum > 0.0 { spent(state) / sum * 100.0 } else { 0.0 };
+            (state, share)
+        })
+        .filter(|(state, share)| *share >= 0.05 || *state == ThreadState::Running)
+        .map(|(state, share)| format!("{} {share:.1} %", state.name()))
+        .collect();
+    row(lines, style, "threads", &format!("{} · {}", kept.ledger.living, shares.join(" · ")));
+    let stalls: Vec<_> = StallCause::ALL
+        .into_iter()
+        .map(|cause| (cause, &kept.stalls[cause as usize]))
+        .filter(|(_, counts)| counts.count > 0)
+        .map(|(cause, counts)| {
+            format!(
+                "{} {} ({})",
+                cause.name(),
+                grouped(counts.count as f64),
+                duration(counts.total_ns as f64 / 1e9)
+            )
+        })
+        .collect();
+    let text = if stalls.is_empty() { "none so far".to_owned() } else { stalls.join(" · ") };
+    row(lines, style, "stalls", &text);
+}
+
+/// Seconds between two snapshots of a target, or since attach.
+fn elapsed(target: &TargetSnapshot, before: Option<&TargetSnapshot>) -> f64 {
+    let before = before.map_or(0.0, |before| before.observed.as_secs_f64());
+    target.observed.as_secs_f64() - before
+}
+
+/// A whole number with its thousands grouped.
+pub fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
+    if value < 0.0 && digits != "0" {
+        text.push('-');
+    }
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn signed(value: i64) -> String {
+    if value > 0 { format!("+{}", grouped(value as f64)) } else { grouped(value as f64) }
+}
+
+/// Bytes with a binary unit.
+pub fn bytes(value: f64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = value;
+    let mut unit = 0;
+    while value.abs() >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Seconds, readable.
+pub fn duration(seconds: f64) -> String {
+    if seconds < 1.0 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else if seconds < 3600.0 {
+        format!("{:.0} min {:02.0} s", (seconds / 60.0).floor(), (seconds % 60.0).floor())
+    } else {
+        format!("{:.0} h {:02.0} min", (seconds / 3600.0).floor(), (seconds % 3600.0 / 60.0).floor())
+    }
+}
+
+/// Cuts a line at `width` visible characters; codes that set the look take no place.
+fn cut(line: &str, width: usize) -> String {
+    if width == 0 {
+        return line.to_owned();
+    }
+    let mut text = String::with_capacity(line.len());
+    let mut shown = 0;
+    let mut characters = line.chars();
+    while let Some(character) = characters.next() {
+        if character == '\x1b' {
+            text.push(character);
+            for code in characters.by_ref() {
+                text.push(code);
+                if code == 'm' {
+                    break;
+                }
+            }
+        } else if shown < width {
+            text.push(character);
+            shown += 1;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(grouped(1_234_567.0), "1,234,567");
+        assert_eq!(grouped(-1_000.0), "-1,000");
+        assert_eq!(grouped(-0.2), "0");
+        assert_eq!(signed(5), "+5");
+        assert_eq!(signed(0), "0");
+        assert_eq!(bytes(512.0), "512 B");
+        assert_eq!(bytes(1536.0), "1.5 KiB");
+        assert_eq!(duration(0.031), "31 ms");
+        assert_eq!(duration(61.0), "1 min 01 s");
+        assert_eq!(duration(7325.0), "2 h 02 min");
+    }
+
+    #[test]
+    fn cutting_counts_visible_characters_only() {
+        assert_eq!(cut("\x1b[1mabcdef\x1b[0m", 3), "\x1b[1mabc\x1b[0m");
+        assert_eq!(cut("äöü", 2), "äö");
+        assert_eq!(cut("abc", 0), "abc");
+    }
+}

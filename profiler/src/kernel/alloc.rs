@@ -1,0 +1,140 @@
+//! Allocator probes: placing them, switching them on, reading their counts.
+
+use std::{num::NonZeroU32, path::Path};
+
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use profiler_common::alloc::{AllocCounts, AllocSite, ENABLED};
+
+use super::{Kernel, KernelError, Raw, loader::map_error, loader::sum_cpus};
+
+/// Names a site in the kernel's maps; it is the probe's attach cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SiteId(u32);
+
+/// One probe to be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SitePlan {
+    /// Where in the file.
+    pub file_offset: u64,
+    /// What the kernel side must know; `ENABLED` is not set.
+    pub site: AllocSite,
+}
+
+/// A probe in place. It goes away when this is dropped.
+pub struct AllocLink {
+    id: SiteId,
+    site: AllocSite,
+    link: Option<UProbeLink>,
+}
+
+impl AllocLink {
+    /// The site's name in the kernel's maps; stays valid after the probe is gone.
+    pub const fn id(&self) -> SiteId {
+        self.id
+    }
+}
+
+impl Kernel {
+    /// Places probes in a file, for one process only. They don't count before [`Kernel::enable`].
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses one; those already in place are taken away again.
+    pub fn attach_alloc(
+        &mut self,
+        pid: u32,
+        file: &Path,
+        plans: &[SitePlan],
+    ) -> Result<Vec<AllocLink>, KernelError> {
+        let mut links = Vec::with_capacity(plans.len());
+        for plan in plans {
+            links.push(self.attach_site(pid, file, plan)?);
+        }
+        Ok(links)
+    }
+
+    fn attach_site(&mut self, pid: u32, file: &Path, plan: &SitePlan) -> Result<AllocLink, KernelError> {
+        if self.next_site >= self.sites {
+            return Err(KernelError::Unsupported(format!("more than {} probe sites are needed", self.sites)));
+        }
+        let id = SiteId(self.next_site);
+        self.alloc_sites.set(id.0, Raw(plan.site), 0).map_err(|source| map_error("ALLOC_SITES", source))?;
+        let scope = NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
+        let refused =
+            |source| KernelError::Probe { pid, file_offset: plan.file_offset, source: Box::new(source) };
+        let program = self.uprobe("alloc")?;
+        let point = UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(plan.file_offset),
+            cookie: Some(u64::from(id.0)),
+        };
+        let link_id = program.attach(point, file, scope).map_err(refused)?;
+        let link = program.take_link(link_id).map_err(refused)?;
+        self.next_site += 1;
+        Ok(AllocLink { id, site: plan.site, link: Some(link) })
+    }
+
+    /// Lets sites count, or stops them. They take effect one map write after the other: within microseconds.
+    ///
+    /// # Errors
+    ///
+    /// If the map can't be written.
+    pub fn enable(&mut self, links: &[AllocLink], on: bool) -> Result<(), KernelError> {
+        for link in links {
+            let flags = if on { link.site.flags | ENABLED } else { link.site.flags };
+            let site = AllocSite { flags, ..link.site };
+            self.alloc_sites
+                .set(link.id.0, Raw(site), 0)
+                .map_err(|source| map_error("ALLOC_SITES", source))?;
+        }
+        Ok(())
+    }
+
+    /// What a site has counted since it was enabled, over all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// If the map can't be read.
+    pub fn alloc_counts(&self, id: SiteId) -> Result<AllocCounts, KernelError> {
+        let mut sum = AllocCounts::default();
+        sum_cpus(&self.alloc_counts, "ALLOC_COUNTS", id.0, |counts| sum.add(counts))?;
+        Ok(sum)
+    }
+
+    /// Takes probes away. Each one makes the kernel wait for a grace period, so all wait at the same time.
+    pub fn detach_alloc(links: Vec<AllocLink>) {
+        std::thread::scope(|scope| {
+            for link in links {
+                scope.spawn(move || drop(link));
+            }
+        });
+    }
+
+    /// Places the program that does nothing: the yardstick of the benchmarks.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses it.
+    pub fn attach_empty(
+        &mut self,
+        pid: u32,
+        file: &Path,
+        file_offset: u64,
+    ) -> Result<UProbeLink, KernelError> {
+        let program = self.uprobe("empty")?;
+        let refused = |source| KernelError::Probe { pid, file_offset, source: Box::new(source) };
+        if program.fd().is_err() {
+            program.load().map_err(refused)?;
+        }
+        let scope = NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
+        let link_id = program
+            .attach(UProbeAttachLocation::AbsoluteOffset(file_offset), file, scope)
+            .map_err(refused)?;
+        program.take_link(link_id).map_err(refused)
+    }
+}
+
+impl Drop for AllocLink {
+    fn drop(&mut self) {
+        drop(self.link.take());
+    }
+}

@@ -1,0 +1,249 @@
+//! Loads the embedded object, sized and configured for this run.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    programs::{BtfTracePoint, Program, UProbe},
+};
+use profiler_common::{
+    alloc::{AllocCounts, AllocSite},
+    outcome::Outcome,
+    sched::{CAUSES, Retired, StallCounts, ThreadRecord},
+};
+
+use super::{Btf, Facts, KernelError, KernelLog, Plan, Raw};
+
+/// The kernel side, compiled by build.rs. aya wants it aligned.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf.o"));
+
+/// The scheduler programs; each is named like its tracepoint.
+const TRACEPOINTS: [&str; 4] = ["sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_process_exec"];
+
+/// How large the maps must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Targets at once.
+    pub targets: u32,
+    /// Probe sites of all targets together.
+    pub sites: u32,
+}
+
+/// The loaded kernel side.
+pub struct Kernel {
+    ebpf: Ebpf,
+    log: Option<KernelLog>,
+    pub(super) alloc_sites: Array<MapData, Raw<AllocSite>>,
+    pub(super) alloc_counts: PerCpuArray<MapData, Raw<AllocCounts>>,
+    pub(super) targets: HashMap<MapData, u32, u32>,
+    pub(super) threads: HashMap<MapData, u32, Raw<ThreadRecord>>,
+    pub(super) hints: HashMap<MapData, u32, u32>,
+    pub(super) retired: Array<MapData, Raw<Retired>>,
+    pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
+    outcomes: PerCpuArray<MapData, u64>,
+    pub(super) next_site: u32,
+    pub(super) sites: u32,
+}
+
+impl Kernel {
+    /// Loads what the plan asks for. Nothing is attached yet but the scheduler's tracepoints.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses something, or its type information lacks what the programs need.
+    pub fn load(
+        plan: Plan,
+        sizes: Sizes,
+        stall_threshold: Duration,
+        trace: bool,
+    ) -> Result<Self, KernelError> {
+        let offsets = if plan.stalls { TaskOffsets::find()? } else { TaskOffsets::default() };
+        let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
+        // Below every level, so that the verifier removes the log statements.
+        let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
+        let mut loader = EbpfLoader::new();
+        // The programs carry no relocations against kernel types; parsing those twice would cost memory and time.
+        loader
+            .btf(None)
+            .map_max_entries("ALLOC_SITES", sizes.sites)
+            .map_max_entries("ALLOC_COUNTS", sizes.sites)
+            .map_max_entries("RETIRED", sizes.targets)
+            .map_max_entries("STALLS", sizes.targets * CAUSES as u32)
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .override_global("STALL_THRESHOLD_NS", &threshold, true)
+            .override_global("TASK_PID", &offsets.pid, true)
+            .override_global("TASK_TGID", &offsets.tgid, true)
+            .override_global("TASK_STATE", &offsets.state, true)
+            .override_global("TASK_IOWAIT_BYTE", &offsets.iowait_byte, true)
+            .override_global("TASK_IOWAIT_MASK", &offsets.iowait_mask, true)
+            .override_global("TASK_COMPAT_STATUS", &offsets.compat_status, true);
+        if !plan.stalls {
+            loader
+                .map_max_entries("THREADS", 1)
+                .map_max_entries("HINTS", 1)
+                .map_max_entries("TARGETS_BY_PID", 1);
+        }
+        if !trace {
+            // The smallest ring buffer there is.
+            loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))?;
+        let log = if trace { KernelLog::take(&mut ebpf) } else { None };
+        let mut kernel = Self {
+            alloc_sites: take(&mut ebpf, "ALLOC_SITES", Array::try_from)?,
+            alloc_counts: take(&mut ebpf, "ALLOC_COUNTS", PerCpuArray::try_from)?,
+            targets: take(&mut ebpf, "TARGETS_BY_PID", HashMap::try_from)?,
+            threads: take(&mut ebpf, "THREADS", HashMap::try_from)?,
+            hints: take(&mut ebpf, "HINTS", HashMap::try_from)?,
+            retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
+            stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
+            outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
+            ebpf,
+            log,
+            next_site: 0,
+            sites: sizes.sites,
+        };
+        if plan.stalls {
+            kernel.attach_tracepoints()?;
+        }
+        if plan.alloc {
+            kernel.uprobe("alloc")?.load().map_err(|source| refused("load", "alloc", source))?;
+        }
+        Ok(kernel)
+    }
+
+    fn attach_tracepoints(&mut self) -> Result<(), KernelError> {
+        let btf = aya::Btf::from_sys_fs()
+            .map_err(|error| KernelError::Unsupported(format!("{error}; use --stalls off")))?;
+        for name in TRACEPOINTS {
+            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
+            program.load(name, &btf).map_err(|source| refused("load", name, source))?;
+        }
+        for name in TRACEPOINTS {
+            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
+            program.attach().map_err(|source| refused("attach", name, source))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel side's debug lines, once, if they were asked for.
+    pub const fn take_log(&mut self) -> Option<KernelLog> {
+        self.log.take()
+    }
+
+    /// A program for probes in user space.
+    pub(super) fn uprobe(&mut self, name: &'static str) -> Result<&mut UProbe, KernelError> {
+        program(&mut self.ebpf, name)
+    }
+
+    /// What was lost in the kernel so far.
+    ///
+    /// # Errors
+    ///
+    /// If the map can't be read.
+    pub fn outcomes(&self) -> Result<Vec<(Outcome, u64)>, KernelError> {
+        Outcome::ALL
+            .into_iter()
+            .map(|outcome| {
+                let values = self
+                    .outcomes
+                    .get(&(outcome as u32), 0)
+                    .map_err(|source| map_error("OUTCOMES", source))?;
+                Ok((outcome, values.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// How often the kernel left out a scheduler program because it was still at work on that CPU (kernel/bpf,
+    /// `recursion_misses`). aya doesn't show the figure, the program's fdinfo does.
+    pub fn recursion_misses(&self) -> u64 {
+        let misses = |name: &str| {
+            let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse::<u64>().ok()
+        };
+        TRACEPOINTS.into_iter().filter_map(misses).sum()
+    }
+}
+
+fn refused(action: &'static str, program: &'static str, source: aya::programs::ProgramError) -> KernelError {
+    KernelError::Program { action, program, source: Box::new(source) }
+}
+
+pub(super) fn map_error(map: &'static str, source: MapError) -> KernelError {
+    KernelError::Map { map, source: Box::new(source) }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, KernelError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    let missing = KernelError::Missing { kind: "program", name };
+    match ebpf.program_mut(name) {
+        Some(program) => program.try_into().map_err(|_| missing),
+        None => Err(missing),
+    }
+}
+
+fn take<M>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    convert: impl FnOnce(Map) -> Result<M, MapError>,
+) -> Result<M, KernelError> {
+    let map = ebpf.take_map(name).ok_or(KernelError::Missing { kind: "map", name })?;
+    convert(map).map_err(|source| map_error(name, source))
+}
+
+/// Sum over all CPUs of a per-CPU value.
+pub(super) fn sum_cpus<T: Copy>(
+    map: &PerCpuArray<MapData, Raw<T>>,
+    name: &'static str,
+    index: u32,
+    mut add: impl FnMut(&T),
+) -> Result<(), KernelError>
+where
+    Raw<T>: Pod,
+{
+    let values = map.get(&index, 0).map_err(|source| map_error(name, source))?;
+    values.iter().for_each(|value| add(&value.0));
+    Ok(())
+}
+
+/// Where the running kernel keeps what `profiler-ebpf/src/kernel_data.rs` reads.
+#[derive(Default)]
+struct TaskOffsets {
+    pid: u64,
+    tgid: u64,
+    state: u64,
+    iowait_byte: u64,
+    iowait_mask: u8,
+    compat_status: u64,
+}
+
+impl TaskOffsets {
+    fn find() -> Result<Self, KernelError> {
+        let bytes = std::fs::read(Facts::BTF_PATH)
+            .map_err(|source| KernelError::System { path: Facts::BTF_PATH.to_owned(), source })?;
+        let btf = Btf::parse(&bytes)?;
+        let at = |member| btf.member("task_struct", member);
+        if btf.tracepoint_arguments("sched_switch") != Some(4) {
+            return Err(KernelError::Unsupported(
+                "this kernel's sched_switch doesn't tell the state of a thread that is switched out: use --stalls off"
+                    .to_owned(),
+            ));
+        }
+        let iowait = at("in_iowait")?;
+        Ok(Self {
+            pid: at("pid")?.byte_offset(),
+            tgid: at("tgid")?.byte_offset(),
+            state: at("__state")?.byte_offset(),
+            iowait_byte: iowait.byte_offset(),
+            iowait_mask: 1 << (iowait.bit_offset % 8),
+            compat_status: at("thread_info.status")?.byte_offset(),
+        })
+    }
+}

@@ -1,0 +1,25 @@
+//! profiler: where a running process's memory goes and why it stalls - without touching it.
+//!
+//! `docs/architecture.md` tells which room does what and who may call whom.
+
+pub mod app;
+pub mod binary;
+pub mod build_info;
+pub mod cli;
+pub mod config;
+pub mod doctor;
+pub mod export;
+pub mod kernel;
+pub mod launch;
+pub mod sampler;
+pub mod screen;
+pub mod server;
+pub mod session;
+pub mod snapshot;
+pub mod stalls;
+pub mod target;
+pub mod text;
+pub mod version;
+
+#[cfg(test)]
+mod test_support;

@@ -1,0 +1,60 @@
+//! The command: parse, do, print the error chain, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use profiler::{
+    app,
+    cli::{self, Cli, Command, LogConfig, LogFormat, LogLevel, UsageError},
+    doctor, export,
+    screen::MakeLogWriter,
+    version,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let usage = error.is::<UsageError>();
+            // The chain on one line: the outermost says what failed, the innermost why.
+            eprintln!("profiler: {error:#}");
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if cli.version {
+        print!("{}", version::text(cli.verbose));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (options, command) = match cli.command {
+        Some(Command::Doctor { json }) => return doctor::run(json),
+        Some(Command::Metrics { markdown }) => {
+            print!("{}", if markdown { export::catalogue::markdown() } else { export::catalogue::list() });
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Run { options, command }) => (options, Some(command)),
+        None => (cli.options, None),
+    };
+    let file = cli::read_file(options.config.as_deref())?;
+    start_log(cli::log_config(&options, &file));
+    app::run(cli::resolve(options, command, file)?)
+}
+
+fn start_log(config: LogConfig) {
+    let level = match config.level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(colour).with_writer(MakeLogWriter);
+    match config.format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

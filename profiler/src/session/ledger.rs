@@ -1,0 +1,172 @@
+//! A target's threads in the ledger: following them from the start, and finding out about those that don't move.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use profiler_common::sched::{STATE_UNKNOWN, ThreadState};
+
+use super::SessionError;
+use crate::{
+    kernel::{Kernel, ThreadRow, now_ns},
+    snapshot::LedgerSnapshot,
+    stalls::{Ledger, Unseen},
+    target::{Process, ThreadSighting},
+};
+
+/// How often /proc is compared with the threads that we follow.
+const RESCAN: Duration = Duration::from_secs(10);
+/// A thread that is neither blocked nor has used CPU time for this long waits for a CPU. /proc counts in ticks of 10 ms.
+const TICKS_TELL: Duration = Duration::from_millis(100);
+/// Readings in which a thread was just being moved are repeated at most this often.
+const READ_TRIES: usize = 8;
+
+/// A target's threads.
+pub(super) struct LedgerWatch {
+    slot: u32,
+    /// Threads that existed when we came and have had no event since: what they had used and did then.
+    unseen: HashMap<u32, ThreadSighting>,
+    scanned: Instant,
+    suspects: Vec<u32>,
+    last: Ledger,
+    /// Starts and ends of threads that the tracepoints didn't show, so far.
+    pub(super) missed: u64,
+    /// Nanoseconds that would have made a counter sink, so far.
+    pub(super) held_back_ns: u64,
+}
+
+impl LedgerWatch {
+    /// Follows all threads of a process.
+    pub(super) fn begin(kernel: &mut Kernel, process: &Process, slot: u32) -> Result<Self, SessionError> {
+        // First the process, then its threads: one that starts in between is found both ways, and counted once.
+        kernel.follow_process(process.pid(), slot)?;
+        let mut watch = Self {
+            slot,
+            unseen: HashMap::new(),
+            scanned: Instant::now(),
+            suspects: Vec::new(),
+            last: Ledger::default(),
+            missed: 0,
+            held_back_ns: 0,
+        };
+        // A thread that ends while the directory is read can hide others, so read until there is nothing new.
+        while watch.follow_new(kernel, process, &process.threads()?)? > 0 {}
+        Ok(watch)
+    }
+
+    fn follow_new(
+        &mut self,
+        kernel: &mut Kernel,
+        process: &Process,
+        tids: &[u32],
+    ) -> Result<u64, SessionError> {
+        let mut new = 0;
+        for tid in tids {
+            if !kernel.follow_thread(*tid, self.slot)? {
+                continue;
+            }
+            // Looked at after its record exists: any change from here on is an event that we see.
+            match process.sight_thread(*tid) {
+                Some(sighting) => {
+                    if let Some(state) = sighting.blocked {
+                        kernel.hint(*tid, state)?;
+                    }
+                    self.unseen.insert(*tid, sighting);
+                    new += 1;
+                }
+                None => kernel.unfollow_thread(*tid),
+            }
+        }
+        Ok(new)
+    }
+
+    /// Reads the ledger.
+    pub(super) fn read(
+        &mut self,
+        kernel: &mut Kernel,
+        process: &Process,
+        now: Instant,
+    ) -> Result<LedgerSnapshot, SessionError> {
+        let mut ledger = None;
+        for _ in 0..READ_TRIES {
+            let before = kernel.retired(self.slot)?;
+            let now_ns = now_ns();
+            let rows = self.rows(kernel)?;
+            let (rows, unseen) = self.place_unseen(kernel, process, rows, now_ns)?;
+            if kernel.retired(self.slot)? == before {
+                let records = rows.iter().map(|row| (row.tid, row.record));
+                ledger = Ledger::add_up(records, &unseen, &before, now_ns);
+            }
+            if ledger.is_some() {
+                break;
+            }
+        }
+        // Threads that end all the time: rather an older reading than a wrong one.
+        let mut ledger = ledger.unwrap_or(self.last);
+        self.held_back_ns += ledger.hold(&self.last);
+        self.last = ledger;
+        if now.saturating_duration_since(self.scanned) >= RESCAN {
+            self.scanned = now;
+            self.rescan(kernel, process)?;
+        }
+        Ok(LedgerSnapshot { ledger, stalls: kernel.stalls(self.slot)? })
+    }
+
+    fn rows(&self, kernel: &Kernel) -> Result<Vec<ThreadRow>, SessionError> {
+        let mut rows = kernel.threads()?;
+        rows.retain(|row| row.record.slot == self.slot);
+        Ok(rows)
+    }
+
+    /// Finds out what threads do that have had no event yet: a look at /proc between two readings of the record.
+    fn place_unseen(
+        &mut self,
+        kernel: &mut Kernel,
+        process: &Process,
+        mut rows: Vec<ThreadRow>,
+        now_ns: u64,
+    ) -> Result<(Vec<ThreadRow>, Unseen), SessionError> {
+        let mut unseen = Unseen::new();
+        for row in &mut rows {
+            if row.record.state != STATE_UNKNOWN {
+                if self.unseen.remove(&row.tid).is_some() {
+                    kernel.forget_hint(row.tid);
+                }
+                continue;
+            }
+            let sighting = process.sight_thread(row.tid);
+            if let Some(record) = kernel.thread(row.tid)? {
+                row.record = record;
+            }
+            let (Some(sighting), Some(first)) = (sighting, self.unseen.get(&row.tid)) else { continue };
+            let age = Duration::from_nanos(now_ns.saturating_sub(row.record.since_ns));
+            let state = match sighting.blocked {
+                Some(state) => Some(first.blocked.unwrap_or(state)),
+                None if sighting.cpu_ticks > first.cpu_ticks => Some(ThreadState::Running),
+                None if age > TICKS_TELL => Some(ThreadState::Runnable),
+                None => None,
+            };
+            if let Some(state) = state {
+                unseen.insert(row.tid, state);
+            }
+        }
+        Ok((rows, unseen))
+    }
+
+    /// Compares with /proc: tracepoints can be missed (program_busy, a full map), and a ledger that silently lacks a
+    /// thread would be wrong for ever.
+    fn rescan(&mut self, kernel: &mut Kernel, process: &Process) -> Result<(), SessionError> {
+        let rows = self.rows(kernel)?;
+        let Ok(tids) = process.threads() else { return Ok(()) };
+        self.missed += self.follow_new(kernel, process, &tids)?;
+        // A thread that is still ending has left /proc before its last event: only one that is missing twice is stale.
+        let stale: Vec<u32> = rows.iter().map(|row| row.tid).filter(|tid| !tids.contains(tid)).collect();
+        for tid in stale.iter().filter(|tid| self.suspects.contains(tid)) {
+            kernel.unfollow_thread(*tid);
+            self.missed += 1;
+        }
+        self.suspects = stale;
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! The files that a process has mapped as code.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    os::fd::AsRawFd as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::PathBuf,
+};
+
+use super::{Process, TargetError};
+
+/// A larger file is not read (the largest program seen in the wild is well under 1 GiB).
+const OBJECT_LIMIT: u64 = 1 << 30;
+/// More mapped files than this are not looked at.
+const OBJECTS_LIMIT: usize = 4096;
+
+/// A part of a file, mapped executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappedRange {
+    /// First address.
+    pub start: u64,
+    /// Address behind the last.
+    pub end: u64,
+    /// Where in the file it begins.
+    pub file_offset: u64,
+}
+
+/// A file of which the process has mapped something executable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedObject {
+    /// Device number and inode: what the file is, whatever its name.
+    pub device: (i32, i32),
+    /// See `device`.
+    pub inode: u64,
+    /// The name it had when it was mapped, in the process's own root; raw, for opening. May end in " (deleted)".
+    pub path: String,
+    /// Its executable parts.
+    pub ranges: Vec<MappedRange>,
+}
+
+/// A mapped file, opened: the very file that the process runs, also when it was deleted, replaced, or lives in
+/// another mount namespace.
+#[derive(Debug)]
+pub struct PinnedObject {
+    file: File,
+    size: u64,
+}
+
+impl Process {
+    /// The files of which something is mapped executable, in the order of their addresses.
+    ///
+    /// # Errors
+    ///
+    /// If the process has ended or can't be read.
+    pub fn mapped_objects(&self) -> Result<Vec<MappedObject>, TargetError> {
+        Ok(parse(&self.read_text("maps")?))
+    }
+
+    /// Opens a mapped file.
+    ///
+    /// # Errors
+    ///
+    /// If the process has ended, or the file can't be had.
+    pub fn pin(&self, object: &MappedObject) -> Result<PinnedObject, TargetError> {
+        let range = object.ranges.first().ok_or(TargetError::Gone(self.pid()))?;
+        let link = format!("map_files/{:x}-{:x}", range.start, range.end);
+        // Following map_files needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE (fs/proc/base.c, proc_map_files_get_link).
+        let file = match self.open_file(&link) {
+            Ok(file) => file,
+            Err(error @ TargetError::Gone(_)) if !self.is_alive() => return Err(error),
+            Err(error) => self.open_by_name(object).ok_or(error)?,
+        };
+        let metadata = file.metadata().map_err(|error| TargetError::from_io(self.pid(), &link, error))?;
+        Ok(PinnedObject { size: metadata.len(), file })
+    }
+
+    /// The same file by its name in the process's root; only if it still is the same file.
+    fn open_by_name(&self, object: &MappedObject) -> Option<File> {
+        let file = File::open(self.root().join(object.path.trim_start_matches('/'))).ok()?;
+        let metadata = file.metadata().ok()?;
+        (metadata.is_file() && metadata.ino() == object.inode).then_some(file)
+    }
+
+    /// The byte at an address of the process, if it can be read. Reading needs no stop and changes nothing.
+    pub fn byte_at(&self, address: u64) -> Option<u8> {
+        let memory = self.open_file("mem").ok()?;
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, address).ok()?;
+        Some(byte[0])
+    }
+}
+
+impl PinnedObject {
+    /// A path that leads to exactly this file as long as `self` lives.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// The file's bytes. Read and not mapped: its owner may cut it short at any time, which would kill us with SIGBUS.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read, or is larger than 1 GiB.
+    pub fn read(&self) -> std::io::Result<Vec<u8>> {
+        if self.size > OBJECT_LIMIT {
+            return Err(std::io::Error::other(format!("{} bytes are more than we read (1 GiB)", self.size)));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(self.size).unwrap_or(0) + 1);
+        (&self.file).take(OBJECT_LIMIT).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// Reads the lines of /proc/PID/maps that stand for executable parts of files.
+///
+/// The path is the whole rest of the line: names may hold spaces (Documentation/filesystems/proc.rst, 1.1).
+fn parse(maps: &str) -> Vec<MappedObject> {
+    let mut objects: Vec<MappedObject> = Vec::new();
+    for line in maps.lines() {
+        let Some((range, device, inode, path)) = parse_line(line) else { continue };
+        if let Some(object) =
+            objects.iter_mut().find(|object| object.device == device && object.inode == inode)
+        {
+            object.ranges.push(range);
+        } else if objects.len() < OBJECTS_LIMIT {
+            objects.push(MappedObject { device, inode, path: path.to_owned(), ranges: vec![range] });
+        }
+    }
+    objects
+}
+
+fn parse_line(line: &str) -> Option<(MappedRange, (i32, i32), u64, &str)> {
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let permissions = fields.next()?;
+    let file_offset = fields.next()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let inode = fields.next()?.parse().ok()?;
+    let path = fields.next()?.trim_start_matches(' ');
+    if permissions.as_bytes().get(2) != Some(&b'x') || inode == 0 || !path.starts_with('/') {
+        return None;
+    }
+    let range = MappedRange {
+        start: u64::from_str_radix(start, 16).ok()?,
+        end: u64::from_str_radix(end, 16).ok()?,
+        file_offset: u64::from_str_radix(file_offset, 16).ok()?,
+    };
+    Some((range, (i32::from_str_radix(major, 16).ok()?, i32::from_str_radix(minor, 16).ok()?), inode, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_spaces_and_deleted_files_are_kept_whole() {
+        let maps = "\
+7f00-7f10 r--p 00000000 fe:00 77                         /usr/lib/my lib/libc so.6 (deleted)
+7f10-7f20 r-xp 00010000 fe:00 77                         /usr/lib/my lib/libc so.6 (deleted)
+7f20-7f30 r-xp 00030000 fe:00 77                         /usr/lib/my lib/libc so.6 (deleted)
+7ffd-7ffe r-xp 00000000 00:00 0                          [vdso]
+zzz
+5000-6000 r-xp 00001000 fe:00 12 /bin/x";
+        let objects = parse(maps);
+        assert_eq!(objects.len(), 2);
+        assert_eq!(objects[0].path, "/usr/lib/my lib/libc so.6 (deleted)");
+        assert_eq!(objects[0].device, (0xfe, 0));
+        assert_eq!(objects[0].ranges.len(), 2);
+        assert_eq!(objects[0].ranges[1], MappedRange { start: 0x7f20, end: 0x7f30, file_offset: 0x30000 });
+        assert_eq!(objects[1].path, "/bin/x");
+    }
+
+    #[test]
+    fn our_own_program_can_be_pinned_and_read() {
+        let me = Process::open(std::process::id()).unwrap();
+        let objects = me.mapped_objects().unwrap();
+        let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let program = objects.iter().find(|object| me.pin(object).unwrap().read().unwrap() == exe);
+        assert!(program.is_some(), "the test program is among {objects:?}");
+    }
+}
