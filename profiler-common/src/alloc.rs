@@ -79,31 +79,21 @@ impl AllocFunction {
     }
 }
 
-/// How many ranges of internal callers one site can hold.
-pub const INTERNAL_RANGES: usize = 2;
-
-/// `realloc(NULL, n)` runs on into `malloc` by a jump and is counted there.
+/// `realloc(NULL, n)` runs on into `malloc` and is counted there.
 pub const NULL_COUNTED_ELSEWHERE: u32 = 1 << 0;
-/// `realloc(p, 0)` runs on into `free` by a jump and is counted there.
+/// `realloc(p, 0)` runs on into `free` and is counted there.
 pub const ZERO_COUNTED_ELSEWHERE: u32 = 1 << 1;
-/// An alignment that every block has anyway runs on into `malloc` by a jump and is counted there.
+/// An alignment that every block has anyway runs on into `malloc` and is counted there.
 pub const SMALL_ALIGNMENT_COUNTED_ELSEWHERE: u32 = 1 << 2;
 /// An alignment that is no power of two is refused (instead of being rounded up).
 pub const BAD_ALIGNMENT_FAILS: u32 = 1 << 3;
 /// Calls are counted. Set on all sites of a target at one instant, when every probe is in place.
 pub const ENABLED: u32 = 1 << 31;
 
-/// A range of the target's addresses: `start <= address < start + length`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct AddressRange {
-    /// First address.
-    pub start: u64,
-    /// Bytes; 0 for an unused entry.
-    pub length: u64,
-}
-
 /// What the kernel side must know of one probe site. Value of the `ALLOC_SITES` map; the key is the attach cookie.
+///
+/// A site is a function's own probe, or one on an instruction by which the allocator calls that function itself; both
+/// count alike, and the user side subtracts the second from the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct AllocSite {
@@ -111,10 +101,6 @@ pub struct AllocSite {
     pub function: u32,
     /// Bits from the constants of this module.
     pub flags: u32,
-    /// Where the caller's return address lies at the site: bytes above the stack pointer.
-    pub return_address_at: u64,
-    /// Return addresses inside these ranges belong to the allocator itself: the call is not the program's.
-    pub internal: [AddressRange; INTERNAL_RANGES],
 }
 
 /// What one CPU has counted at one site. Value of the per-CPU map `ALLOC_COUNTS`; the key is the attach cookie.
@@ -133,14 +119,12 @@ pub struct AllocCounts {
     pub refused: u64,
     /// Calls that do nothing (`free(NULL)`), or are counted at another site.
     pub ignored: u64,
-    /// Calls that the allocator made to itself.
-    pub internal: u64,
 }
 
 impl AllocCounts {
     /// How often the probe fired while counting was on.
     pub const fn hits(&self) -> u64 {
-        self.allocations + self.frees + self.resizes + self.refused + self.ignored + self.internal
+        self.allocations + self.frees + self.resizes + self.refused + self.ignored
     }
 
     /// Blocks asked for.
@@ -153,6 +137,27 @@ impl AllocCounts {
         self.frees + self.resizes
     }
 
+    /// Takes away what the allocator's own calls have counted. Never below zero: a call is counted at the caller first,
+    /// and a snapshot in between may show it there only.
+    pub const fn subtract(&mut self, own: &Self) {
+        self.allocations = self.allocations.saturating_sub(own.allocations);
+        self.frees = self.frees.saturating_sub(own.frees);
+        self.resizes = self.resizes.saturating_sub(own.resizes);
+        self.bytes = self.bytes.saturating_sub(own.bytes);
+        self.refused = self.refused.saturating_sub(own.refused);
+        self.ignored = self.ignored.saturating_sub(own.ignored);
+    }
+
+    /// Keeps every count from sinking below an earlier reading.
+    pub fn raise_to(&mut self, earlier: &Self) {
+        self.allocations = self.allocations.max(earlier.allocations);
+        self.frees = self.frees.max(earlier.frees);
+        self.resizes = self.resizes.max(earlier.resizes);
+        self.bytes = self.bytes.max(earlier.bytes);
+        self.refused = self.refused.max(earlier.refused);
+        self.ignored = self.ignored.max(earlier.ignored);
+    }
+
     /// Adds another CPU's (or site's) counts.
     pub const fn add(&mut self, other: &Self) {
         self.allocations += other.allocations;
@@ -161,7 +166,6 @@ impl AllocCounts {
         self.bytes = self.bytes.wrapping_add(other.bytes);
         self.refused += other.refused;
         self.ignored += other.ignored;
-        self.internal += other.internal;
     }
 }
 
@@ -170,5 +174,5 @@ unsafe impl Record for AllocSite {}
 // SAFETY: as above.
 unsafe impl Record for AllocCounts {}
 
-const _: () = assert!(size_of::<AllocSite>() == 16 + 16 * INTERNAL_RANGES);
-const _: () = assert!(size_of::<AllocCounts>() == 56);
+const _: () = assert!(size_of::<AllocSite>() == 8);
+const _: () = assert!(size_of::<AllocCounts>() == 48);

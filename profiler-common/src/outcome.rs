@@ -6,31 +6,23 @@
 pub enum Outcome {
     /// A probe fired with a cookie that names no site. Never expected; means kernel and user side disagree.
     UnknownSite = 0,
-    /// The caller's return address could not be read, so a call from inside the allocator may have been counted.
-    CallerUnreadable = 1,
     /// The `THREADS` map was full: a new thread of a target is missing from the ledger.
-    ThreadsFull = 2,
+    ThreadsFull = 1,
     /// An event's timestamp lay before the thread's last one (clocks of two CPUs disagree); taken as zero length.
-    ClockBackwards = 3,
+    ClockBackwards = 2,
     /// A thread ended but the sums of its target could not be found.
-    RetiredUnknown = 4,
+    RetiredUnknown = 3,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its slots.
-    pub const ALL: [Self; 5] = [
-        Self::UnknownSite,
-        Self::CallerUnreadable,
-        Self::ThreadsFull,
-        Self::ClockBackwards,
-        Self::RetiredUnknown,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::UnknownSite, Self::ThreadsFull, Self::ClockBackwards, Self::RetiredUnknown];
 
     /// The value of the `reason` label.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::UnknownSite => "unknown_site",
-            Self::CallerUnreadable => "caller_unreadable",
             Self::ThreadsFull => "threads_full",
             Self::ClockBackwards => "clock_backwards",
             Self::RetiredUnknown => "retired_unknown",

@@ -3,11 +3,7 @@
 //! Offsets inside `task_struct` differ between kernels. The user side finds them in the running kernel's BTF and sets
 //! them before loading, where the verifier sees them as constants: a read costs one load, as in the kernel itself.
 
-use aya_ebpf::{
-    Global,
-    helpers::generated::bpf_task_pt_regs,
-    programs::{BtfTracePointContext, ProbeContext},
-};
+use aya_ebpf::{Global, helpers::generated::bpf_task_pt_regs, programs::BtfTracePointContext};
 use profiler_common::sched::ThreadState;
 
 #[unsafe(no_mangle)]
@@ -124,11 +120,4 @@ pub fn leaving(prev: Task, preempted: bool, prev_state: u32) -> Leaving {
     } else {
         ThreadState::Sleeping
     })
-}
-
-/// The user's stack pointer at a probe.
-#[inline(always)]
-pub fn stack_pointer(ctx: &ProbeContext) -> u64 {
-    // SAFETY: the context of a uprobe is the user's registers.
-    unsafe { (*ctx.regs).rsp }
 }

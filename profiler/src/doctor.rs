@@ -1,6 +1,6 @@
 //! `profiler doctor`: what this machine can do, found out by trying it.
 
-use std::{process::ExitCode, time::Duration};
+use std::{fmt::Write as _, io::Write as _, process::ExitCode, time::Duration};
 
 use serde::Serialize;
 
@@ -33,16 +33,15 @@ struct Check {
 pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     let checks = check();
     let ok = checks.iter().all(|check| check.ok);
-    if json {
-        println!("{}", serde_json::to_string_pretty(&checks)?);
-    } else {
-        print(&checks);
-    }
+    let text = if json { format!("{}\n", serde_json::to_string_pretty(&checks)?) } else { render(&checks) };
+    // Whoever closes the pipe early has read enough.
+    let _written = std::io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::from(u8::from(!ok)))
 }
 
-fn print(checks: &[Check]) {
+fn render(checks: &[Check]) -> String {
     let colour = SCREEN.style().colour;
+    let mut text = String::new();
     for check in checks {
         let mark = match (check.ok, colour) {
             (true, true) => "\x1b[32m✓\x1b[0m",
@@ -50,11 +49,13 @@ fn print(checks: &[Check]) {
             (false, true) => "\x1b[31m✗\x1b[0m",
             (false, false) => "FAIL",
         };
-        println!("{mark} {:<22} {}", check.what, check.detail);
+        // Writing to a string can't fail.
+        let _infallible = writeln!(text, "{mark} {:<22} {}", check.what, check.detail);
         if let Some(way_out) = &check.way_out {
-            println!("  {:<22} → {way_out}", "");
+            let _infallible = writeln!(text, "  {:<22} → {way_out}", "");
         }
     }
+    text
 }
 
 fn check() -> Vec<Check> {

@@ -1,6 +1,6 @@
 //! The command: parse, do, print the error chain, exit code.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use profiler::{
@@ -26,13 +26,13 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if cli.version {
-        print!("{}", version::text(cli.verbose));
+        print_text(&version::text(cli.verbose));
         return Ok(ExitCode::SUCCESS);
     }
     let (options, command) = match cli.command {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Metrics { markdown }) => {
-            print!("{}", if markdown { export::catalogue::markdown() } else { export::catalogue::list() });
+            print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });
             return Ok(ExitCode::SUCCESS);
         }
         Some(Command::Run { options, command }) => (options, Some(command)),
@@ -41,6 +41,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = cli::read_file(options.config.as_deref())?;
     start_log(cli::log_config(&options, &file));
     app::run(cli::resolve(options, command, file)?)
+}
+
+/// Prints; whoever closes the pipe early has read enough.
+fn print_text(text: &str) {
+    let _written = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn start_log(config: LogConfig) {

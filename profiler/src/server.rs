@@ -95,8 +95,10 @@ fn landing_page(snapshot: &Snapshot) -> String {
         .targets
         .iter()
         .map(|target| {
+            let live = format!("{} live objects since attach", target.alloc.live_objects());
             let allocations = match &target.alloc.state {
-                AllocState::Counting => format!("{} live objects since attach", target.alloc.live_objects()),
+                AllocState::Counting => live,
+                AllocState::Partly(reason) => format!("{live}; {reason}"),
                 AllocState::Off => "not asked for".to_owned(),
                 AllocState::NotCounting(reason) => format!("not counted: {reason}"),
             };

@@ -22,10 +22,11 @@ use crate::{
 
 use alloc::AllocWatch;
 pub use alloc::has_known_allocator;
-use ledger::LedgerWatch;
+use ledger::{LedgerWatch, ThreadReading};
 
-/// Probe sites of one target: ten functions, in up to four programs one after another (`execve`).
-const SITES_PER_TARGET: u32 = 40;
+/// Probe sites of one target: ten functions and the allocator's own calls of them, in several programs one after
+/// another (`execve`). 128 of them are 6 KiB per CPU.
+const SITES_PER_TARGET: u32 = 128;
 /// Dear figures are read again after this many times the time they took, so that they cost the target and us at most
 /// half a percent of a CPU.
 const DETAIL_PACE: u32 = 200;
@@ -107,6 +108,7 @@ impl Session {
         stall_threshold: Duration,
         trace: bool,
     ) -> Result<Self, SessionError> {
+        let asked = Instant::now();
         let plan = Plan::decide(wanted, &Facts::gather())?;
         let sizes = Sizes { targets, sites: targets * SITES_PER_TARGET };
         let kernel = if plan.alloc || plan.stalls {
@@ -115,6 +117,7 @@ impl Session {
             None
         };
         let own = Process::open(std::process::id()).ok();
+        tracing::info!("kernel side loaded in {} ms", asked.elapsed().as_millis());
         Ok(Self { kernel, watched: Vec::new(), own, plan, free_slots: (0..targets).rev().collect() })
     }
 
@@ -154,6 +157,7 @@ impl Session {
 
     /// Places the probes (which takes tens of milliseconds), then lets counting and the ledger begin together.
     fn begin(&mut self, process: &Process) -> Result<(AllocWatch, Option<LedgerWatch>), SessionError> {
+        let asked = Instant::now();
         let Some(kernel) = &mut self.kernel else { return Ok((AllocWatch::off(), None)) };
         let alloc = if self.plan.alloc { AllocWatch::place(kernel, process)? } else { AllocWatch::off() };
         let ledger = if self.plan.stalls {
@@ -165,6 +169,7 @@ impl Session {
             None
         };
         alloc.start(kernel)?;
+        tracing::info!("attached to process {} in {} ms", process.pid(), asked.elapsed().as_millis());
         Ok((alloc, ledger))
     }
 
@@ -183,6 +188,11 @@ impl Session {
         let mut missed = 0;
         let mut held_back = 0;
         let mut targets = Vec::with_capacity(self.watched.len());
+        let slots = self.watched.iter().filter_map(|watched| watched.ledger.as_ref()).map(LedgerWatch::slot);
+        let mut reading = match &self.kernel {
+            Some(kernel) if self.plan.stalls => ThreadReading::take(kernel, slots)?,
+            _ => ThreadReading::default(),
+        };
         for watched in &mut self.watched {
             let up = watched.process.is_alive();
             if !up {
@@ -200,7 +210,9 @@ impl Session {
             let (alloc, ledger) = match &mut self.kernel {
                 Some(kernel) => {
                     let ledger = match &mut watched.ledger {
-                        Some(ledger) => Some(ledger.read(kernel, &watched.process, taken)?),
+                        Some(ledger) => {
+                            Some(ledger.read(kernel, &watched.process, reading.of(ledger.slot()))?)
+                        }
                         None => None,
                     };
                     (watched.alloc.read(kernel)?, ledger)

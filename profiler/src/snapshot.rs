@@ -73,7 +73,7 @@ pub struct AllocSnapshot {
     /// Every probe site and what it has counted.
     pub sites: Vec<SiteSnapshot>,
     /// What sites of an earlier program of the same process had counted before it was replaced (`execve`).
-    pub earlier: Vec<(AllocFunction, AllocCounts)>,
+    pub earlier: Vec<FunctionCounts>,
 }
 
 /// Whether a target's allocations are counted.
@@ -83,8 +83,22 @@ pub enum AllocState {
     Off,
     /// They are.
     Counting,
+    /// Those of one allocator are, those of another one in the same process are not, because of this.
+    Partly(String),
     /// They can't be, because of this.
     NotCounting(String),
+}
+
+impl AllocState {
+    /// One word, and the reason if there is one.
+    pub const fn tell(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Off => ("off", None),
+            Self::Counting => ("counting", None),
+            Self::Partly(reason) => ("partly", Some(reason.as_str())),
+            Self::NotCounting(reason) => ("not_counting", Some(reason.as_str())),
+        }
+    }
 }
 
 /// A probe site and what it has counted.
@@ -92,8 +106,25 @@ pub enum AllocState {
 pub struct SiteSnapshot {
     /// Which one.
     pub site: Arc<SiteInfo>,
-    /// Its counts since attach.
+    /// The program's calls since attach.
     pub counts: AllocCounts,
+    /// How often the site's probe fired, and those on the allocator's own calls of it.
+    pub hits: u64,
+    /// How many of the calls the allocator made itself; they are not in `counts`.
+    pub internal: u64,
+}
+
+/// One function's counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionCounts {
+    /// Which one.
+    pub function: AllocFunction,
+    /// The program's calls.
+    pub counts: AllocCounts,
+    /// How often probes fired for it.
+    pub hits: u64,
+    /// Calls that the allocator made itself.
+    pub internal: u64,
 }
 
 /// Where a probe sits, and why there.
@@ -115,6 +146,8 @@ pub struct SiteInfo {
     pub kind: SiteKind,
     /// Why this one.
     pub reason: String,
+    /// On how many of the allocator's own calls of this function there is a probe, too, to be subtracted.
+    pub internal_calls: usize,
     /// What isn't exact, in words.
     pub notes: Vec<String>,
     /// Whether the kernel's breakpoint was seen in the target's memory; `None` if that couldn't be read.
@@ -133,29 +166,30 @@ pub struct LedgerSnapshot {
 impl AllocSnapshot {
     /// Counts by function, of all objects and programs, in the order of [`AllocFunction::ALL`]. Functions that have no
     /// site are left out.
-    pub fn by_function(&self) -> Vec<(AllocFunction, AllocCounts)> {
-        AllocFunction::ALL
-            .into_iter()
-            .filter_map(|function| {
-                let now =
-                    self.sites.iter().filter(|site| site.site.function == function).map(|site| &site.counts);
-                let past =
-                    self.earlier.iter().filter(|(earlier, _)| *earlier == function).map(|(_, counts)| counts);
-                now.chain(past)
-                    .copied()
-                    .reduce(|mut sum, counts| {
-                        sum.add(&counts);
-                        sum
-                    })
-                    .map(|counts| (function, counts))
+    pub fn by_function(&self) -> Vec<FunctionCounts> {
+        let now = self.sites.iter().map(|site| FunctionCounts {
+            function: site.site.function,
+            counts: site.counts,
+            hits: site.hits,
+            internal: site.internal,
+        });
+        let all: Vec<_> = now.chain(self.earlier.iter().copied()).collect();
+        let sum = |function| {
+            let of = all.iter().copied().filter(|one| one.function == function);
+            of.reduce(|mut sum, one| {
+                sum.counts.add(&one.counts);
+                sum.hits += one.hits;
+                sum.internal += one.internal;
+                sum
             })
-            .collect()
+        };
+        AllocFunction::ALL.into_iter().filter_map(sum).collect()
     }
 
     /// Everything together.
     pub fn total(&self) -> AllocCounts {
         let mut total = AllocCounts::default();
-        self.by_function().iter().for_each(|(_, counts)| total.add(counts));
+        self.by_function().iter().for_each(|one| total.add(&one.counts));
         total
     }
 

@@ -1,24 +1,18 @@
 //! Allocator calls: counted where they enter, never at their return.
 
 use aya_ebpf::{
-    EbpfContext as _,
-    helpers::{bpf_probe_read_user, generated::bpf_get_attach_cookie},
-    macros::uprobe,
-    programs::ProbeContext,
+    EbpfContext as _, helpers::generated::bpf_get_attach_cookie, macros::uprobe, programs::ProbeContext,
 };
 use aya_log_ebpf::trace;
 use profiler_common::{
     alloc::{
-        AllocCounts, AllocFunction, AllocSite, BAD_ALIGNMENT_FAILS, ENABLED, INTERNAL_RANGES,
-        NULL_COUNTED_ELSEWHERE, SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
+        AllocCounts, AllocFunction, AllocSite, BAD_ALIGNMENT_FAILS, ENABLED, NULL_COUNTED_ELSEWHERE,
+        SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
     },
     outcome::Outcome,
 };
 
-use crate::{
-    kernel_data::stack_pointer,
-    maps::{ALLOC_COUNTS, ALLOC_SITES, add, count},
-};
+use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, add, count};
 
 /// glibc gives every block this alignment (`MALLOC_ALIGNMENT`, malloc/malloc-alignment.h, on 64-bit machines).
 const MALLOC_ALIGNMENT: u64 = 16;
@@ -54,9 +48,6 @@ fn hit(ctx: &ProbeContext, site: &AllocSite, counts: &mut AllocCounts) {
     if site.flags & ENABLED == 0 {
         return;
     }
-    if site.internal[0].length != 0 && called_by_allocator(ctx, site) {
-        return add(&raw mut counts.internal, 1);
-    }
     match classify(ctx, site) {
         Call::Allocation { bytes } => {
             add(&raw mut counts.allocations, 1);
@@ -71,26 +62,6 @@ fn hit(ctx: &ProbeContext, site: &AllocSite, counts: &mut AllocCounts) {
         Call::Ignored => add(&raw mut counts.ignored, 1),
     }
     trace!(ctx, "alloc: function {} argument {}", site.function, argument(ctx, 0));
-}
-
-/// Whether the caller is the allocator itself (`realloc` that falls back to `malloc`, a thread's exit that hands its
-/// cache back through `free`): the program asked for nothing.
-#[inline(always)]
-fn called_by_allocator(ctx: &ProbeContext, site: &AllocSite) -> bool {
-    let at = stack_pointer(ctx).wrapping_add(site.return_address_at);
-    // SAFETY: the helper checks the address; a bad one is an error, not a fault.
-    let Ok(caller) = (unsafe { bpf_probe_read_user(at as *const u64) }) else {
-        count(Outcome::CallerUnreadable);
-        return false;
-    };
-    let mut i = 0;
-    while i < INTERNAL_RANGES {
-        if caller.wrapping_sub(site.internal[i].start) < site.internal[i].length {
-            return true;
-        }
-        i += 1;
-    }
-    false
 }
 
 #[inline(always)]

@@ -1,14 +1,16 @@
 //! The functions of a known allocator: which are probed, where, and what their counts mean.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use profiler_common::alloc::{
     AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
     ZERO_COUNTED_ELSEWHERE,
 };
 
-use super::callers::{Callers, Flows};
+use super::callers::{Callers, Flows, places};
 use super::elf::{Elf, Export};
+use super::flow::Flow;
 use super::site::choose_in;
 use super::{Allocator, BinaryError, Class, Hook, LeftOut, LeftOutReason};
 
@@ -63,8 +65,13 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
     let addresses: HashMap<AllocFunction, u64> = entries.iter().copied().collect();
 
     // reallocarray multiplies and hands on to realloc (malloc/reallocarray.c): by a jump in every build that was seen,
-    // but a call comes to the same, as long as realloc's hook takes that caller for the program (see `Callers`).
-    let mut callers = Callers::new(&text, elf.slots(), exports.iter().map(|export| export.address).collect());
+    // but a call comes to the same, as long as that call isn't taken for the allocator's own (see `Callers`).
+    let mut callers = Callers::new(
+        &text,
+        elf.slots(),
+        exports.iter().map(|export| export.address).collect(),
+        entries.iter().map(|&(_, address)| address).collect(),
+    );
     if let (Some(&array), Some(&realloc)) =
         (addresses.get(&AllocFunction::Reallocarray), addresses.get(&AllocFunction::Realloc))
         && callers.passes_on(&flows.from(array), realloc)
@@ -73,6 +80,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         callers.add_wrapper(array, flows.from(array));
     }
     entries.retain(|&(_, address)| !callers.is_wrapper(address));
+    let small = SmallAlignments::find(&mut callers, &mut flows, &entries);
 
     let mut hooks = Vec::new();
     for &(function, address) in &entries {
@@ -91,7 +99,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         let runs_on_into = |other: AllocFunction| {
             addresses.get(&other).is_some_and(|&to| to != address && flow.jumps_to(to))
         };
-        let flags = flags(function, &addresses, runs_on_into);
+        let flags = flags(function, &addresses, &small, runs_on_into);
         for &(other, _) in entries.iter().filter(|&&(other, _)| other != function && runs_on_into(other)) {
             if !is_expected(function, other) {
                 notes.push(format!("some calls run on into {} and are counted at both", other.name()));
@@ -102,14 +110,34 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         {
             notes.push(format!("another version of it, at {:#x}, is not counted", export.address));
         }
-        let internal_callers = callers.internal(&mut flows, address, &entries, &mut notes);
+        let calls = own_calls(&callers, &mut flows, (function, address), &small, &mut notes);
+        let into: Vec<_> = entries.iter().filter(|&&(other, _)| runs_on_into(other)).collect();
+        let known = |call: &&u64| small.knows(function, **call);
+        let blind = if into.is_empty() { 0 } else { calls.iter().filter(|call| !known(call)).count() };
+        if blind > 0 && !is_page_aligned(function) {
+            let into: Vec<_> = into.iter().map(|(other, _)| other.name()).collect();
+            notes.push(format!(
+                "{} in the library call it directly: where such a call runs on into {}, it is counted there, although \
+                 the allocator makes it",
+                places(blind),
+                into.join(" or ")
+            ));
+        }
+        let into_malloc = function == AllocFunction::Malloc;
+        callers.note_tail_calls(
+            &mut flows,
+            address,
+            |call| into_malloc && small.knows_tail_call(call),
+            &mut notes,
+        );
+        let internal_calls = callers.internal_calls(&mut flows, address, &calls, &mut notes);
         hooks.push(Hook {
             function,
             names: names_at(exports, address),
             address,
             site,
             flags,
-            internal_callers,
+            internal_calls,
             notes,
         });
     }
@@ -133,27 +161,30 @@ fn names_at(exports: &[Export], address: u64) -> Vec<String> {
 fn flags(
     function: AllocFunction,
     addresses: &HashMap<AllocFunction, u64>,
+    small: &SmallAlignments,
     runs_on_into: impl Fn(AllocFunction) -> bool,
 ) -> u32 {
     let mut flags = 0;
     let mut set = |flag: u32, condition: bool| flags |= if condition { flag } else { 0 };
     match function {
-        // __libc_realloc: `realloc(NULL, n)` is `malloc(n)`, `realloc(p, 0)` is `free(p)`; only where the compiler made
-        // a jump of it does the callee's hook see the program's own return address.
+        // __libc_realloc: `realloc(NULL, n)` is `malloc(n)`, `realloc(p, 0)` is `free(p)`. Where the compiler made a call
+        // of it, that is an internal one, and taken away again; where it made a jump, the callee's hook counts it.
         AllocFunction::Realloc => {
             set(NULL_COUNTED_ELSEWHERE, runs_on_into(AllocFunction::Malloc));
             set(ZERO_COUNTED_ELSEWHERE, runs_on_into(AllocFunction::Free));
         }
-        // _mid_memalign: alignments up to MALLOC_ALIGNMENT become `malloc(n)`.
         AllocFunction::AlignedAlloc | AllocFunction::Memalign => {
-            set(SMALL_ALIGNMENT_COUNTED_ELSEWHERE, runs_on_into(AllocFunction::Malloc));
+            set(SMALL_ALIGNMENT_COUNTED_ELSEWHERE, small.relayed_by(function));
             // Up to glibc 2.37 aligned_alloc is another name of memalign, which rounds up. Since 2.38 it is a function
             // of its own and refuses what is no power of two. (Where the two share an address, memalign has no entry.)
             let own = addresses.contains_key(&AllocFunction::Memalign);
             set(BAD_ALIGNMENT_FAILS, function == AllocFunction::AlignedAlloc && own);
         }
         // EINVAL for what is no power of two or no multiple of a pointer's size.
-        AllocFunction::PosixMemalign => set(BAD_ALIGNMENT_FAILS, true),
+        AllocFunction::PosixMemalign => {
+            set(SMALL_ALIGNMENT_COUNTED_ELSEWHERE, small.relayed_by(function));
+            set(BAD_ALIGNMENT_FAILS, true);
+        }
         _ => (),
     }
     flags
@@ -164,4 +195,116 @@ fn flags(
 fn is_expected(from: AllocFunction, to: AllocFunction) -> bool {
     use AllocFunction::{AlignedAlloc, Free, Malloc, Memalign, Pvalloc, Realloc, Valloc};
     matches!((from, to), (Realloc, Malloc | Free) | (AlignedAlloc | Memalign | Valloc | Pvalloc, Malloc))
+}
+
+/// Functions that ask for whole pages' alignment, which is never a small one.
+fn is_page_aligned(function: AllocFunction) -> bool {
+    matches!(function, AllocFunction::Valloc | AllocFunction::Pvalloc)
+}
+
+/// The direct calls of a function that are the allocator's own.
+fn own_calls(
+    callers: &Callers<'_, '_>,
+    flows: &mut Flows<'_, '_>,
+    (function, address): (AllocFunction, u64),
+    small: &SmallAlignments,
+    notes: &mut Vec<String>,
+) -> Vec<u64> {
+    let mut calls = callers.direct_calls(flows, address);
+    if function == AllocFunction::Malloc {
+        let all = calls.len();
+        calls.retain(|&call| !small.relays(call));
+        if calls.len() < all {
+            notes.push(format!(
+                "functions that leave small alignments to it by a jump call it directly as well, in {}: taken for small \
+                 alignments, too",
+                places(all - calls.len())
+            ));
+        }
+    }
+    calls
+}
+
+/// Which functions leave small alignments to malloc, so that its hook counts them.
+///
+/// All of them go through a local function (`_mid_memalign`) that begins with `if (alignment <= MALLOC_ALIGNMENT) return
+/// __libc_malloc (bytes);`. Where the compiler made a jump of that, malloc's hook counts the call, and no probe can take
+/// it away again, whether the public function jumps to the local one (memalign) or calls it (posix_memalign). Where it
+/// made a call, that is one of malloc's internal calls, and the public function counts for itself.
+#[derive(Default)]
+struct SmallAlignments {
+    relaying: Vec<(AllocFunction, Rc<Flow>)>,
+    /// Flows of the local functions that they call.
+    locals: Vec<Rc<Flow>>,
+    /// Flows of the functions whose alignment is never small.
+    pages: Vec<Rc<Flow>>,
+    /// What is malloc's own: everything that jumps there has it in its flow, too.
+    malloc: Rc<Flow>,
+}
+
+impl SmallAlignments {
+    fn find(
+        callers: &mut Callers<'_, '_>,
+        flows: &mut Flows<'_, '_>,
+        entries: &[(AllocFunction, u64)],
+    ) -> Self {
+        let Some(&(_, malloc)) = entries.iter().find(|(function, _)| *function == AllocFunction::Malloc)
+        else {
+            return Self::default();
+        };
+        let tail = callers.tail_callers(flows, malloc);
+        let local = |address: &&u64| !callers.is_hooked(**address) && !callers.is_wrapper(**address);
+        let mut relays: HashSet<u64> = tail.addresses.iter().filter(local).copied().collect();
+        let mut small = Self { malloc: flows.from(malloc), ..Self::default() };
+        // Those that may call one of the others come last.
+        let family = [AllocFunction::Memalign, AllocFunction::AlignedAlloc, AllocFunction::PosixMemalign];
+        let mut locals = HashSet::new();
+        for function in family {
+            let Some(&(_, address)) = entries.iter().find(|(other, _)| *other == function) else { continue };
+            let flow = flows.from(address);
+            let jumps = function != AllocFunction::PosixMemalign && flow.jumps_to(malloc);
+            let calls = flow.branches.iter().filter(|branch| {
+                branch.call
+                    && relays.contains(&branch.target)
+                    && !small.malloc.instructions.contains(&branch.source)
+            });
+            let called: Vec<u64> = calls.map(|branch| branch.target).collect();
+            if jumps || !called.is_empty() {
+                locals.extend(called);
+                relays.insert(address);
+                small.relaying.push((function, flow));
+            }
+        }
+        small.locals = locals.into_iter().map(|address| flows.from(address)).collect();
+        let pages = entries.iter().filter(|(function, _)| is_page_aligned(*function));
+        small.pages = pages.map(|&(_, address)| flows.from(address)).collect();
+        small
+    }
+
+    /// Whether malloc's hook counts the function's small alignments.
+    fn relayed_by(&self, function: AllocFunction) -> bool {
+        self.relaying.iter().any(|(other, _)| *other == function)
+    }
+
+    /// Whether an instruction belongs to one of the flows, and not to malloc.
+    fn within<'a>(&self, mut flows: impl Iterator<Item = &'a Rc<Flow>>, at: u64) -> bool {
+        flows.any(|flow| flow.instructions.contains(&at)) && !self.malloc.instructions.contains(&at)
+    }
+
+    /// Whether a direct call of malloc is made by code that also jumps there with small alignments. In glibc's sources that
+    /// code calls malloc for nothing else, so that the compiler must have made both of the same call.
+    fn relays(&self, call: u64) -> bool {
+        self.within(self.relaying.iter().map(|(_, flow)| flow).chain(&self.locals), call)
+    }
+
+    /// Whether a call of a function that jumps to malloc is made by one that leaves small alignments to malloc, or that
+    /// has none.
+    fn knows_tail_call(&self, call: u64) -> bool {
+        self.within(self.relaying.iter().map(|(_, flow)| flow).chain(&self.pages), call)
+    }
+
+    /// The same for a call of a public function of this kind.
+    fn knows(&self, function: AllocFunction, call: u64) -> bool {
+        self.relayed_by(function) && self.knows_tail_call(call)
+    }
 }

@@ -1,20 +1,25 @@
 //! Telling the allocator's own calls from the program's.
 //!
-//! glibc's allocator calls its own public functions: realloc calls malloc and free, posix_memalign gets into malloc, a
-//! thread that ends gives its cache back through free (`tcache_thread_shutdown`, which frees what the program has freed
-//! long before). All of these are direct branches to the function's hidden alias, while the rest of the library (and
-//! that is the program's doing: fopen, getaddrinfo, ...) goes through the procedure linkage table, because malloc may
-//! be replaced ("Replacing malloc" in glibc's manual; `scripts/check-localplt` in its sources keeps it so). Hence a
-//! direct call is the allocator's own, and the return address tells them apart at run time.
+//! glibc's allocator calls its own public functions: realloc calls malloc and free, a thread that ends gives its cache
+//! back through free (`tcache_thread_shutdown`, which frees what the program has freed long before). All of these are
+//! direct branches to the function's hidden alias, while the rest of the library (and that is the program's doing: fopen,
+//! getaddrinfo, ...) goes through the procedure linkage table, because malloc may be replaced ("Replacing malloc" in
+//! glibc's manual; `scripts/check-localplt` in its sources keeps it so). Hence a direct call is the allocator's own.
+//!
+//! Such a call gets a probe of its own. A probe on what only looks like a call would corrupt the instruction around it,
+//! so that each is listed only if following the code proves it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
 use std::rc::Rc;
 
-use profiler_common::alloc::{AllocFunction, INTERNAL_RANGES};
-
+use super::InternalCall;
 use super::flow::Flow;
-use super::text::{SlotBranch, Text};
+use super::site::disassemble;
+use super::text::{Branch, MAX_INSTRUCTION, SlotJump, Text};
+
+/// Direct calls of one function that are taken for the allocator's own. With more than any glibc has, the rule above
+/// probably doesn't hold for this build, and none is.
+pub const MAX_INTERNAL_CALLS: usize = 24;
 
 /// Instructions that are followed for one file, all functions together.
 const MAX_FOLLOWED: usize = 1 << 20;
@@ -24,11 +29,8 @@ const MAX_DISTANCE: u64 = 64 << 10;
 const MAX_PIECES: usize = 256;
 /// Jumps to one of them that are looked at.
 const MAX_SOURCES: usize = 1024;
-/// With more direct callers than any glibc has, the rule above probably doesn't hold for this build.
-const MANY_CALLERS: usize = 24;
-/// Length of a direct call and of a call through a slot.
+/// Length of a direct call.
 const CALL: u64 = 5;
-const SLOT_CALL: u64 = 6;
 
 /// Flows that have been followed already, under one budget.
 pub(super) struct Flows<'t, 'a> {
@@ -56,31 +58,47 @@ impl<'t, 'a> Flows<'t, 'a> {
     }
 }
 
+/// The functions from which another one is reached by jumps alone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TailCallers {
+    /// Their addresses; the function itself isn't among them.
+    pub addresses: BTreeSet<u64>,
+    /// Whether the search could be brought to its end.
+    pub complete: bool,
+}
+
 /// Who calls whom in a file.
 pub(super) struct Callers<'t, 'a> {
     text: &'t Text<'a>,
     slots: Vec<(u64, u64)>,
-    through_slots: Vec<SlotBranch>,
+    slot_jumps: Vec<SlotJump>,
     exports: Vec<u64>,
     wrappers: HashMap<u64, Rc<Flow>>,
-    /// Return addresses of the calls through a function's stubs and slots, as far as they have been asked for.
-    by_slots: HashMap<u64, Rc<Vec<u64>>>,
+    /// Entries of the functions that are hooked.
+    hooked: Vec<u64>,
+    tail_callers: HashMap<u64, Rc<TailCallers>>,
 }
 
 impl<'t, 'a> Callers<'t, 'a> {
     /// `slots`: the slots of the global offset table with the function each leads to; `exports`: addresses of the
-    /// allocator's public functions.
-    pub fn new(text: &'t Text<'a>, mut slots: Vec<(u64, u64)>, exports: Vec<u64>) -> Self {
+    /// allocator's public functions, in all versions; `hooked`: those that get a hook unless they become wrappers.
+    pub fn new(text: &'t Text<'a>, mut slots: Vec<(u64, u64)>, exports: Vec<u64>, hooked: Vec<u64>) -> Self {
         slots.retain(|(_, function)| exports.contains(function));
         slots.sort_unstable();
         slots.dedup_by_key(|&mut (slot, _)| slot);
-        let through_slots = text.slot_branches(&slots);
-        Self { text, slots, through_slots, exports, wrappers: HashMap::new(), by_slots: HashMap::new() }
+        let slot_jumps = text.slot_jumps(&slots);
+        let (wrappers, tail_callers) = (HashMap::new(), HashMap::new());
+        Self { text, slots, slot_jumps, exports, wrappers, hooked, tail_callers }
     }
 
     /// Declares the function at an address a wrapper: it has no hook, and what it calls is the program's call.
     pub fn add_wrapper(&mut self, address: u64, flow: Rc<Flow>) {
         self.wrappers.insert(address, flow);
+        self.hooked.retain(|&hooked| hooked != address);
+    }
+
+    pub fn is_hooked(&self, address: u64) -> bool {
+        self.hooked.contains(&address)
     }
 
     pub fn is_wrapper(&self, address: u64) -> bool {
@@ -103,7 +121,7 @@ impl<'t, 'a> Callers<'t, 'a> {
     /// perhaps behind an `endbr64`. (An address that is no stub does no harm, as nothing calls it.)
     fn stubs_of(&self, function: u64) -> BTreeSet<u64> {
         let mut stubs = BTreeSet::new();
-        for jump in self.through_slots.iter().filter(|branch| !branch.call && branch.function == function) {
+        for jump in self.slot_jumps.iter().filter(|jump| jump.function == function) {
             stubs.insert(jump.source);
             stubs.insert(jump.source.saturating_sub(1));
             stubs.insert(jump.source.saturating_sub(4));
@@ -112,10 +130,18 @@ impl<'t, 'a> Callers<'t, 'a> {
         stubs
     }
 
-    /// The functions from which `function` is reached by jumps alone, itself included: what calls one of them is the
-    /// caller that `function` sees. Second: whether the search is complete.
-    fn tail_callers(&self, flows: &mut Flows<'_, '_>, function: u64) -> (BTreeSet<u64>, bool) {
-        let mut members = BTreeSet::from([function]);
+    /// The functions from which `function` is reached by jumps alone: who calls one of them calls `function` as well.
+    pub fn tail_callers(&mut self, flows: &mut Flows<'_, '_>, function: u64) -> Rc<TailCallers> {
+        if let Some(known) = self.tail_callers.get(&function) {
+            return Rc::clone(known);
+        }
+        let found = Rc::new(self.find_tail_callers(flows, function));
+        self.tail_callers.insert(function, Rc::clone(&found));
+        found
+    }
+
+    fn find_tail_callers(&self, flows: &mut Flows<'_, '_>, function: u64) -> TailCallers {
+        let mut members = BTreeSet::new();
         let mut tried = BTreeSet::from([function]);
         let mut seen = BTreeSet::from([function]);
         let mut open = vec![function];
@@ -150,71 +176,124 @@ impl<'t, 'a> Callers<'t, 'a> {
             }
             open.extend(members.iter().filter(|&&member| seen.insert(member)));
             if seen.len() > MAX_PIECES {
-                return (members, false);
+                complete = false;
+                break;
             }
         }
-        (members, complete)
+        TailCallers { addresses: members, complete }
     }
 
-    /// The ranges of return addresses with which the allocator itself enters `function`. What isn't exact is added to
-    /// `notes`.
-    pub fn internal(
+    /// The direct calls of a function, by address, without those that are the program's.
+    pub fn direct_calls(&self, flows: &mut Flows<'_, '_>, function: u64) -> Vec<u64> {
+        let mut calls = self.calls_of(function);
+        calls.dedup();
+        calls.retain(|call| {
+            // Where a wrapper jumps on into the function behind it, that one's calls are not the wrapper's.
+            let by_wrapper = self.wrappers.values().any(|flow| flow.instructions.contains(call));
+            !by_wrapper || self.hooked.iter().any(|&entry| flows.from(entry).instructions.contains(call))
+        });
+        calls
+    }
+
+    /// Those of the `calls` of a function that a probe may sit on. What isn't exact is added to `notes`.
+    pub fn internal_calls(
+        &self,
+        flows: &mut Flows<'_, '_>,
+        function: u64,
+        calls: &[u64],
+        notes: &mut Vec<String>,
+    ) -> Vec<InternalCall> {
+        if calls.len() > MAX_INTERNAL_CALLS {
+            notes.push(format!(
+                "{} in the library call it directly, too many to be the allocator's own calls: all are counted as the \
+                 program's",
+                places(calls.len())
+            ));
+            return Vec::new();
+        }
+        let mut listed = Vec::new();
+        for &address in calls {
+            let Some(call) =
+                self.proven_call(flows, Branch { target: function, source: address, call: true })
+            else {
+                notes.push(format!(
+                    "what looks like the allocator's own call of it, at {address:#x}, can't be proven to be an \
+                     instruction: if it is one, it is counted as the program's"
+                ));
+                continue;
+            };
+            listed.push(call);
+        }
+        listed
+    }
+
+    /// A direct call, if following the code from a known function start gets to exactly this instruction, and from none
+    /// of them to one that overlaps it.
+    fn proven_call(&self, flows: &mut Flows<'_, '_>, call: Branch) -> Option<InternalCall> {
+        // A part that is split off is reached from the function that it belongs to, and that is mostly a hooked one.
+        let mut starts = self.text.owners(call.source, MAX_DISTANCE);
+        starts.extend(&self.hooked);
+        let mut reached = false;
+        for start in starts {
+            let flow = flows.from(start);
+            if self.overlaps(&flow, call.source) {
+                return None;
+            }
+            reached |= flow.branches.contains(&call);
+        }
+        let instruction = self.text.decode(call.source)?;
+        let listed = InternalCall {
+            address: call.source,
+            file_offset: self.text.file_offset_of(call.source)?,
+            instruction: disassemble(&instruction),
+        };
+        (reached && instruction.len() as u64 == CALL).then_some(listed)
+    }
+
+    /// Whether a flow has an instruction that shares bytes with the call at an address, and isn't the call itself.
+    fn overlaps(&self, flow: &Flow, call: u64) -> bool {
+        let reaches_into = |at| self.text.decode(at).is_some_and(|before| before.next_ip() > call);
+        let mut before = call.saturating_sub(MAX_INSTRUCTION as u64 - 1)..call;
+        let mut within = call.saturating_add(1)..call.saturating_add(CALL);
+        before.any(|at| flow.instructions.contains(&at) && reaches_into(at))
+            || within.any(|at| flow.instructions.contains(&at))
+    }
+
+    /// Calls that lead to a function although they call another one, which jumps to it: no probe of the allocator's own
+    /// calls sees them. `known`: calls that are seen to elsewhere.
+    pub fn note_tail_calls(
         &mut self,
         flows: &mut Flows<'_, '_>,
         function: u64,
-        hooked: &[(AllocFunction, u64)],
+        known: impl Fn(u64) -> bool,
         notes: &mut Vec<String>,
-    ) -> Vec<Range<u64>> {
-        let (members, complete) = self.tail_callers(flows, function);
-        if !complete {
+    ) {
+        let tail = self.tail_callers(flows, function);
+        if !tail.complete {
             notes.push("not all functions that lead here by jumps could be found".to_string());
         }
-        let mut internal = BTreeSet::new();
-        let mut program = BTreeSet::new();
-        for &member in &members {
-            for call in self.calls_of(member) {
-                let by_wrapper = self.wrappers.values().any(|flow| flow.instructions.contains(&call));
-                (if by_wrapper { &mut program } else { &mut internal }).insert(call.wrapping_add(CALL));
-            }
-            if self.exports.contains(&member) {
-                program.extend(self.returns_by_slots(member).iter());
-            }
-            let known =
-                hooked.iter().any(|&(_, address)| address == member) || self.exports.contains(&member);
-            if !known && self.text.branches_into(member..member.saturating_add(1)).is_empty() {
+        let own = |&&member: &&u64| !self.is_hooked(member) && !self.is_wrapper(member);
+        let mut others = 0;
+        for &member in tail.addresses.iter().filter(own) {
+            let calls = self.direct_calls(flows, member);
+            others += calls.iter().filter(|&&call| !known(call)).count();
+            let used = self.exports.contains(&member)
+                || !self.text.branches_into(member..member.saturating_add(1)).is_empty()
+                || tail.addresses.iter().any(|&other| flows.from(other).jumps_to(member));
+            if !used {
                 notes.push(format!(
                     "the code at {member:#x} leads here by a jump, but nothing calls it directly: its callers count as \
                      the program"
                 ));
             }
         }
-        // Who calls a wrapper is the caller that the function behind it sees.
-        let wrappers = self.wrappers.iter().filter(|(_, flow)| self.passes_on(flow, function));
-        for wrapper in wrappers.map(|(&wrapper, _)| wrapper).collect::<Vec<_>>() {
-            program.extend(self.calls_of(wrapper).into_iter().map(|call| call.wrapping_add(CALL)));
-            program.extend(self.returns_by_slots(wrapper).iter());
-        }
-        if internal.len() > MANY_CALLERS {
+        if others > 0 {
             notes.push(format!(
-                "{} places in the library call it directly and are all taken for the allocator itself",
-                internal.len()
+                "{} in the library call functions that lead here by a jump: those calls are counted, although the \
+                 allocator may make them",
+                places(others)
             ));
         }
-        ranges(&internal, &program, notes)
-    }
-
-    /// Return addresses of the calls through the procedure linkage table, or directly through the slot.
-    fn returns_by_slots(&mut self, function: u64) -> Rc<Vec<u64>> {
-        if let Some(known) = self.by_slots.get(&function) {
-            return Rc::clone(known);
-        }
-        let by_stubs = self.stubs_of(function).into_iter().flat_map(|stub| self.calls_of(stub));
-        let mut returns: Vec<u64> = by_stubs.map(|call| call.wrapping_add(CALL)).collect();
-        let direct = self.through_slots.iter().filter(|branch| branch.call && branch.function == function);
-        returns.extend(direct.map(|branch| branch.source.wrapping_add(SLOT_CALL)));
-        let returns = Rc::new(returns);
-        self.by_slots.insert(function, Rc::clone(&returns));
-        returns
     }
 
     fn calls_of(&self, address: u64) -> Vec<u64> {
@@ -223,37 +302,7 @@ impl<'t, 'a> Callers<'t, 'a> {
     }
 }
 
-/// As few and narrow ranges as may be that hold all of `internal` and none of `program`.
-pub(super) fn ranges(
-    internal: &BTreeSet<u64>,
-    program: &BTreeSet<u64>,
-    notes: &mut Vec<String>,
-) -> Vec<Range<u64>> {
-    // Runs of neighbours with none of the program's between them, each with the number of addresses in it.
-    let mut runs: Vec<Vec<u64>> = Vec::new();
-    for &address in internal.iter().filter(|address| !program.contains(address)) {
-        match runs.last_mut() {
-            Some(run) if run.last().is_some_and(|&last| program.range(last..address).next().is_none()) => {
-                run.push(address);
-            }
-            _ => runs.push(vec![address]),
-        }
-    }
-    if runs.len() > INTERNAL_RANGES {
-        runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
-        let lost: usize = runs.drain(INTERNAL_RANGES..).map(|run| run.len()).sum();
-        notes.push(format!("{lost} places from which the allocator calls itself are counted as the program"));
-        runs.sort_unstable();
-    }
-    // Ranges to spare: cut where the widest gap is.
-    while runs.len() < INTERNAL_RANGES {
-        let gaps = runs.iter().enumerate().flat_map(|(index, run)| {
-            run.windows(2).enumerate().map(move |(at, pair)| (pair[1] - pair[0], index, at + 1))
-        });
-        let Some((_, index, at)) = gaps.max() else { break };
-        let tail = runs[index].split_off(at);
-        runs.insert(index + 1, tail);
-    }
-    let bounds = |run: &Vec<u64>| Some(*run.first()?..run.last()?.saturating_add(1));
-    runs.iter().filter_map(bounds).collect()
+/// A number of places, in words.
+pub(super) fn places(count: usize) -> String {
+    if count == 1 { "1 place".to_string() } else { format!("{count} places") }
 }

@@ -298,7 +298,9 @@ impl<'a> Elf<'a> {
     fn code(&self) -> Vec<Code<'a>> {
         let executable = self.segments.iter().filter(|segment| segment.executable);
         let code = executable.filter_map(|s| {
-            let bytes = self.at(s.virtual_address)?;
+            // Not by address: where segments overlap, another one's bytes could lie there, and the file offset is this one's.
+            let start = usize::try_from(s.file_offset).ok()?;
+            let bytes = self.image.get(start..start.checked_add(usize::try_from(s.file_size).ok()?)?)?;
             Some(Code { address: s.virtual_address, file_offset: s.file_offset, bytes })
         });
         code.collect()

@@ -8,7 +8,7 @@
 //! - [`text`]: the code and an index of its direct branches.
 //! - [`flow`]: what can be reached from a function's entry.
 //! - [`site`]: the instruction on which a function is probed.
-//! - `callers`: which callers are the allocator itself.
+//! - `callers`: which calls are the allocator's own.
 //! - `allocator`: everything together for a known allocator.
 
 mod allocator;
@@ -20,10 +20,10 @@ pub mod site;
 pub mod text;
 
 use std::fmt;
-use std::ops::Range;
 
 use profiler_common::alloc::AllocFunction;
 
+pub use callers::MAX_INTERNAL_CALLS;
 pub use error::BinaryError;
 pub use site::{Site, SiteError, SiteKind};
 
@@ -122,11 +122,26 @@ pub struct Hook {
     pub site: Site,
     /// Bits from [`profiler_common::alloc`], without `ENABLED`.
     pub flags: u32,
-    /// Return addresses (virtual addresses) that belong to the allocator itself, as ranges of which each is not empty.
-    /// At most [`profiler_common::alloc::INTERNAL_RANGES`].
-    pub internal_callers: Vec<Range<u64>>,
+    /// The instructions by which the allocator itself calls the function, by address: what is counted there must be
+    /// subtracted here. At most [`MAX_INTERNAL_CALLS`].
+    pub internal_calls: Vec<InternalCall>,
     /// What isn't exact here, in words.
     pub notes: Vec<String>,
+}
+
+/// A direct call of a hooked function that the allocator makes itself. The function's arguments are in their registers
+/// there, so that a probe on it classifies the call as the hook does.
+///
+/// It is proven to be an instruction, by following the code from where a function is known to begin: a probe in the
+/// middle of another instruction would change that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InternalCall {
+    /// Virtual address of the call instruction.
+    pub address: u64,
+    /// Where the instruction lies in the file; that is how the kernel is told.
+    pub file_offset: u64,
+    /// The instruction, in the syntax of the GNU assembler.
+    pub instruction: String,
 }
 
 /// A function of a known allocator without a hook.

@@ -5,8 +5,7 @@
 //! Linux 3.16) and `push_setup_xol_ops` (since 5.1).
 
 use iced_x86::{
-    FlowControl, Formatter, GasFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    FlowControl, Formatter, GasFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
 };
 
 use super::flow::Flow;
@@ -16,8 +15,6 @@ use super::text::{Text, ends_path};
 pub const MAX_BYTES: u64 = 64;
 /// How many instructions may stand before a site.
 pub const MAX_INSTRUCTIONS: usize = 16;
-/// How large a frame may be on the way to a site: more isn't set up by a single instruction anyway (stack probing).
-const MAX_FRAME: u64 = 1 << 20;
 
 /// Where the integer arguments are passed (System V ABI for x86-64, 3.2.3).
 const ARGUMENTS: [Register; 6] =
@@ -43,8 +40,6 @@ pub struct Site {
     pub instruction: String,
     /// What the kernel does with it.
     pub kind: SiteKind,
-    /// How many bytes above the stack pointer the return address lies when the instruction is about to be executed.
-    pub return_address_at: u64,
     /// Why this place, in a sentence.
     pub reason: String,
 }
@@ -92,15 +87,14 @@ pub(super) fn choose_in(
     if let Some(branch) = flow.branches.iter().find(|branch| !branch.call && branch.target == entry) {
         return Err(SiteError::EntryRepeats { from: branch.source });
     }
-    let site = |address: u64, instruction: &Instruction, kind, return_address_at, reason| {
+    let site = |address: u64, instruction: &Instruction, kind, reason| {
         let file_offset = text.file_offset_of(address).ok_or(SiteError::NoExecutableBytes)?;
         let instruction = disassemble(instruction);
-        Ok(Site { offset: address - entry, file_offset, instruction, kind, return_address_at, reason })
+        Ok(Site { offset: address - entry, file_offset, instruction, kind, reason })
     };
     let intruder = first_intruder(text, flow, entry);
     let mut info = InstructionInfoFactory::new();
     let mut at = entry;
-    let mut depth = 0;
     let mut why_not = format!("no emulated instruction among the first {MAX_INSTRUCTIONS}");
     for _ in 0..=MAX_INSTRUCTIONS {
         if at - entry > MAX_BYTES {
@@ -124,7 +118,7 @@ pub(super) fn choose_in(
             if !flow.complete {
                 reason.push_str(" (as far as the function could be followed)");
             }
-            return site(at, &instruction, SiteKind::Emulated, depth, reason);
+            return site(at, &instruction, SiteKind::Emulated, reason);
         }
         if instruction.flow_control() != FlowControl::Next || ends_path(&instruction) {
             why_not = format!("`{}` at +{} leaves the straight way", disassemble(&instruction), at - entry);
@@ -135,13 +129,6 @@ pub(super) fn choose_in(
                 format!("`{}` at +{} overwrites argument {number}", disassemble(&instruction), at - entry);
             break;
         }
-        match depth_behind(&mut info, &instruction, depth) {
-            Some(next) => depth = next,
-            None => {
-                why_not = format!("`{}` at +{} moves the stack", disassemble(&instruction), at - entry);
-                break;
-            }
-        }
         at = instruction.next_ip();
     }
     if is_refused(&first_bytes[..first.len()], &first) {
@@ -151,7 +138,6 @@ pub(super) fn choose_in(
         entry,
         &first,
         SiteKind::SingleStepped,
-        0,
         format!("the entry, single-stepped by the kernel: {why_not}"),
     )
 }
@@ -234,43 +220,8 @@ fn writes(access: OpAccess) -> bool {
     matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
-/// How far the return address lies above the stack pointer behind the instruction. `None` if that isn't known exactly,
-/// or if it is no longer on the stack.
-fn depth_behind(info: &mut InstructionInfoFactory, instruction: &Instruction, depth: u64) -> Option<u64> {
-    let moves = info
-        .info(instruction)
-        .used_registers()
-        .iter()
-        .any(|used| used.register().full_register() == Register::RSP && writes(used.access()));
-    if !moves {
-        return Some(depth);
-    }
-    let to_rsp = instruction.op0_register() == Register::RSP;
-    let down: i64 = match instruction.mnemonic() {
-        // Pushing or popping the stack pointer itself isn't special for push, and not followed for pop.
-        Mnemonic::Push => i64::from(-instruction.stack_pointer_increment()),
-        Mnemonic::Pop if !to_rsp => i64::from(-instruction.stack_pointer_increment()),
-        Mnemonic::Sub | Mnemonic::Add if to_rsp => {
-            if !matches!(instruction.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64) {
-                return None;
-            }
-            let amount = instruction.immediate(1).cast_signed();
-            if instruction.mnemonic() == Mnemonic::Sub { amount } else { amount.checked_neg()? }
-        }
-        Mnemonic::Lea if to_rsp => {
-            let plain =
-                instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None;
-            if !plain {
-                return None;
-            }
-            instruction.memory_displacement64().cast_signed().checked_neg()?
-        }
-        _ => return None,
-    };
-    depth.checked_add_signed(down).filter(|&depth| depth <= MAX_FRAME)
-}
-
-fn disassemble(instruction: &Instruction) -> String {
+/// The instruction, in the syntax of the GNU assembler.
+pub(super) fn disassemble(instruction: &Instruction) -> String {
     let mut text = String::new();
     let mut formatter = GasFormatter::new();
     formatter.options_mut().set_uppercase_hex(false);

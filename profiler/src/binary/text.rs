@@ -13,7 +13,7 @@ const MAX_PIECES: usize = 16;
 /// Branches that are indexed. glibc has about 60,000.
 const MAX_BRANCHES: usize = 2 << 20;
 /// Bytes of the longest x86 instruction.
-const MAX_INSTRUCTION: usize = 15;
+pub(super) const MAX_INSTRUCTION: usize = 15;
 /// How far a short branch reaches, its own length included.
 const SHORT_REACH: u64 = 127 + 6;
 /// How far before a function its neighbours are searched for short branches into it.
@@ -40,8 +40,8 @@ impl Code<'_> {
 /// How many functions are tried as the one that an instruction belongs to, with and without unwind tables.
 const FEW_OWNERS: usize = 4;
 const MANY_OWNERS: usize = 256;
-/// Branches through slots that are read.
-const MAX_SLOT_BRANCHES: usize = 1 << 16;
+/// Jumps through slots that are read.
+const MAX_SLOT_JUMPS: usize = 1 << 16;
 
 /// A direct branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,15 +54,13 @@ pub struct Branch {
     pub call: bool,
 }
 
-/// A branch through a slot of the global offset table.
+/// A jump through a slot of the global offset table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotBranch {
+pub struct SlotJump {
     /// The function whose address the slot gets.
     pub function: u64,
     /// Address of the instruction.
     pub source: u64,
-    /// A `call`; otherwise a `jmp`.
-    pub call: bool,
 }
 
 /// A binary's code.
@@ -224,22 +222,22 @@ impl<'a> Text<'a> {
         possible.collect()
     }
 
-    /// All branches through the given slots (address of the slot, function it leads to; sorted by slot).
-    pub fn slot_branches(&self, slots: &[(u64, u64)]) -> Vec<SlotBranch> {
+    /// All jumps through the given slots (address of the slot, function it leads to; sorted by slot).
+    pub fn slot_jumps(&self, slots: &[(u64, u64)]) -> Vec<SlotJump> {
         let mut found = Vec::new();
         for code in &self.code {
             for (at, window) in code.bytes.windows(6).enumerate() {
-                // ff 15: call *d(%rip); ff 25: jmp *d(%rip)
-                if window[0] != 0xff || (window[1] != 0x15 && window[1] != 0x25) {
+                // ff 25: jmp *d(%rip)
+                if window[..2] != [0xff, 0x25] {
                     continue;
                 }
                 let displacement = i32::from_le_bytes([window[2], window[3], window[4], window[5]]);
                 let source = code.address + at as u64;
                 let slot = source.wrapping_add(6).wrapping_add_signed(i64::from(displacement));
                 if let Ok(index) = slots.binary_search_by_key(&slot, |&(slot, _)| slot)
-                    && found.len() < MAX_SLOT_BRANCHES
+                    && found.len() < MAX_SLOT_JUMPS
                 {
-                    found.push(SlotBranch { function: slots[index].1, source, call: window[1] == 0x15 });
+                    found.push(SlotJump { function: slots[index].1, source });
                 }
             }
         }

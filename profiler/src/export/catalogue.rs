@@ -43,7 +43,7 @@ families! {
     TARGET_OBSERVED: Gauge "profiler_target_observed_seconds" ["target"]
         "How long the process has been observed: the time that all totals below cover.";
     TARGET_ALLOC_INFO: Gauge "profiler_target_alloc_info" ["target", "state", "reason"]
-        "Whether the allocator calls of the process are counted (state: counting, not_counting, off), and if not, why. Always 1.";
+        "Whether the allocator calls of the process are counted (state: counting, partly, not_counting, off), and if not, why. Always 1.";
     ALLOCATIONS: Counter "profiler_allocations_total" ["target", "function"]
         "Calls that ask for a block, since attach, by the function that was entered (reallocarray counts as realloc). Exact, but a call that fails for lack of memory can't be told from one that succeeds.";
     FREES: Counter "profiler_frees_total" ["target", "function"]

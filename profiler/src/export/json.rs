@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     binary::SiteKind,
-    snapshot::{AllocState, SiteInfo, Snapshot, TargetSnapshot},
+    snapshot::{SiteInfo, Snapshot, TargetSnapshot},
 };
 
 #[derive(Serialize)]
@@ -103,6 +103,7 @@ struct Site<'a> {
     kind: &'static str,
     reason: &'a str,
     in_place: Option<bool>,
+    internal_calls: usize,
     notes: &'a [String],
 }
 
@@ -123,20 +124,16 @@ pub fn render(snapshot: &Snapshot) -> serde_json::Result<String> {
 
 fn target(target: &TargetSnapshot) -> Target<'_> {
     let total = target.alloc.total();
-    let (state, reason) = match &target.alloc.state {
-        AllocState::Off => ("off", None),
-        AllocState::Counting => ("counting", None),
-        AllocState::NotCounting(reason) => ("not_counting", Some(reason.as_str())),
-    };
-    let functions = target.alloc.by_function().into_iter().map(|(function, counts)| Function {
-        function: function.name(),
-        allocations: counts.allocated(),
-        frees: counts.freed(),
-        bytes: counts.bytes,
-        refused: counts.refused,
-        ignored: counts.ignored,
-        internal: counts.internal,
-        hits: counts.hits(),
+    let (state, reason) = target.alloc.state.tell();
+    let functions = target.alloc.by_function().into_iter().map(|one| Function {
+        function: one.function.name(),
+        allocations: one.counts.allocated(),
+        frees: one.counts.freed(),
+        bytes: one.counts.bytes,
+        refused: one.counts.refused,
+        ignored: one.counts.ignored,
+        internal: one.internal,
+        hits: one.hits,
     });
     let seconds = target.ledger.map(|kept| {
         ThreadState::ALL.map(|state| (state.name(), kept.ledger.seconds(state))).into_iter().collect()
@@ -214,6 +211,7 @@ fn site(site: &SiteInfo) -> Site<'_> {
         },
         reason: &site.reason,
         in_place: site.in_place,
+        internal_calls: site.internal_calls,
         notes: &site.notes,
     }
 }

@@ -20,7 +20,7 @@ use super::catalogue::{self as c, Family, Kind};
 use crate::{
     binary::SiteKind,
     build_info,
-    snapshot::{AllocState, Snapshot, TargetSnapshot},
+    snapshot::{FunctionCounts, Snapshot, TargetSnapshot},
     target::ProcessUsage,
 };
 
@@ -193,12 +193,8 @@ fn observed(out: &mut Families, target: &TargetSnapshot) {
     );
     out.value(&c::TARGET_UP, &[name], f64::from(u8::from(target.up)));
     out.value(&c::TARGET_OBSERVED, &[name], target.observed.as_secs_f64());
-    let (state, reason) = match &target.alloc.state {
-        AllocState::Off => ("off", ""),
-        AllocState::Counting => ("counting", ""),
-        AllocState::NotCounting(reason) => ("not_counting", reason.as_str()),
-    };
-    out.value(&c::TARGET_ALLOC_INFO, &[name, state, reason], 1.0);
+    let (state, reason) = target.alloc.state.tell();
+    out.value(&c::TARGET_ALLOC_INFO, &[name, state, reason.unwrap_or("")], 1.0);
 }
 
 fn allocations(out: &mut Families, target: &TargetSnapshot) {
@@ -207,7 +203,7 @@ fn allocations(out: &mut Families, target: &TargetSnapshot) {
     if functions.is_empty() {
         return;
     }
-    for (function, counts) in &functions {
+    for FunctionCounts { function, counts, hits, .. } in &functions {
         let labels = [name, function.name()];
         if function.allocates() {
             out.count(&c::ALLOCATIONS, &labels, counts.allocated());
@@ -216,7 +212,7 @@ fn allocations(out: &mut Families, target: &TargetSnapshot) {
         if function.frees() {
             out.count(&c::FREES, &labels, counts.freed());
         }
-        out.count(&c::PROBE_HITS, &labels, counts.hits());
+        out.count(&c::PROBE_HITS, &labels, *hits);
     }
     let total: AllocCounts = target.alloc.total();
     out.count(&c::ALLOCATED_BYTES, &[name], total.bytes);
@@ -324,5 +320,107 @@ fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
         out.count(&c::PROCESS_SWITCHES, &[name, "involuntary"], detail.involuntary_switches);
         let age = snapshot.taken.saturating_duration_since(*read_at);
         out.value(&c::PROCESS_DETAIL_AGE, &[name], age.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        snapshot::{AllocSnapshot, AllocState, LedgerSnapshot, SiteInfo, SiteSnapshot, TargetInfo},
+        stalls::Ledger,
+    };
+    use profiler_common::alloc::AllocFunction;
+    use std::time::{Instant, SystemTime};
+
+    const CONTEXT: Context = Context { stall_threshold: Duration::from_millis(1) };
+
+    fn target(name: &str) -> TargetSnapshot {
+        let site = SiteInfo {
+            function: AllocFunction::Malloc,
+            names: vec!["malloc".to_owned()],
+            object: "/lib/libc.so.6".to_owned(),
+            build_id: None,
+            offset: 0,
+            instruction: "push %r12".to_owned(),
+            kind: SiteKind::Emulated,
+            reason: String::new(),
+            in_place: Some(true),
+            internal_calls: 0,
+            notes: Vec::new(),
+        };
+        let counts = AllocCounts { allocations: 7, bytes: 70, ..Default::default() };
+        let mut stalls = [StallCounts::default(); profiler_common::sched::CAUSES];
+        stalls[StallCause::Futex as usize].count = 3;
+        stalls[StallCause::Futex as usize].total_ns = 20_000_000_000;
+        stalls[StallCause::Futex as usize].buckets[0] = 2;
+        stalls[StallCause::Futex as usize].buckets[STALL_BOUNDS] = 1;
+        TargetSnapshot {
+            info: Arc::new(TargetInfo { name: name.to_owned(), pid: 1, comm: name.to_owned(), exe: None }),
+            up: true,
+            observed: Duration::from_secs(2),
+            usage: None,
+            detail: None,
+            alloc: AllocSnapshot {
+                state: AllocState::Counting,
+                sites: vec![SiteSnapshot { site: Arc::new(site), counts, hits: 7, internal: 0 }],
+                earlier: Vec::new(),
+            },
+            ledger: Some(LedgerSnapshot { ledger: Ledger::default(), stalls }),
+        }
+    }
+
+    fn snapshot(targets: Vec<TargetSnapshot>) -> Arc<Snapshot> {
+        Arc::new(Snapshot {
+            taken_at: SystemTime::UNIX_EPOCH,
+            taken: Instant::now(),
+            targets,
+            losses: vec![("threads_full", 0)],
+            held_back: Duration::ZERO,
+            own: None,
+        })
+    }
+
+    #[test]
+    fn counts_and_histograms_come_out_as_prometheus_wants_them() {
+        let text = render(&snapshot(vec![target("app")]), CONTEXT).unwrap();
+        for line in [
+            "profiler_allocations_total{target=\"app\",function=\"malloc\"} 7",
+            "profiler_allocated_bytes_total{target=\"app\"} 70",
+            "profiler_live_objects{target=\"app\"} 7",
+            "profiler_stalls_total{target=\"app\",cause=\"futex\"} 3",
+            "profiler_stall_seconds_bucket{target=\"app\",cause=\"futex\",le=\"0.001\"} 2",
+            "profiler_stall_seconds_bucket{target=\"app\",cause=\"futex\",le=\"16.384\"} 2",
+            "profiler_stall_seconds_bucket{target=\"app\",cause=\"futex\",le=\"+Inf\"} 3",
+            "profiler_stall_seconds_sum{target=\"app\",cause=\"futex\"} 20",
+            "profiler_events_lost_total{reason=\"threads_full\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
+        }
+        assert!(!text.contains("profiler_frees_total{target=\"app\",function=\"malloc\""));
+    }
+
+    #[test]
+    fn what_left_the_snapshot_is_gone_and_nothing_comes_twice() {
+        let both = render(&snapshot(vec![target("a"), target("b"), target("b")]), CONTEXT).unwrap();
+        let of_b = both.lines().filter(|line| line.starts_with("profiler_target_up{target=\"b\"}")).count();
+        assert_eq!(of_b, 1, "a server refuses a scrape with a series twice");
+        let one = render(&snapshot(vec![target("a")]), CONTEXT).unwrap();
+        assert!(!one.contains("target=\"b\""));
+    }
+
+    #[test]
+    fn a_name_with_quotes_and_newlines_stays_one_label() {
+        let text = render(&snapshot(vec![target("a\"b\\c\nd")]), CONTEXT).unwrap();
+        assert!(text.contains(r#"profiler_target_up{target="a\"b\\c\nd"} 1"#));
+    }
+
+    #[test]
+    fn only_declared_families_come_out() {
+        let text = render(&snapshot(vec![target("a")]), CONTEXT).unwrap();
+        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
+            let name = line.split(' ').nth(2).unwrap();
+            assert!(c::ALL.iter().any(|family| family.name == name), "{name} is not in the catalogue");
+        }
     }
 }

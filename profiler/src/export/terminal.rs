@@ -92,6 +92,7 @@ fn allocation_lines(
         AllocState::NotCounting(reason) => {
             return row(lines, style, "calls", &style.warn(&format!("not counted: {reason}")));
         }
+        AllocState::Partly(reason) => row(lines, style, "calls", &style.warn(reason)),
         AllocState::Counting => {}
     }
     let total = target.alloc.total();
@@ -123,14 +124,14 @@ fn allocation_lines(
         ),
     );
     let mut functions = target.alloc.by_function();
-    functions.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.hits()));
+    functions.sort_by_key(|one| std::cmp::Reverse(one.hits));
     let used: Vec<_> = functions
         .iter()
-        .filter(|(_, counts)| counts.hits() > 0)
-        .map(|(function, counts)| {
-            let what = if function.allocates() { counts.allocated() } else { counts.freed() };
-            format!("{} {}", function.name(), grouped(what as f64))
+        .map(|one| {
+            (one.function, if one.function.allocates() { one.counts.allocated() } else { one.counts.freed() })
         })
+        .filter(|(_, calls)| *calls > 0)
+        .map(|(function, calls)| format!("{} {}", function.name(), grouped(calls as f64)))
         .collect();
     if !used.is_empty() {
         row(lines, style, "by", &used.join(" · "));

@@ -247,3 +247,59 @@ impl TaskOffsets {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+    /// Key and value size of a map as the object declares it (`bpf_map_def`: type, key size, value size, entries, flags).
+    fn declared(file: &object::File<'_>, map: &str) -> Option<(u32, u32)> {
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(map))?;
+        let section = file.section_by_index(symbol.section_index()?).ok()?;
+        let at = usize::try_from(symbol.address()).ok()?;
+        let word = |n: usize| {
+            Some(u32::from_le_bytes(section.data().ok()?.get(at + 4 * n..at + 4 * n + 4)?.try_into().ok()?))
+        };
+        Some((word(1)?, word(2)?))
+    }
+
+    #[test]
+    fn the_embedded_object_has_every_map_with_the_sizes_of_the_contract() {
+        let file = object::File::parse(OBJECT).unwrap();
+        let size = |bytes: usize| u32::try_from(bytes).unwrap();
+        let contract = [
+            ("ALLOC_SITES", size(size_of::<AllocSite>())),
+            ("ALLOC_COUNTS", size(size_of::<AllocCounts>())),
+            ("TARGETS_BY_PID", 4),
+            ("THREADS", size(size_of::<ThreadRecord>())),
+            ("HINTS", 4),
+            ("RETIRED", size(size_of::<Retired>())),
+            ("STALLS", size(size_of::<StallCounts>())),
+            ("OUTCOMES", 8),
+        ];
+        for (map, value) in contract {
+            assert_eq!(declared(&file, map), Some((4, value)), "{map}");
+        }
+    }
+
+    #[test]
+    fn the_embedded_object_has_every_program_and_knob() {
+        let file = object::File::parse(OBJECT).unwrap();
+        let names: Vec<_> =
+            file.symbols().filter_map(|symbol| symbol.name().ok().map(str::to_owned)).collect();
+        let knobs = [
+            "AYA_LOG_LEVEL",
+            "STALL_THRESHOLD_NS",
+            "TASK_PID",
+            "TASK_TGID",
+            "TASK_STATE",
+            "TASK_IOWAIT_BYTE",
+            "TASK_IOWAIT_MASK",
+            "TASK_COMPAT_STATUS",
+        ];
+        for name in TRACEPOINTS.into_iter().chain(["alloc", "empty"]).chain(knobs) {
+            assert!(names.iter().any(|there| there == name), "{name} is missing");
+        }
+    }
+}

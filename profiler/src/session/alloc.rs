@@ -2,14 +2,14 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use profiler_common::alloc::{AddressRange, AllocCounts, AllocFunction, AllocSite, INTERNAL_RANGES};
+use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
 
 use super::SessionError;
 use crate::{
     binary::{self, Hook, Image},
-    kernel::{AllocLink, Kernel, SitePlan},
-    snapshot::{AllocSnapshot, AllocState, SiteInfo, SiteSnapshot},
-    target::{MappedObject, PinnedObject, Process},
+    kernel::{AllocLink, Kernel, SiteId, SitePlan},
+    snapshot::{AllocSnapshot, AllocState, FunctionCounts, SiteInfo, SiteSnapshot},
+    target::{MappedObject, MappedRange, PinnedObject, Process},
     text::clean,
 };
 
@@ -22,8 +22,18 @@ const OPTIMISED: u8 = 0xe8;
 pub(super) struct AllocWatch {
     state: AllocState,
     links: Vec<AllocLink>,
-    sites: Vec<Arc<SiteInfo>>,
-    earlier: Vec<(AllocFunction, AllocCounts)>,
+    sites: Vec<Placed>,
+    earlier: Vec<FunctionCounts>,
+}
+
+/// A function's probes.
+struct Placed {
+    info: Arc<SiteInfo>,
+    /// The one that all calls pass.
+    own: SiteId,
+    /// Those on the instructions by which the allocator calls the function itself.
+    internal: Vec<SiteId>,
+    last: AllocCounts,
 }
 
 /// A mapped object with an allocator that we know.
@@ -46,17 +56,13 @@ impl AllocWatch {
         for one in &found {
             watch.attach(kernel, process, one)?;
         }
-        watch.state = if watch.links.is_empty() {
-            AllocState::NotCounting(why_nothing(&unknown))
-        } else {
-            if !unknown.is_empty() {
-                tracing::warn!(
-                    "process {}: also defines malloc, and isn't counted yet: {}",
-                    process.pid(),
-                    unknown.join(", ")
-                );
-            }
-            AllocState::Counting
+        watch.state = match (watch.links.is_empty(), unknown.is_empty()) {
+            (true, _) => AllocState::NotCounting(why_nothing(&unknown)),
+            (false, true) => AllocState::Counting,
+            (false, false) => AllocState::Partly(format!(
+                "glibc's allocator only: {} has one, too, that isn't known yet and may take all the calls",
+                unknown.join(", ")
+            )),
         };
         Ok(watch)
     }
@@ -85,10 +91,9 @@ impl AllocWatch {
     }
 
     fn attach(&mut self, kernel: &mut Kernel, process: &Process, found: &Found) -> Result<(), SessionError> {
-        let mut plans = Vec::new();
-        let mut infos = Vec::new();
+        let path = found.pinned.path();
         for hook in &found.image.hooks {
-            let Some(bias) = load_bias(&found.object, &found.image, hook) else {
+            let Some(address) = address_in_process(&found.object, hook.site.file_offset) else {
                 tracing::warn!(
                     "{}: {} is not mapped executable",
                     clean(&found.object.path),
@@ -96,39 +101,35 @@ impl AllocWatch {
                 );
                 continue;
             };
-            plans.push(SitePlan { file_offset: hook.site.file_offset, site: kernel_site(hook, bias) });
-            infos.push((hook, bias));
-        }
-        let links = kernel.attach_alloc(process.pid(), &found.pinned.path(), &plans)?;
-        self.links.extend(links);
-        for (hook, bias) in infos {
-            let address = hook.address.wrapping_add(hook.site.offset).wrapping_add(bias);
+            let site = AllocSite { function: hook.function as u32, flags: hook.flags };
+            let offsets = hook.internal_calls.iter().map(|call| call.file_offset);
+            // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
+            let plans: Vec<_> = offsets
+                .chain([hook.site.file_offset])
+                .map(|file_offset| SitePlan { file_offset, site })
+                .collect();
+            let links = kernel.attach_alloc(process.pid(), &path, &plans)?;
+            let mut internal: Vec<_> = links.iter().map(AllocLink::id).collect();
+            self.links.extend(links);
+            let Some(own) = internal.pop() else { continue };
             let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
             if in_place == Some(false) {
                 tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
             }
-            self.sites.push(Arc::new(site_info(found, hook, in_place)));
+            let info = Arc::new(site_info(found, hook, in_place));
+            self.sites.push(Placed { info, own, internal, last: AllocCounts::default() });
         }
         Ok(())
     }
 
     /// Reads what was counted.
-    pub(super) fn read(&self, kernel: &Kernel) -> Result<AllocSnapshot, SessionError> {
+    pub(super) fn read(&mut self, kernel: &Kernel) -> Result<AllocSnapshot, SessionError> {
+        let mut sites: Vec<_> = self.sites.iter_mut().collect();
         // Frees first: a block that is allocated and freed in between must not look as if it had been freed only.
-        let mut order: Vec<usize> = (0..self.sites.len()).collect();
-        order.sort_by_key(|i| self.sites[*i].function != AllocFunction::Free);
-        let mut counts = vec![AllocCounts::default(); self.sites.len()];
-        for i in order {
-            counts[i] = kernel.alloc_counts(self.links[i].id())?;
-        }
-        let sites = self
-            .sites
-            .iter()
-            .cloned()
-            .zip(counts)
-            .map(|(site, counts)| SiteSnapshot { site, counts })
-            .collect();
-        Ok(AllocSnapshot { sites, ..self.unread() })
+        sites.sort_by_key(|placed| placed.info.function != AllocFunction::Free);
+        let mut read = sites.into_iter().map(|placed| placed.read(kernel)).collect::<Result<Vec<_>, _>>()?;
+        read.sort_by_key(|site| site.site.function);
+        Ok(AllocSnapshot { sites: read, ..self.unread() })
     }
 
     /// The state alone, without counts.
@@ -210,33 +211,33 @@ fn why_nothing(unknown: &[String]) -> String {
     }
 }
 
-/// What must be added to an address of the file to get the address in the process.
-fn load_bias(object: &MappedObject, image: &Image, hook: &Hook) -> Option<u64> {
-    let at = hook.site.file_offset;
-    let range = object.ranges.iter().find(|range| {
-        at >= range.file_offset && at - range.file_offset < range.end.saturating_sub(range.start)
-    })?;
-    image.segments.iter().find(|segment| {
-        segment.executable && at >= segment.file_offset && at - segment.file_offset < segment.file_size
-    })?;
-    let address_in_process = range.start + (at - range.file_offset);
-    Some(address_in_process.wrapping_sub(hook.address.wrapping_add(hook.site.offset)))
+impl Placed {
+    fn read(&mut self, kernel: &Kernel) -> Result<SiteSnapshot, SessionError> {
+        let mut own = AllocCounts::default();
+        for id in &self.internal {
+            own.add(&kernel.alloc_counts(*id)?);
+        }
+        let all = kernel.alloc_counts(self.own)?;
+        let mut counts = all;
+        counts.subtract(&own);
+        // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the
+        // difference is one too small for a moment, and a counter must not sink.
+        counts.raise_to(&self.last);
+        self.last = counts;
+        let site = Arc::clone(&self.info);
+        Ok(SiteSnapshot { site, counts, hits: all.hits() + own.hits(), internal: own.hits() })
+    }
 }
 
-fn kernel_site(hook: &Hook, bias: u64) -> AllocSite {
-    let mut internal = [AddressRange::default(); INTERNAL_RANGES];
-    for (slot, callers) in internal.iter_mut().zip(&hook.internal_callers) {
-        *slot = AddressRange {
-            start: callers.start.wrapping_add(bias),
-            length: callers.end.saturating_sub(callers.start),
-        };
-    }
-    AllocSite {
-        function: hook.function as u32,
-        flags: hook.flags,
-        return_address_at: hook.site.return_address_at,
-        internal,
-    }
+/// Where a place of the file is in the process.
+fn address_in_process(object: &MappedObject, file_offset: u64) -> Option<u64> {
+    let inside = |range: &&MappedRange| {
+        file_offset
+            .checked_sub(range.file_offset)
+            .is_some_and(|at| at < range.end.saturating_sub(range.start))
+    };
+    let range = object.ranges.iter().find(inside)?;
+    Some(range.start + (file_offset - range.file_offset))
 }
 
 fn site_info(found: &Found, hook: &Hook, in_place: Option<bool>) -> SiteInfo {
@@ -249,6 +250,7 @@ fn site_info(found: &Found, hook: &Hook, in_place: Option<bool>) -> SiteInfo {
         instruction: hook.site.instruction.clone(),
         kind: hook.site.kind,
         reason: hook.site.reason.clone(),
+        internal_calls: hook.internal_calls.len(),
         notes: hook.notes.clone(),
         in_place,
     }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_common::sched::{STATE_UNKNOWN, ThreadState};
+use profiler_common::sched::{Retired, STATE_UNKNOWN, ThreadState};
 
 use super::SessionError;
 use crate::{
@@ -36,7 +36,44 @@ pub(super) struct LedgerWatch {
     pub(super) held_back_ns: u64,
 }
 
+/// The kernel side's records at one moment, by slot.
+#[derive(Clone, Default)]
+pub(super) struct ThreadReading {
+    now_ns: u64,
+    /// Read before the rows: if it hasn't changed afterwards, no thread was moved meanwhile.
+    retired: HashMap<u32, Retired>,
+    rows: HashMap<u32, Vec<ThreadRow>>,
+}
+
+impl ThreadReading {
+    pub(super) fn take(kernel: &Kernel, slots: impl IntoIterator<Item = u32>) -> Result<Self, SessionError> {
+        let mut reading = Self::default();
+        for slot in slots {
+            reading.retired.insert(slot, kernel.retired(slot)?);
+        }
+        reading.now_ns = now_ns();
+        for row in kernel.threads()? {
+            reading.rows.entry(row.record.slot).or_default().push(row);
+        }
+        Ok(reading)
+    }
+
+    /// What concerns one target.
+    pub(super) fn of(&mut self, slot: u32) -> Self {
+        Self {
+            now_ns: self.now_ns,
+            retired: self.retired.remove_entry(&slot).into_iter().collect(),
+            rows: self.rows.remove_entry(&slot).into_iter().collect(),
+        }
+    }
+}
+
 impl LedgerWatch {
+    /// The target's place in the kernel side's maps.
+    pub(super) const fn slot(&self) -> u32 {
+        self.slot
+    }
+
     /// Follows all threads of a process.
     pub(super) fn begin(kernel: &mut Kernel, process: &Process, slot: u32) -> Result<Self, SessionError> {
         // First the process, then its threads: one that starts in between is found both ways, and counted once.
@@ -81,42 +118,36 @@ impl LedgerWatch {
         Ok(new)
     }
 
-    /// Reads the ledger.
+    /// Reads the ledger. `reading` was made just now, for all targets together.
     pub(super) fn read(
         &mut self,
         kernel: &mut Kernel,
         process: &Process,
-        now: Instant,
+        mut reading: ThreadReading,
     ) -> Result<LedgerSnapshot, SessionError> {
         let mut ledger = None;
         for _ in 0..READ_TRIES {
-            let before = kernel.retired(self.slot)?;
-            let now_ns = now_ns();
-            let rows = self.rows(kernel)?;
-            let (rows, unseen) = self.place_unseen(kernel, process, rows, now_ns)?;
-            if kernel.retired(self.slot)? == before {
+            let rows = reading.rows.remove(&self.slot).unwrap_or_default();
+            let retired = reading.retired.remove(&self.slot).unwrap_or_default();
+            let (rows, unseen) = self.place_unseen(kernel, process, rows, reading.now_ns)?;
+            if kernel.retired(self.slot)? == retired {
                 let records = rows.iter().map(|row| (row.tid, row.record));
-                ledger = Ledger::add_up(records, &unseen, &before, now_ns);
+                ledger = Ledger::add_up(records, &unseen, &retired, reading.now_ns);
             }
             if ledger.is_some() {
                 break;
             }
+            reading = ThreadReading::take(kernel, [self.slot])?;
         }
         // Threads that end all the time: rather an older reading than a wrong one.
         let mut ledger = ledger.unwrap_or(self.last);
         self.held_back_ns += ledger.hold(&self.last);
         self.last = ledger;
-        if now.saturating_duration_since(self.scanned) >= RESCAN {
-            self.scanned = now;
+        if self.scanned.elapsed() >= RESCAN {
+            self.scanned = Instant::now();
             self.rescan(kernel, process)?;
         }
         Ok(LedgerSnapshot { ledger, stalls: kernel.stalls(self.slot)? })
-    }
-
-    fn rows(&self, kernel: &Kernel) -> Result<Vec<ThreadRow>, SessionError> {
-        let mut rows = kernel.threads()?;
-        rows.retain(|row| row.record.slot == self.slot);
-        Ok(rows)
     }
 
     /// Finds out what threads do that have had no event yet: a look at /proc between two readings of the record.
@@ -157,7 +188,7 @@ impl LedgerWatch {
     /// Compares with /proc: tracepoints can be missed (program_busy, a full map), and a ledger that silently lacks a
     /// thread would be wrong for ever.
     fn rescan(&mut self, kernel: &mut Kernel, process: &Process) -> Result<(), SessionError> {
-        let rows = self.rows(kernel)?;
+        let rows = ThreadReading::take(kernel, [self.slot])?.rows.remove(&self.slot).unwrap_or_default();
         let Ok(tids) = process.threads() else { return Ok(()) };
         self.missed += self.follow_new(kernel, process, &tids)?;
         // A thread that is still ending has left /proc before its last event: only one that is missing twice is stale.

@@ -6,9 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{Assembler, BASE, Object, glibc, text};
-use crate::binary::analyse;
 use crate::binary::flow::{Flow, MAX_INSTRUCTIONS};
 use crate::binary::site::choose;
+use crate::binary::{Hook, MAX_INTERNAL_CALLS, analyse};
 
 /// Generous: tests run without optimisation, on a busy machine. (With it, libc takes about 10 ms.)
 const SOON: Duration = Duration::from_secs(20);
@@ -28,6 +28,18 @@ fn library_of(code: &[u8], places: &[u64]) -> Vec<u8> {
         names.iter().zip(places.iter().cycle()).map(|(name, at)| (*name, BASE + at)).collect();
     let slots = [(BASE, "malloc"), (BASE + 2, "realloc")];
     Object { code, functions: &functions, slots: &slots, ..Object::default() }.build()
+}
+
+/// Whatever the file: at the offsets of the internal calls there are direct calls of the function.
+fn assert_calls(file: &[u8], hook: &Hook) {
+    assert!(hook.internal_calls.len() <= MAX_INTERNAL_CALLS);
+    assert!(hook.internal_calls.is_sorted_by(|a, b| a.address < b.address), "{hook:x?}");
+    for call in &hook.internal_calls {
+        let [0xe8, displacement @ ..] = &file[call.file_offset as usize..][..5] else { panic!("{call:x?}") };
+        let displacement = i32::from_le_bytes(displacement.try_into().unwrap());
+        let target = call.address.wrapping_add(5).wrapping_add_signed(i64::from(displacement));
+        assert_eq!(target, hook.address, "{call:x?}");
+    }
 }
 
 proptest! {
@@ -64,11 +76,10 @@ proptest! {
             bytes.truncate(if long(opcode) { 5 } else { 2 });
             bytes
         }).collect();
-        let image = library_of(&code, &places);
-        let image = soon(|| analyse(&image)).unwrap();
+        let file = library_of(&code, &places);
+        let image = soon(|| analyse(&file)).unwrap();
         for hook in &image.hooks {
-            prop_assert!(hook.internal_callers.len() <= profiler_common::alloc::INTERNAL_RANGES);
-            prop_assert!(hook.internal_callers.iter().all(|range| range.start < range.end));
+            assert_calls(&file, hook);
             prop_assert_eq!(image.file_offset_of(hook.address + hook.site.offset), Some(hook.site.file_offset));
         }
     }
@@ -102,17 +113,20 @@ fn a_real_library_with_damages() {
     let outcomes = std::cell::RefCell::new([0, 0, 0]);
     runner
         .run(&strategy, |(bytes, words, length)| {
-            let mut image = good.clone();
+            let mut file = good.clone();
             for (at, byte) in bytes {
-                let at = at.min(image.len() - 1);
-                image[at] ^= byte;
+                let at = at.min(file.len() - 1);
+                file[at] ^= byte;
             }
             for (at, word) in words {
-                let at = (at & !7).min(image.len() - 8);
-                image[at..at + 8].copy_from_slice(&word.to_le_bytes());
+                let at = (at & !7).min(file.len() - 8);
+                file[at..at + 8].copy_from_slice(&word.to_le_bytes());
             }
-            image.truncate(length);
-            let result = soon(|| analyse(&image));
+            file.truncate(length);
+            let result = soon(|| analyse(&file));
+            if let Ok(image) = &result {
+                image.hooks.iter().for_each(|hook| assert_calls(&file, hook));
+            }
             let outcome = match result {
                 Ok(image) if image.allocator.is_some() => 0,
                 Ok(_) => 1,
@@ -164,4 +178,33 @@ fn too_much_of_everything_is_an_error() {
     assert!(soon(|| analyse(&library_of(&code, &[0]))).unwrap_err().to_string().contains("bytes of code"));
     let code = [0xe8, 0, 0, 0, 0].repeat(5 << 20);
     assert!(soon(|| analyse(&library_of(&code, &[0]))).unwrap_err().to_string().contains("branches"));
+}
+
+#[test]
+fn overlapping_segments() {
+    // A segment that isn't executable lies at the same addresses as the code and has its bytes from 16 further on, where
+    // the same call stands: what is read and where a probe goes must be of one and the same segment.
+    let call =
+        [0x55, 0xe8, 0xea, 0xff, 0xff, 0xff, 0xc3, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
+    let plain =
+        [0x55, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc];
+    let calls = |code: &[u8], shift: bool| {
+        let mut file = library_of(code, &[0, 0, 0, 16]);
+        // The program headers are 56 bytes each: the second is the code, the fourth the notes.
+        let header = |index: usize| 64 + 56 * index..64 + 56 * (index + 1);
+        if shift {
+            let second = file[header(1)].to_vec();
+            file[header(3)].copy_from_slice(&second);
+            let at = header(1).start;
+            file[at + 4..][..4].copy_from_slice(&4u32.to_le_bytes());
+            file[at + 8..][..8].copy_from_slice(&(BASE - super::SKEW + 16).to_le_bytes());
+            file[at + 32..][..8].copy_from_slice(&(code.len() as u64 - 16).to_le_bytes());
+        }
+        let image = analyse(&file).unwrap();
+        image.hooks.iter().for_each(|hook| assert_calls(&file, hook));
+        image.hooks.iter().map(|hook| hook.internal_calls.len()).sum::<usize>()
+    };
+    assert_eq!(calls(&[plain, call].concat(), false), 1);
+    assert_eq!(calls(&[plain, call, plain].concat(), true), 1);
+    assert_eq!(calls(&[plain, plain, call].concat(), true), 0);
 }

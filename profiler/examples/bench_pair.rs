@@ -1,0 +1,249 @@
+//! What a `malloc`/`free` pair costs the target: without probes, with empty probes, with profiler counting.
+//!
+//! A worker process runs `free(p[k]); p[k] = malloc(n)` in a loop and measures its own CPU time. The ways of probing
+//! take turns within one run, round after round, so that a machine whose speed drifts disturbs all of them alike.
+//! `cargo xtask bench pair` runs this.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use profiler::{
+    binary,
+    kernel::{Kernel, Plan, Sizes, Wanted},
+    session::Session,
+    target::{PinnedObject, Process},
+};
+use profiler_common::alloc::AllocFunction;
+
+/// Blocks that live at once.
+const SLOTS: usize = 512;
+/// How the worker tells itself from the bench.
+const WORKER: &str = "--worker";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|argument| argument == WORKER) {
+        worker();
+        return ExitCode::SUCCESS;
+    }
+    let seconds = arguments
+        .iter()
+        .position(|argument| argument == "--seconds")
+        .and_then(|at| arguments.get(at + 1))
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(20.0);
+    match bench(seconds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench pair: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers every line `N` with the CPU nanoseconds per pair of N pairs; ends with its input.
+fn worker() {
+    let mut blocks = vec![std::ptr::null_mut(); SLOTS];
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for line in std::io::stdin().lock().lines() {
+        let Some(pairs) = line.ok().and_then(|line| line.trim().parse::<u64>().ok()) else { return };
+        let began = cpu_ns();
+        for _ in 0..pairs {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let slot = &mut blocks[(random % SLOTS as u64) as usize];
+            // SAFETY: a slot holds null or a block of its own, which is not used again.
+            unsafe {
+                libc::free(*slot);
+                *slot = libc::malloc(((random >> 32) % 1000 + 1) as usize);
+            }
+        }
+        println!("{}", (cpu_ns() - began) as f64 / pairs as f64);
+    }
+}
+
+/// CPU time of the calling process, which has one thread.
+fn cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// A way of probing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    None,
+    EmptySites,
+    EmptySymbols,
+    Counting,
+    CountingAndStalls,
+}
+
+impl Way {
+    const ALL: [Self; 5] =
+        [Self::None, Self::EmptySites, Self::EmptySymbols, Self::Counting, Self::CountingAndStalls];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::None => "no probes",
+            Self::EmptySites => "empty probes at our sites",
+            Self::EmptySymbols => "empty probes at the symbols",
+            Self::Counting => "profiler, counting",
+            Self::CountingAndStalls => "profiler, counting and stalls",
+        }
+    }
+
+    /// Fewer pairs where each one is dear.
+    const fn pairs(self) -> u64 {
+        match self {
+            Self::None => 4_000_000,
+            Self::EmptySymbols => 15_000,
+            Self::EmptySites | Self::Counting | Self::CountingAndStalls => 150_000,
+        }
+    }
+}
+
+struct Bench {
+    worker: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    pinned: PinnedObject,
+    /// File offsets of our sites, and of the symbols, for `malloc` and `free`.
+    sites: [u64; 2],
+    symbols: [u64; 2],
+}
+
+fn bench(seconds: f64) -> anyhow::Result<()> {
+    let mut bench = Bench::start()?;
+    let mut results: Vec<Vec<f64>> = vec![Vec::new(); Way::ALL.len()];
+    let began = std::time::Instant::now();
+    while results[0].len() < 3 || began.elapsed().as_secs_f64() < seconds {
+        for (way, results) in Way::ALL.into_iter().zip(&mut results) {
+            results.push(bench.measure(way)?);
+        }
+        eprint!("\rround {} ...", results[0].len());
+    }
+    eprint!("\r\x1b[K");
+    report(&results);
+    Ok(())
+}
+
+fn report(results: &[Vec<f64>]) {
+    let median = |values: &[f64]| {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        sorted[sorted.len() / 2]
+    };
+    // Ratios round by round: what disturbs a round disturbs both sides of it.
+    let ratio = |of: Way, to: Way| {
+        let ratios: Vec<f64> =
+            results[of as usize].iter().zip(&results[to as usize]).map(|(of, to)| of / to).collect();
+        median(&ratios)
+    };
+    println!("CPU ns per malloc/free pair of the target, {} rounds in one run:\n", results[0].len());
+    println!("| | median | least | most | times our empty probes |");
+    println!("|---|---|---|---|---|");
+    for way in Way::ALL {
+        let values = &results[way as usize];
+        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = values.iter().copied().fold(0.0, f64::max);
+        println!(
+            "| {} | {:.0} | {least:.0} | {most:.0} | {:.2} |",
+            way.name(),
+            median(values),
+            ratio(way, Way::EmptySites)
+        );
+    }
+    println!(
+        "\ncounting is {:.2} times the empty probes at our sites, and 1/{:.1} of the empty probes at the symbols",
+        ratio(Way::Counting, Way::EmptySites),
+        1.0 / ratio(Way::Counting, Way::EmptySymbols)
+    );
+}
+
+impl Bench {
+    fn start() -> anyhow::Result<Self> {
+        let mut worker = Command::new(std::env::current_exe()?)
+            .arg(WORKER)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("can't start the worker")?;
+        let (Some(input), Some(output)) = (worker.stdin.take(), worker.stdout.take()) else {
+            bail!("the worker has no pipes");
+        };
+        let mut output = BufReader::new(output);
+        let mut input = input;
+        // Once, so that the worker is past its start and its allocator is warm.
+        ask(&mut input, &mut output, 100_000)?;
+        let process = Process::open(worker.id())?;
+        for object in process.mapped_objects()? {
+            let pinned = process.pin(&object)?;
+            let bytes = pinned.read()?;
+            let Ok(image) = binary::analyse(&bytes) else { continue };
+            let hook = |function| image.hooks.iter().find(|hook| hook.function == function);
+            if let (Some(malloc), Some(free)) = (hook(AllocFunction::Malloc), hook(AllocFunction::Free)) {
+                let symbol =
+                    |hook: &binary::Hook| image.file_offset_of(hook.address).context("no such address");
+                let sites = [malloc.site.file_offset, free.site.file_offset];
+                let symbols = [symbol(malloc)?, symbol(free)?];
+                return Ok(Self { worker, input, output, pinned, sites, symbols });
+            }
+        }
+        bail!("the worker has no allocator that profiler knows");
+    }
+
+    fn measure(&mut self, way: Way) -> anyhow::Result<f64> {
+        match way {
+            Way::None => self.ask(way),
+            Way::EmptySites => self.with_empty(way, self.sites),
+            Way::EmptySymbols => self.with_empty(way, self.symbols),
+            Way::Counting => self.with_session(way, Wanted { alloc: true, stalls: false }),
+            Way::CountingAndStalls => self.with_session(way, Wanted { alloc: true, stalls: true }),
+        }
+    }
+
+    fn with_empty(&mut self, way: Way, offsets: [u64; 2]) -> anyhow::Result<f64> {
+        let plan = Plan { alloc: true, stalls: false };
+        let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 1 }, Duration::from_millis(1), false)?;
+        let mut links = Vec::new();
+        for offset in offsets {
+            links.push(kernel.attach_empty(self.worker.id(), &self.pinned.path(), offset)?);
+        }
+        self.ask(way)
+    }
+
+    fn with_session(&mut self, way: Way, wanted: Wanted) -> anyhow::Result<f64> {
+        let mut session = Session::open(wanted, 1, Duration::from_millis(1), false)?;
+        session.attach(Process::open(self.worker.id())?, "bench".to_owned())?;
+        let result = self.ask(way);
+        let last = session.close()?;
+        let seen = last.targets.first().map_or(0, |target| target.alloc.total().allocated());
+        if seen < way.pairs() {
+            bail!("only {seen} of {} pairs were counted", way.pairs());
+        }
+        result
+    }
+
+    fn ask(&mut self, way: Way) -> anyhow::Result<f64> {
+        ask(&mut self.input, &mut self.output, way.pairs())
+    }
+}
+
+fn ask(input: &mut ChildStdin, output: &mut BufReader<ChildStdout>, pairs: u64) -> anyhow::Result<f64> {
+    writeln!(input, "{pairs}")?;
+    let mut line = String::new();
+    output.read_line(&mut line)?;
+    line.trim().parse().context("the worker has ended")
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ended = self.worker.kill();
+        let _reaped = self.worker.wait();
+    }
+}
