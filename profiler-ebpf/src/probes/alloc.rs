@@ -108,11 +108,12 @@ fn allocation(bytes: u64) -> Call {
 
 #[inline(always)]
 fn aligned(alignment: u64, bytes: u64, flags: u32) -> Call {
-    if flags & SMALL_ALIGNMENT_COUNTED_ELSEWHERE != 0 && alignment <= MALLOC_ALIGNMENT {
-        return Call::Ignored;
-    }
+    // glibc checks this first, so a bad alignment never gets to where small ones are counted.
     if flags & BAD_ALIGNMENT_FAILS != 0 && (alignment == 0 || alignment & (alignment - 1) != 0) {
         return Call::Refused;
+    }
+    if flags & SMALL_ALIGNMENT_COUNTED_ELSEWHERE != 0 && alignment <= MALLOC_ALIGNMENT {
+        return Call::Ignored;
     }
     // glibc's _mid_memalign refuses an alignment above SIZE_MAX / 2 + 1.
     if alignment > 1 << 63 { Call::Refused } else { allocation(bytes) }
