@@ -87,9 +87,6 @@ pub const ZERO_COUNTED_ELSEWHERE: u32 = 1 << 1;
 pub const SMALL_ALIGNMENT_COUNTED_ELSEWHERE: u32 = 1 << 2;
 /// An alignment that is no power of two is refused (instead of being rounded up).
 pub const BAD_ALIGNMENT_FAILS: u32 = 1 << 3;
-/// Calls are counted. Set on all sites of a target at one instant, when every probe is in place.
-pub const ENABLED: u32 = 1 << 31;
-
 /// What the kernel side must know of one probe site. Value of the `ALLOC_SITES` map; the key is the attach cookie.
 ///
 /// A site is a function's own probe, or one on an instruction by which the allocator calls that function itself; both
@@ -101,6 +98,10 @@ pub struct AllocSite {
     pub function: u32,
     /// Bits from the constants of this module.
     pub flags: u32,
+    /// The target's slot; key of the `COUNTING` map.
+    pub slot: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// What one CPU has counted at one site. Value of the per-CPU map `ALLOC_COUNTS`; the key is the attach cookie.
@@ -174,5 +175,5 @@ unsafe impl Record for AllocSite {}
 // SAFETY: as above.
 unsafe impl Record for AllocCounts {}
 
-const _: () = assert!(size_of::<AllocSite>() == 8);
+const _: () = assert!(size_of::<AllocSite>() == 16);
 const _: () = assert!(size_of::<AllocCounts>() == 48);

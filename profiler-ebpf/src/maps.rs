@@ -1,6 +1,6 @@
 //! Every map: what it holds, who writes it, who reads it, how large it is and why.
 //!
-//! The sizes here are what an object inspected on its own shows; the user side sets `ALLOC_SITES`, `ALLOC_COUNTS`,
+//! The sizes here are what an object inspected on its own shows; the user side sets `ALLOC_SITES`, `ALLOC_COUNTS`, `COUNTING`,
 //! `STALLS` and `RETIRED` to what the chosen targets need before loading (`profiler/src/kernel/loader.rs`).
 
 use aya_ebpf::{
@@ -22,6 +22,11 @@ const THREADS_MAX: u32 = 16_384;
 /// Key: attach cookie. Written by the user side before and after attaching; read at every allocator hit.
 #[map]
 pub static ALLOC_SITES: Array<AllocSite> = Array::with_max_entries(SITES, 0);
+
+/// Key: the target's slot; value: 1 while its calls are counted. Written by the user side, once for all sites of a target,
+/// so that they begin and end at one instant; read at every allocator hit.
+#[map]
+pub static COUNTING: Array<u32> = Array::with_max_entries(TARGETS, 0);
 
 /// Key: attach cookie. Written at every allocator hit, per CPU; read by the user side.
 #[map]

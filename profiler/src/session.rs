@@ -158,16 +158,13 @@ impl Session {
     /// Places the probes (which takes tens of milliseconds), then lets counting and the ledger begin together.
     fn begin(&mut self, process: &Process) -> Result<(AllocWatch, Option<LedgerWatch>), SessionError> {
         let asked = Instant::now();
-        let Some(kernel) = &mut self.kernel else { return Ok((AllocWatch::off(), None)) };
-        let alloc = if self.plan.alloc { AllocWatch::place(kernel, process)? } else { AllocWatch::off() };
-        let ledger = if self.plan.stalls {
-            let slot = self.free_slots.pop().ok_or_else(|| {
-                KernelError::Unsupported("more targets than this session was opened for".to_owned())
-            })?;
-            Some(LedgerWatch::begin(kernel, process, slot)?)
-        } else {
-            None
-        };
+        let slot = self.free_slots.pop().ok_or_else(|| {
+            KernelError::Unsupported("more targets than this session was opened for".to_owned())
+        })?;
+        let Some(kernel) = &mut self.kernel else { return Ok((AllocWatch::off(slot), None)) };
+        let alloc =
+            if self.plan.alloc { AllocWatch::place(kernel, process, slot)? } else { AllocWatch::off(slot) };
+        let ledger = if self.plan.stalls { Some(LedgerWatch::begin(kernel, process, slot)?) } else { None };
         alloc.start(kernel)?;
         tracing::info!("attached to process {} in {} ms", process.pid(), asked.elapsed().as_millis());
         Ok((alloc, ledger))

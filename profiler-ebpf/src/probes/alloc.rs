@@ -6,13 +6,13 @@ use aya_ebpf::{
 use aya_log_ebpf::trace;
 use profiler_common::{
     alloc::{
-        AllocCounts, AllocFunction, AllocSite, BAD_ALIGNMENT_FAILS, ENABLED, NULL_COUNTED_ELSEWHERE,
+        AllocCounts, AllocFunction, AllocSite, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE,
         SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
     },
     outcome::Outcome,
 };
 
-use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, add, count};
+use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, COUNTING, add, count};
 
 /// glibc gives every block this alignment (`MALLOC_ALIGNMENT`, malloc/malloc-alignment.h, on 64-bit machines).
 const MALLOC_ALIGNMENT: u64 = 16;
@@ -36,8 +36,7 @@ fn alloc(ctx: ProbeContext) -> u32 {
         count(Outcome::UnknownSite);
         return 0;
     };
-    // SAFETY: both point to map values; the site is written by the user side only in whole words that may change
-    // while we look (the ENABLED flag), which a stale read here only delays.
+    // SAFETY: both point to map values; the site doesn't change while its probe is in place.
     unsafe { hit(&ctx, &*site, &mut *counts) };
     0
 }
@@ -45,7 +44,7 @@ fn alloc(ctx: ProbeContext) -> u32 {
 /// Counts one hit of a site.
 #[inline(always)]
 fn hit(ctx: &ProbeContext, site: &AllocSite, counts: &mut AllocCounts) {
-    if site.flags & ENABLED == 0 {
+    if COUNTING.get(site.slot).is_none_or(|on| *on == 0) {
         return;
     }
     match classify(ctx, site) {

@@ -120,7 +120,7 @@ pub struct Hook {
     pub address: u64,
     /// The instruction to probe.
     pub site: Site,
-    /// Bits from [`profiler_common::alloc`], without `ENABLED`.
+    /// Bits from [`profiler_common::alloc`].
     pub flags: u32,
     /// The instructions by which the allocator itself calls the function, by address: what is counted there must be
     /// subtracted here. At most [`MAX_INTERNAL_CALLS`].

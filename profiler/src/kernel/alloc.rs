@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::Path};
 
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use profiler_common::alloc::{AllocCounts, AllocSite, ENABLED};
+use profiler_common::alloc::{AllocCounts, AllocSite};
 
 use super::{Kernel, KernelError, Raw, loader::map_error, loader::sum_cpus};
 
@@ -16,15 +16,15 @@ pub struct SiteId(u32);
 pub struct SitePlan {
     /// Where in the file.
     pub file_offset: u64,
-    /// What the kernel side must know; `ENABLED` is not set.
+    /// What the kernel side must know.
     pub site: AllocSite,
 }
 
 /// A probe in place. It goes away when this is dropped.
 pub struct AllocLink {
     id: SiteId,
-    site: AllocSite,
-    link: Option<UProbeLink>,
+    /// Held for its drop, which takes the probe away.
+    _link: UProbeLink,
 }
 
 impl AllocLink {
@@ -35,7 +35,7 @@ impl AllocLink {
 }
 
 impl Kernel {
-    /// Places probes in a file, for one process only. They don't count before [`Kernel::enable`].
+    /// Places probes in a file, for one process only. They don't count before [`Kernel::count_calls`].
     ///
     /// # Errors
     ///
@@ -70,26 +70,19 @@ impl Kernel {
         let link_id = program.attach(point, file, scope).map_err(refused)?;
         let link = program.take_link(link_id).map_err(refused)?;
         self.next_site += 1;
-        Ok(AllocLink { id, site: plan.site, link: Some(link) })
+        Ok(AllocLink { id, _link: link })
     }
 
-    /// Lets sites count, or stops them. They take effect one map write after the other: within microseconds.
+    /// Lets all sites of a target count, or stops them: one write, one instant.
     ///
     /// # Errors
     ///
     /// If the map can't be written.
-    pub fn enable(&mut self, links: &[AllocLink], on: bool) -> Result<(), KernelError> {
-        for link in links {
-            let flags = if on { link.site.flags | ENABLED } else { link.site.flags };
-            let site = AllocSite { flags, ..link.site };
-            self.alloc_sites
-                .set(link.id.0, Raw(site), 0)
-                .map_err(|source| map_error("ALLOC_SITES", source))?;
-        }
-        Ok(())
+    pub fn count_calls(&mut self, slot: u32, on: bool) -> Result<(), KernelError> {
+        self.counting.set(slot, u32::from(on), 0).map_err(|source| map_error("COUNTING", source))
     }
 
-    /// What a site has counted since it was enabled, over all CPUs.
+    /// What a site has counted while its target's calls were counted, over all CPUs.
     ///
     /// # Errors
     ///
@@ -130,11 +123,5 @@ impl Kernel {
             .attach(UProbeAttachLocation::AbsoluteOffset(file_offset), file, scope)
             .map_err(refused)?;
         program.take_link(link_id).map_err(refused)
-    }
-}
-
-impl Drop for AllocLink {
-    fn drop(&mut self) {
-        drop(self.link.take());
     }
 }

@@ -38,6 +38,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     log: Option<KernelLog>,
     pub(super) alloc_sites: Array<MapData, Raw<AllocSite>>,
+    pub(super) counting: Array<MapData, u32>,
     pub(super) alloc_counts: PerCpuArray<MapData, Raw<AllocCounts>>,
     pub(super) targets: HashMap<MapData, u32, u32>,
     pub(super) threads: HashMap<MapData, u32, Raw<ThreadRecord>>,
@@ -71,6 +72,7 @@ impl Kernel {
             .btf(None)
             .map_max_entries("ALLOC_SITES", sizes.sites)
             .map_max_entries("ALLOC_COUNTS", sizes.sites)
+            .map_max_entries("COUNTING", sizes.targets)
             .map_max_entries("RETIRED", sizes.targets)
             .map_max_entries("STALLS", sizes.targets * CAUSES as u32)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
@@ -95,6 +97,7 @@ impl Kernel {
         let log = if trace { KernelLog::take(&mut ebpf) } else { None };
         let mut kernel = Self {
             alloc_sites: take(&mut ebpf, "ALLOC_SITES", Array::try_from)?,
+            counting: take(&mut ebpf, "COUNTING", Array::try_from)?,
             alloc_counts: take(&mut ebpf, "ALLOC_COUNTS", PerCpuArray::try_from)?,
             targets: take(&mut ebpf, "TARGETS_BY_PID", HashMap::try_from)?,
             threads: take(&mut ebpf, "THREADS", HashMap::try_from)?,
@@ -270,6 +273,7 @@ mod tests {
         let size = |bytes: usize| u32::try_from(bytes).unwrap();
         let contract = [
             ("ALLOC_SITES", size(size_of::<AllocSite>())),
+            ("COUNTING", 4),
             ("ALLOC_COUNTS", size(size_of::<AllocCounts>())),
             ("TARGETS_BY_PID", 4),
             ("THREADS", size(size_of::<ThreadRecord>())),

@@ -20,6 +20,7 @@ const OPTIMISED: u8 = 0xe8;
 
 /// A target's allocator probes.
 pub(super) struct AllocWatch {
+    slot: u32,
     state: AllocState,
     links: Vec<AllocLink>,
     sites: Vec<Placed>,
@@ -45,14 +46,14 @@ struct Found {
 
 impl AllocWatch {
     /// Nothing was asked for.
-    pub(super) const fn off() -> Self {
-        Self { state: AllocState::Off, links: Vec::new(), sites: Vec::new(), earlier: Vec::new() }
+    pub(super) const fn off(slot: u32) -> Self {
+        Self { slot, state: AllocState::Off, links: Vec::new(), sites: Vec::new(), earlier: Vec::new() }
     }
 
     /// Finds the allocators and places the probes. Nothing is counted before [`AllocWatch::start`].
-    pub(super) fn place(kernel: &mut Kernel, process: &Process) -> Result<Self, SessionError> {
+    pub(super) fn place(kernel: &mut Kernel, process: &Process, slot: u32) -> Result<Self, SessionError> {
         let (found, unknown) = find_allocators(process)?;
-        let mut watch = Self::off();
+        let mut watch = Self::off(slot);
         for one in &found {
             watch.attach(kernel, process, one)?;
         }
@@ -81,10 +82,11 @@ impl AllocWatch {
         // Takes a second; nobody waits for it.
         std::thread::spawn(move || Kernel::detach_alloc(links));
         let earlier = std::mem::take(&mut self.earlier);
-        let again = Self::place(kernel, process).and_then(|watch| watch.start(kernel).map(|()| watch));
+        let again =
+            Self::place(kernel, process, self.slot).and_then(|watch| watch.start(kernel).map(|()| watch));
         *self = again.unwrap_or_else(|error| Self {
             state: AllocState::NotCounting(format!("it has replaced its program, and then: {error}")),
-            ..Self::off()
+            ..Self::off(self.slot)
         });
         self.earlier = earlier;
         tracing::warn!("{name} has replaced its program (execve): its first allocations are not counted");
@@ -101,7 +103,8 @@ impl AllocWatch {
                 );
                 continue;
             };
-            let site = AllocSite { function: hook.function as u32, flags: hook.flags };
+            let site =
+                AllocSite { function: hook.function as u32, flags: hook.flags, slot: self.slot, reserved: 0 };
             let offsets = hook.internal_calls.iter().map(|call| call.file_offset);
             // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
             let plans: Vec<_> = offsets
@@ -139,12 +142,12 @@ impl AllocWatch {
 
     /// Lets all sites count, at one instant.
     pub(super) fn start(&self, kernel: &mut Kernel) -> Result<(), SessionError> {
-        Ok(kernel.enable(&self.links, true)?)
+        Ok(kernel.count_calls(self.slot, true)?)
     }
 
     /// Stops counting, at one instant. The probes stay until they are dropped.
     pub(super) fn stop(&self, kernel: &mut Kernel) {
-        if let Err(error) = kernel.enable(&self.links, false) {
+        if let Err(error) = kernel.count_calls(self.slot, false) {
             tracing::warn!("{error}");
         }
     }
