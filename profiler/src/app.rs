@@ -197,6 +197,9 @@ fn conclude(config: &Config, finished: &Finished) -> anyhow::Result<ExitCode> {
         // Whoever closed the pipe has read enough.
         let _written = std::io::stdout().write_all(text.as_bytes());
     }
+    if !config.once && !config.json && (config.alloc || config.stalls) {
+        eprintln!("profiler: done, every probe is gone");
+    }
     if let Some(pid) = finished.runs_on {
         eprintln!("profiler: the program runs on (pid {pid})");
     }

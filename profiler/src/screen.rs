@@ -76,7 +76,8 @@ impl Screen {
 /// Moves the cursor to the block's first line and clears from there.
 fn erase(block: &str) -> String {
     let lines = block.lines().count();
-    if lines == 0 { String::new() } else { format!("\x1b[{lines}A\x1b[J") }
+    // From the first column: a terminal that echoes ^C has moved the cursor.
+    if lines == 0 { String::new() } else { format!("\r\x1b[{lines}A\x1b[J") }
 }
 
 /// Log lines, one write each.

@@ -40,7 +40,8 @@ pub fn read_file(path: Option<&Path>) -> Result<File, UsageError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| UsageError(format!("can't read the config file {}: {error}", path.display())))?;
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(""));
+        let line = before.matches('\n').count() + 1;
         UsageError(format!(
             "config file {}, line {line}: {}",
             path.display(),
@@ -68,6 +69,8 @@ pub fn resolve(
     file: File,
 ) -> Result<Config, UsageError> {
     let log = log_config(&options, &file);
+    let config_path = options.config.clone();
+    let path = config_path.as_deref();
     let names = if options.name.is_empty() { file.name.unwrap_or_default().into_vec() } else { options.name };
     let what = match command {
         Some(argv) => {
@@ -83,7 +86,8 @@ pub fn resolve(
             What::Pids(choose(pids, names)?)
         }
     };
-    let interval = options.interval.or(duration(file.interval, "interval")?).unwrap_or(DEFAULT_INTERVAL);
+    let interval =
+        options.interval.or(duration(file.interval, "interval", path)?).unwrap_or(DEFAULT_INTERVAL);
     if interval < SHORTEST_INTERVAL {
         return Err(UsageError(format!(
             "--interval {} is too short: the shortest is {}",
@@ -92,6 +96,7 @@ pub fn resolve(
         )));
     }
     let once = options.once;
+    let lasting = options.duration.or(duration(file.duration, "duration", path)?);
     let listen =
         if options.listen.is_empty() { file.listen.unwrap_or_default().into_vec() } else { options.listen };
     let listen = match listen.as_slice() {
@@ -105,17 +110,13 @@ pub fn resolve(
     Ok(Config {
         what,
         interval,
-        duration: if once {
-            Some(interval)
-        } else {
-            options.duration.or(duration(file.duration, "duration")?)
-        },
+        duration: if once { Some(interval) } else { lasting },
         listen,
         alloc: on(options.alloc.or(file.alloc), true),
         stalls: on(options.stalls.or(file.stalls), true),
         stall_threshold: options
             .stall_threshold
-            .or(duration(file.stall_threshold, "stall-threshold")?)
+            .or(duration(file.stall_threshold, "stall-threshold", path)?)
             .unwrap_or(DEFAULT_STALL_THRESHOLD),
         once,
         json: options.json,
@@ -171,11 +172,26 @@ fn address(text: &str) -> Result<std::net::SocketAddr, UsageError> {
     })
 }
 
-fn duration(text: Option<String>, key: &str) -> Result<Option<Duration>, UsageError> {
-    text.map(|text| {
-        args::parse_duration(&text).map_err(|error| UsageError(format!("config file, {key}: {error}")))
-    })
-    .transpose()
+/// A time in the config file.
+fn duration(text: Option<String>, key: &str, path: Option<&Path>) -> Result<Option<Duration>, UsageError> {
+    let refused = |error| {
+        let path = path.map_or_else(String::new, |path| format!(" {}", path.display()));
+        UsageError(format!("config file{path}, {key}: {error}"))
+    };
+    text.map(|text| args::parse_duration(&text).map_err(refused)).transpose()
+}
+
+/// What clap says of a wrong command line, in one line.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let parts: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .map(|line| line.trim_start_matches("error: ").trim_start_matches("tip: "))
+        .collect();
+    format!("{} (see profiler --help)", parts.join("; ").replace(":; ", ": "))
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ fn allocation_lines(
         AllocState::NotCounting(reason) => {
             return row(lines, style, "calls", &style.warn(&format!("not counted: {reason}")));
         }
-        AllocState::Partly(reason) => row(lines, style, "calls", &style.warn(reason)),
+        AllocState::Partly(reason) => row(lines, style, "partly", &style.warn(reason)),
         AllocState::Counting => {}
     }
     let total = target.alloc.total();

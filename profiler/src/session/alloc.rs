@@ -61,7 +61,7 @@ impl AllocWatch {
             (true, _) => AllocState::NotCounting(why_nothing(&unknown)),
             (false, true) => AllocState::Counting,
             (false, false) => AllocState::Partly(format!(
-                "glibc's allocator only: {} has one, too, that isn't known yet and may take all the calls",
+                "glibc's allocator only; {} has another one that isn't known yet",
                 unknown.join(", ")
             )),
         };
