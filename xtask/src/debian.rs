@@ -84,7 +84,8 @@ pub fn install(packages: &[&str]) -> Result<Vec<String>> {
     Ok(unavailable)
 }
 
-fn update() -> Result<()> {
+/// Fetches the package lists.
+pub fn update() -> Result<()> {
     let mut update = command::as_root("apt-get", Sudo::Quiet);
     command::run(update.args(["update", "-q"]), "check the network and /etc/apt/sources.list")
 }

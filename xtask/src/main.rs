@@ -13,6 +13,7 @@ mod run;
 mod setup;
 mod style;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Verb {
     Docs(docs::Args),
     /// Run a benchmark; without a name, list them
     Bench(bench::Args),
+    /// Boot other kernels in an emulator and check that the profiler works on them
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run(),
         Verb::Docs(args) => docs::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Vm(args) => vm::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
