@@ -4,6 +4,7 @@ mod callers;
 mod hostile;
 mod images;
 mod libraries;
+mod recipe;
 mod sites;
 mod walks;
 
