@@ -85,7 +85,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
     let mut hooks = Vec::new();
     for &(function, address) in &entries {
         let flow = flows.from(address);
-        let site = match choose_in(&text, &flow, address, function.arguments()) {
+        let site = match choose_in(&text, &flow, address, function.arguments(), true) {
             Ok(site) => site,
             Err(error) => {
                 leave_out(function, LeftOutReason::NoSite(error));
@@ -130,6 +130,10 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
             |call| into_malloc && small.knows_tail_call(call),
             &mut notes,
         );
+        let mut calls = calls;
+        calls.extend(callers.jumps_back(&flow, address));
+        calls.sort_unstable();
+        calls.dedup();
         let internal_calls = callers.internal_calls(&mut flows, address, &calls, &mut notes);
         hooks.push(Hook {
             function,

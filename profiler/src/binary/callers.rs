@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use super::InternalCall;
 use super::flow::Flow;
-use super::site::disassemble;
+use super::site::{disassemble, is_long_jump};
 use super::text::{Branch, MAX_INSTRUCTION, SlotJump, Text};
 
 /// Direct calls of one function that are taken for the allocator's own. With more than any glibc has, the rule above
@@ -195,6 +195,13 @@ impl<'t, 'a> Callers<'t, 'a> {
         calls
     }
 
+    /// The jumps by which a function begins anew (`tcache_free_init` of glibc 2.42 and later sets the thread's cache up and
+    /// jumps back to `free`): each is a call that the allocator makes itself.
+    pub fn jumps_back(&self, flow: &Flow, function: u64) -> Vec<u64> {
+        let back = flow.branches.iter().filter(|branch| !branch.call && branch.target == function);
+        back.map(|branch| branch.source).filter(|&source| is_long_jump(self.text, source)).collect()
+    }
+
     /// Those of the `calls` of a function that a probe may sit on. What isn't exact is added to `notes`.
     pub fn internal_calls(
         &self,
@@ -227,7 +234,7 @@ impl<'t, 'a> Callers<'t, 'a> {
         listed
     }
 
-    /// A direct call, if following the code from a known function start gets to exactly this instruction, and from none
+    /// A direct call (or jump back), if following the code from a known function start gets to exactly this instruction, and from none
     /// of them to one that overlaps it.
     fn proven_call(&self, flows: &mut Flows<'_, '_>, call: Branch) -> Option<InternalCall> {
         // A part that is split off is reached from the function that it belongs to, and that is mostly a hooked one.
@@ -239,7 +246,7 @@ impl<'t, 'a> Callers<'t, 'a> {
             if self.overlaps(&flow, call.source) {
                 return None;
             }
-            reached |= flow.branches.contains(&call);
+            reached |= flow.branches.iter().any(|at| (at.source, at.target) == (call.source, call.target));
         }
         let instruction = self.text.decode(call.source)?;
         let listed = InternalCall {

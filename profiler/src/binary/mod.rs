@@ -129,14 +129,14 @@ pub struct Hook {
     pub notes: Vec<String>,
 }
 
-/// A direct call of a hooked function that the allocator makes itself. The function's arguments are in their registers
+/// A direct call of a hooked function that the allocator makes itself, or a jump by which it begins anew. The function's arguments are in their registers
 /// there, so that a probe on it classifies the call as the hook does.
 ///
 /// It is proven to be an instruction, by following the code from where a function is known to begin: a probe in the
 /// middle of another instruction would change that one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InternalCall {
-    /// Virtual address of the call instruction.
+    /// Virtual address of the instruction.
     pub address: u64,
     /// Where the instruction lies in the file; that is how the kernel is told.
     pub file_offset: u64,

@@ -72,19 +72,22 @@ pub enum SiteError {
 /// It is the first emulated instruction on the straight way from the entry if nothing else leads there and nothing on
 /// the way has written an argument's register; else the entry itself. See the module for what is emulated.
 pub fn choose(text: &Text<'_>, entry: u64, arguments: usize) -> Result<Site, SiteError> {
-    choose_in(text, &Flow::from(text, entry), entry, arguments)
+    choose_in(text, &Flow::from(text, entry), entry, arguments, false)
 }
 
-/// [`choose`] for a function whose flow is known already.
+/// [`choose`] for a function whose flow is known already. With `long_jumps_back`, jumps of five bytes back to the entry are
+/// accepted: one call passes the site once more for each, which a probe on the jump tells ([`is_long_jump`]).
 pub(super) fn choose_in(
     text: &Text<'_>,
     flow: &Flow,
     entry: u64,
     arguments: usize,
+    long_jumps_back: bool,
 ) -> Result<Site, SiteError> {
     let first_bytes = text.bytes_at(entry).ok_or(SiteError::NoExecutableBytes)?;
     let first = text.decode(entry).ok_or(SiteError::NotAnInstruction)?;
-    if let Some(branch) = flow.branches.iter().find(|branch| !branch.call && branch.target == entry) {
+    let mut back = flow.branches.iter().filter(|branch| !branch.call && branch.target == entry);
+    if let Some(branch) = back.find(|branch| !(long_jumps_back && is_long_jump(text, branch.source))) {
         return Err(SiteError::EntryRepeats { from: branch.source });
     }
     let site = |address: u64, instruction: &Instruction, kind, reason| {
@@ -140,6 +143,11 @@ pub(super) fn choose_in(
         SiteKind::SingleStepped,
         format!("the entry, single-stepped by the kernel: {why_not}"),
     )
+}
+
+/// Whether the instruction at an address is a `jmp` of five bytes: always taken, and emulated by the kernel.
+pub(super) fn is_long_jump(text: &Text<'_>, address: u64) -> bool {
+    text.bytes_at(address).is_some_and(|bytes| bytes.first() == Some(&0xe9))
 }
 
 /// The lowest address behind the entry, within reach of a site, at which something else comes in or begins.

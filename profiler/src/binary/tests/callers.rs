@@ -6,7 +6,7 @@ use profiler_common::alloc::{
 };
 
 use super::Assembler;
-use super::recipe::{POP_RBX, PUSH_RBX, RET, Recipe, TEST_RDI, assert_internal, hook};
+use super::recipe::{CALL, POP_RBX, PUSH_RBX, RET, Recipe, TEST_RDI, assert_internal, hook};
 use crate::binary::{Image, LeftOutReason, MAX_INTERNAL_CALLS};
 
 #[test]
@@ -23,6 +23,26 @@ fn the_allocators_own_calls() {
             assert_eq!(!hook.internal_calls.is_empty(), some, "{hook:x?}");
         }
     }
+}
+
+#[test]
+fn a_function_that_begins_anew_is_counted_once() {
+    // As in glibc 2.42 and later: the first call of a thread sets its cache up and jumps back to the entry.
+    let malloc: fn(&mut Assembler) = |code| {
+        code.raw(PUSH_RBX).je("set up").raw(POP_RBX).raw(RET);
+        code.label("set up").raw(POP_RBX).jmp("malloc").label("begins anew").raw(RET);
+    };
+    let (code, image) = Recipe { malloc, ..Recipe::default() }.build();
+    let malloc = hook(&image, AllocFunction::Malloc);
+    let places: Vec<u64> = malloc.internal_calls.iter().map(|call| call.address + CALL).collect();
+    assert_eq!(places, [code.address("begins anew"), code.address("realloc malloc")], "{malloc:x?}");
+    assert!(malloc.internal_calls[0].instruction.starts_with("jmp"), "{malloc:x?}");
+    // A jump that isn't always taken can't be told by a probe on it.
+    let malloc: fn(&mut Assembler) = |code| {
+        code.raw(PUSH_RBX).je("malloc").raw(POP_RBX).raw(RET);
+    };
+    let (_, image) = Recipe { malloc, ..Recipe::default() }.build();
+    assert!(image.hooks.iter().all(|hook| hook.function != AllocFunction::Malloc), "{image:x?}");
 }
 
 #[test]
