@@ -51,7 +51,7 @@ families! {
     ALLOCATED_BYTES: Counter "profiler_allocated_bytes_total" ["target"]
         "Bytes asked for by the calls in profiler_allocations_total. Exact as requested; what the allocator rounds up to is not in it.";
     REFUSED: Counter "profiler_allocations_refused_total" ["target", "function"]
-        "Calls that can't succeed whatever memory there is: more than PTRDIFF_MAX bytes, count times size overflows, alignment not allowed. Not in profiler_allocations_total.";
+        "Calls that can't succeed whatever memory there is: more than PTRDIFF_MAX bytes, count times size overflows, alignment not allowed. Not in profiler_allocations_total. An overflow in reallocarray never gets to a probe and is in neither.";
     LIVE_OBJECTS: Gauge "profiler_live_objects" ["target"]
         "Allocations minus frees since attach. Below zero when the process has freed more of what it had before than it kept of what came since. Doesn't drift.";
     PROBE_SITE_INFO: Gauge "profiler_probe_site_info" ["target", "function", "names", "object", "build_id", "offset", "instruction", "kind"]
