@@ -10,14 +10,21 @@ pub enum Outcome {
     ThreadsFull = 1,
     /// An event's timestamp lay before the thread's last one (clocks of two CPUs disagree); taken as zero length.
     ClockBackwards = 2,
+    /// A thread left a CPU although no event had shown it coming: its wait before is counted as running.
+    SwitchNotSeen = 4,
     /// A thread ended but the sums of its target could not be found.
     RetiredUnknown = 3,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its slots.
-    pub const ALL: [Self; 4] =
-        [Self::UnknownSite, Self::ThreadsFull, Self::ClockBackwards, Self::RetiredUnknown];
+    pub const ALL: [Self; 5] = [
+        Self::UnknownSite,
+        Self::ThreadsFull,
+        Self::ClockBackwards,
+        Self::RetiredUnknown,
+        Self::SwitchNotSeen,
+    ];
 
     /// The value of the `reason` label.
     pub const fn reason(self) -> &'static str {
@@ -26,6 +33,7 @@ impl Outcome {
             Self::ThreadsFull => "threads_full",
             Self::ClockBackwards => "clock_backwards",
             Self::RetiredUnknown => "retired_unknown",
+            Self::SwitchNotSeen => "switch_not_seen",
         }
     }
 }

@@ -37,6 +37,7 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     let now = now();
     if let Some(thread) = leaves {
         let preempted = ctx.arg::<u64>(0) & 1 != 0;
+        ran(thread);
         match leaving(prev, preempted, ctx.arg::<u64>(3) as u32) {
             Leaving::To(state) => transition(thread, now, ThreadState::Running as u32, state as u32),
             Leaving::Dead => retire(prev.tid(), thread, now),
@@ -107,6 +108,18 @@ fn now() -> u64 {
 #[inline(always)]
 fn record(tid: u32) -> Option<*mut ThreadRecord> {
     if tid == 0 { None } else { THREADS.get_ptr_mut(&tid) }
+}
+
+/// A thread that leaves the CPU has run, whatever its record says: one that says runnable shows that the kernel did not
+/// report the switch to it. How long it waited before can't be told then, so it is taken for running and for no stall.
+#[inline(always)]
+fn ran(thread: *mut ThreadRecord) {
+    // SAFETY: a pointer into a map value; one writer at a time (module text).
+    let thread = unsafe { &mut *thread };
+    if thread.state == ThreadState::Runnable as u32 {
+        count(Outcome::SwitchNotSeen);
+        thread.state = ThreadState::Running as u32;
+    }
 }
 
 /// A thread becomes runnable.

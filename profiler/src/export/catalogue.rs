@@ -45,7 +45,7 @@ families! {
     TARGET_ALLOC_INFO: Gauge "profiler_target_alloc_info" ["target", "state", "reason"]
         "Whether the allocator calls of the process are counted (state: counting, partly, not_counting, off), and if not, why. Always 1.";
     ALLOCATIONS: Counter "profiler_allocations_total" ["target", "function"]
-        "Calls that ask for a block, since attach, by the function that was entered (reallocarray counts as realloc). Exact, but a call that fails for lack of memory can't be told from one that succeeds.";
+        "Calls that ask for a block, since attach, by function. What libc passes on is counted where it arrives: reallocarray as realloc, realloc(NULL, n) and alignments up to 16 as malloc. Exact, but a call that fails for lack of memory can't be told from one that succeeds.";
     FREES: Counter "profiler_frees_total" ["target", "function"]
         "Calls that give a block back, since attach, by function. free(NULL) is none; a realloc that resizes a block is one allocation and one free. Exact.";
     ALLOCATED_BYTES: Counter "profiler_allocated_bytes_total" ["target"]
