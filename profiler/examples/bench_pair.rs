@@ -221,7 +221,7 @@ impl Bench {
         let mut session = Session::open(wanted, 1, Duration::from_millis(1), false)?;
         session.attach(Process::open(self.worker.id())?, "bench".to_owned())?;
         let result = self.ask(way);
-        let last = session.close()?;
+        let last = session.finish()?;
         let seen = last.targets.first().map_or(0, |target| target.alloc.total().allocated());
         if seen < way.pairs() {
             bail!("only {seen} of {} pairs were counted", way.pairs());

@@ -1,12 +1,16 @@
 //! Wiring: builds the rooms, owns channels, tasks and the end. The only file that starts tasks.
 
 use std::{
+    fs::File,
     io::Write as _,
     net::{SocketAddr, TcpListener},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::ExitCode,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
 };
 
 use anyhow::{Context as _, bail};
@@ -17,7 +21,10 @@ use tokio::{
 
 use crate::{
     config::{Config, What},
-    export::{json, prometheus, terminal},
+    export::{
+        json, prometheus,
+        terminal::{self, Style},
+    },
     sampler::{Finished, Handle, Request, Sampler, Started},
     screen::SCREEN,
     server::{self, AppState},
@@ -32,12 +39,47 @@ use crate::{
 pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     // Before anything is attached: a port that is taken should cost the target nothing.
     let listeners = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
+    let mut report = config.report.as_deref().map(open_report).transpose()?;
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    let finished = runtime.block_on(observe(&config, listeners))?;
-    conclude(&config, &finished)
+    let finished =
+        runtime.block_on(observe(&config, listeners)).inspect_err(|_| discard(&config, report.as_ref()))?;
+    let code = conclude(&config, &finished, report.as_mut())?;
+    let probes = config.alloc || config.stalls;
+    let Finished { session, error, runs_on, .. } = finished;
+    drop(session);
+    if probes && !config.once && !config.json {
+        say("done, every probe is gone");
+    }
+    if let Some(pid) = runs_on {
+        say(&format!("the program runs on (pid {pid})"));
+    }
+    error.map_or(Ok(code), Err)
+}
+
+/// Nothing was observed: a report that holds nothing, and held nothing before, is not left behind.
+fn discard(config: &Config, report: Option<&File>) {
+    let empty = report.and_then(|file| file.metadata().ok()).is_some_and(|metadata| metadata.len() == 0);
+    if let Some(path) = config.report.as_deref().filter(|_| empty) {
+        // What can't be removed is empty at least.
+        let _removed = std::fs::remove_file(path);
+    }
+}
+
+/// One line for people, on standard error. Whoever has closed it doesn't want to know.
+pub fn say(line: &str) {
+    let _written = writeln!(std::io::stderr(), "profiler: {line}");
+}
+
+/// Every scrape needs a descriptor, every probe another one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Without it we have what we had.
+    let _raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -61,6 +103,7 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
     // Installed before attaching: a Ctrl-C while probes are being placed must find us ready to take them away.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let (sampler, handle) = Sampler::new(config.clone());
     let (started_send, started) = oneshot::channel();
     let (finished_send, mut finished) = oneshot::channel();
@@ -71,7 +114,14 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
             let _heard = finished_send.send(sampler.run(started_send));
         })
         .context("can't start a thread")?;
-    let Ok(started) = started.await else {
+    let started = tokio::select! {
+        started = started => started,
+        // The kernel takes away what has been placed so far when this process ends, which is now.
+        _ = interrupt.recv() => bail!("interrupted while attaching"),
+        _ = terminate.recv() => bail!("ended while attaching"),
+        _ = hangup.recv() => bail!("ended while attaching"),
+    };
+    let Ok(started) = started else {
         // It ended before it had begun, and says why.
         return finished.await.context("the sampler ended without a word")?;
     };
@@ -83,6 +133,7 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
     let mut snapshots = started.snapshots;
     let mut earlier: Option<Arc<Snapshot>> = None;
     let live = SCREEN.is_live() && !config.once && !config.json && matches!(config.what, What::Pids(_));
+    let painter = spawn_painter()?;
     let mut interrupted = false;
     loop {
         tokio::select! {
@@ -94,37 +145,54 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
                 }
                 interrupted = true;
             }
-            _ = terminate.recv() => match started.child {
-                Some(child) => pass_on_termination(child),
-                None => handle.ask(Request::Stop),
-            },
+            _ = terminate.recv() => end(started.child, &handle),
+            _ = hangup.recv() => end(started.child, &handle),
             changed = snapshots.changed(), if live => {
                 if changed.is_err() {
                     continue;
                 }
-                draw(config, &snapshots.borrow_and_update().clone(), &mut earlier);
+                draw(config, &snapshots.borrow_and_update().clone(), &mut earlier, &painter);
             }
         }
     }
 }
 
+/// A thread that draws: a terminal may stop taking text (Ctrl-S, a stalled connection), and nobody who scrapes or ends us
+/// should wait for it.
+fn spawn_painter() -> anyhow::Result<SyncSender<String>> {
+    let (send, blocks) = sync_channel::<String>(1);
+    std::thread::Builder::new()
+        .name("profiler-painter".to_owned())
+        .spawn(move || blocks.into_iter().for_each(|block| SCREEN.draw(block)))
+        .context("can't start a thread")?;
+    Ok(send)
+}
+
 /// Redraws the live block, at most once an interval: scrapes make snapshots, too.
-fn draw(config: &Config, now: &Arc<Snapshot>, earlier: &mut Option<Arc<Snapshot>>) {
+fn draw(
+    config: &Config,
+    now: &Arc<Snapshot>,
+    earlier: &mut Option<Arc<Snapshot>>,
+    painter: &SyncSender<String>,
+) {
     let due = earlier
         .as_ref()
         .is_none_or(|earlier| now.taken.saturating_duration_since(earlier.taken) * 10 >= config.interval * 9);
     if due {
-        SCREEN.draw(terminal::render(now, earlier.as_deref(), SCREEN.style()));
+        // A terminal that doesn't drain misses this block.
+        let _drawn = painter.try_send(terminal::render(now, earlier.as_deref(), SCREEN.style()));
         *earlier = Some(Arc::clone(now));
     }
 }
 
-/// Our own child, started with `run`: who ends us means it.
-fn pass_on_termination(child: u32) {
-    let pid = rustix::process::Pid::from_raw(child.cast_signed());
-    if let Some(pid) = pid {
-        // It may have ended already.
-        let _sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+/// Somebody ends us. With `run` our own child is meant, and we end when it does.
+fn end(child: Option<u32>, handle: &Handle) {
+    match child.and_then(|child| rustix::process::Pid::from_raw(child.cast_signed())) {
+        Some(pid) => {
+            // It may have ended already.
+            let _sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        None => handle.ask(Request::Stop),
     }
 }
 
@@ -171,39 +239,41 @@ fn announce(config: &Config, first: &Snapshot, addresses: &[SocketAddr]) {
     if matches!(config.what, What::Pids(_)) {
         parts.push("Ctrl-C ends".to_owned());
     }
-    eprintln!("profiler: {}", parts.join(" · "));
+    say(&parts.join(" · "));
 }
 
 /// Prints and writes what there was.
-fn conclude(config: &Config, finished: &Finished) -> anyhow::Result<ExitCode> {
+fn conclude(config: &Config, finished: &Finished, report: Option<&mut File>) -> anyhow::Result<ExitCode> {
     let document = json::render(&finished.last)?;
-    if let Some(path) = &config.report {
-        write_report(path, &document)?;
-    }
     let own_child = matches!(config.what, What::Command { .. });
     let text = if config.json {
         format!("{document}\n")
+    } else if own_child {
+        terminal::render(&finished.last, None, Style { colour: false, width: 0 })
     } else {
         terminal::render(&finished.last, None, SCREEN.style())
     };
-    if own_child {
+    let printed = if own_child {
         // Standard output is the program's.
-        SCREEN.keep();
-        eprint!("{text}");
+        std::io::stderr().write_all(text.as_bytes())
     } else if SCREEN.is_live() && !config.json {
         SCREEN.draw(text);
         SCREEN.keep();
+        Ok(())
     } else {
+        std::io::stdout().write_all(text.as_bytes())
+    };
+    if let Some(file) = report {
+        file.set_len(0)
+            .and_then(|()| file.write_all(document.as_bytes()))
+            .and_then(|()| file.write_all(b"\n"))
+            .context("can't write the report")?;
+    }
+    match printed {
         // Whoever closed the pipe has read enough.
-        let _written = std::io::stdout().write_all(text.as_bytes());
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("can't print"),
+        _ => Ok(finished.exit.map_or(ExitCode::SUCCESS, exit_code)),
     }
-    if !config.once && !config.json && (config.alloc || config.stalls) {
-        eprintln!("profiler: done, every probe is gone");
-    }
-    if let Some(pid) = finished.runs_on {
-        eprintln!("profiler: the program runs on (pid {pid})");
-    }
-    Ok(finished.exit.map_or(ExitCode::SUCCESS, exit_code))
 }
 
 /// As a shell does: the program's own code, or 128 plus the signal that ended it.
@@ -213,25 +283,31 @@ fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Writes the report for the one who called us: never through a link, readable by nobody else.
-fn write_report(path: &Path, document: &str) -> anyhow::Result<()> {
+/// Opens the report's file before anything is attached: a hunt of hours must not end without a place for its result. A
+/// new file belongs to who called us and is readable by nobody else; links, pipes and devices are refused.
+fn open_report(path: &Path) -> anyhow::Result<File> {
     let refused = || format!("can't write the report {}", path.display());
-    if path.is_dir() {
-        bail!("{}: it is a directory", refused());
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            // Under sudo, that is who asked for it.
+            let id = |key: &str| std::env::var(key).ok().and_then(|text| text.parse::<u32>().ok());
+            if let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) {
+                std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).with_context(refused)?;
+            }
+            Ok(file)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            if !path.symlink_metadata().with_context(refused)?.is_file() {
+                bail!("{}: it is no regular file", refused());
+            }
+            let file = options.open(path).with_context(refused)?;
+            if !file.metadata().with_context(refused)?.is_file() {
+                bail!("{}: it is no regular file", refused());
+            }
+            Ok(file)
+        }
+        Err(error) => Err(error).with_context(refused),
     }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .with_context(refused)?;
-    file.write_all(document.as_bytes()).and_then(|()| file.write_all(b"\n")).with_context(refused)?;
-    // Under sudo the report belongs to who asked for it.
-    let id = |key: &str| std::env::var(key).ok().and_then(|text| text.parse::<u32>().ok());
-    if let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) {
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).with_context(refused)?;
-    }
-    Ok(())
 }

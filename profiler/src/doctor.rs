@@ -175,5 +175,5 @@ fn observe_ourselves(wanted: Wanted) -> anyhow::Result<Snapshot> {
         unsafe { libc::free(std::hint::black_box(libc::malloc(64))) };
     }
     std::thread::sleep(Duration::from_millis(20));
-    Ok(session.close()?)
+    Ok(session.finish()?)
 }

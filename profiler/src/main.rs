@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         // Help is not an error.
         Err(error) if !error.use_stderr() => error.exit(),
         Err(error) => {
-            eprintln!("profiler: {}", cli::one_line(&error));
+            app::say(&cli::one_line(&error));
             return ExitCode::from(2);
         }
     };
@@ -25,11 +25,23 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let usage = error.is::<UsageError>();
-            // The chain on one line: the outermost says what failed, the innermost why.
-            eprintln!("profiler: {error:#}");
+            app::say(&chain(&error));
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
+}
+
+/// The chain of causes on one line: the outermost says what failed, the innermost why; nothing twice.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -28,7 +28,7 @@ use crate::{
 /// A snapshot younger than this answers a request as well as a new one.
 const FRESH: Duration = Duration::from_millis(10);
 /// How soon the end of the last target is noticed.
-const ALIVE_CHECK: Duration = Duration::from_millis(200);
+const ALIVE_CHECK: Duration = Duration::from_millis(50);
 
 /// What the sampler can be asked for.
 #[derive(Debug)]
@@ -53,10 +53,14 @@ pub struct Started {
 pub struct Finished {
     /// Everything, exact to the last call.
     pub last: Snapshot,
+    /// What ended the observation before its time.
+    pub error: Option<anyhow::Error>,
     /// How our own child ended, with `run`, if it has.
     pub exit: Option<ExitStatus>,
     /// Our own child, if it runs on.
     pub runs_on: Option<u32>,
+    /// Still holds the probes, which do nothing any more. Dropping it takes them away, about a second per target.
+    pub session: Session,
 }
 
 enum Message {
@@ -120,13 +124,11 @@ impl Sampler {
         let (publish, snapshots) = watch::channel(Arc::new(session.sample()?));
         give_memory_back();
         let told = started.send(Started { snapshots, log, child: child.as_ref().map(Child::pid) });
-        if told.is_ok() {
-            self.watch(&mut session, began, &publish)?;
-        }
-        let last = session.close()?;
+        let error = if told.is_ok() { self.watch(&mut session, began, &publish).err() } else { None };
+        let last = session.finish()?;
         let exit = child.as_mut().and_then(Child::try_wait);
         let runs_on = child.filter(|_| exit.is_none()).map(|child| child.pid());
-        Ok(Finished { last, exit, runs_on })
+        Ok(Finished { last, error, exit, runs_on, session })
     }
 
     fn watch(
@@ -135,7 +137,7 @@ impl Sampler {
         began: Instant,
         publish: &watch::Sender<Arc<Snapshot>>,
     ) -> anyhow::Result<()> {
-        let deadline = self.config.duration.map(|duration| began + duration);
+        let deadline = self.config.duration.and_then(|duration| began.checked_add(duration));
         let details = spawn_detail_reader(self.sender.clone())?;
         let mut due = began + self.config.interval;
         let mut last = began;

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use profiler_common::outcome::Outcome;
 use thiserror::Error;
 
 use crate::{
@@ -57,7 +58,6 @@ struct Watched {
     info: Arc<TargetInfo>,
     began: Instant,
     ended: Option<Instant>,
-    image: (u64, u64),
     usage: Option<ProcessUsage>,
     detail: Detail,
     alloc: AllocWatch,
@@ -146,7 +146,6 @@ impl Session {
             info: Arc::clone(&info),
             began: Instant::now(),
             ended: None,
-            image: usage.image,
             usage: Some(usage),
             detail: Detail::default(),
             alloc,
@@ -166,6 +165,10 @@ impl Session {
             if self.plan.alloc { AllocWatch::place(kernel, process, slot)? } else { AllocWatch::off(slot) };
         let ledger = if self.plan.stalls { Some(LedgerWatch::begin(kernel, process, slot)?) } else { None };
         alloc.start(kernel)?;
+        if !process.is_alive() {
+            // The probes may sit in another process that has got its id.
+            return Err(TargetError::Gone(process.pid()).into());
+        }
         tracing::info!("attached to process {} in {} ms", process.pid(), asked.elapsed().as_millis());
         Ok((alloc, ledger))
     }
@@ -184,6 +187,7 @@ impl Session {
         let taken = Instant::now();
         let mut missed = 0;
         let mut held_back = 0;
+        let mut without_place = 0;
         let mut targets = Vec::with_capacity(self.watched.len());
         let slots = self.watched.iter().filter_map(|watched| watched.ledger.as_ref()).map(LedgerWatch::slot);
         let mut reading = match &self.kernel {
@@ -195,12 +199,13 @@ impl Session {
             if !up {
                 watched.ended.get_or_insert(taken);
                 watched.usage = None;
+                if let Some(kernel) = &mut self.kernel {
+                    // Its id may be used again, by a process that is no business of ours.
+                    kernel.unfollow_process(watched.process.pid());
+                }
             } else if let Ok(usage) = watched.process.usage() {
-                if usage.image != watched.image
-                    && let Some(kernel) = &mut self.kernel
-                {
-                    watched.image = usage.image;
-                    watched.alloc.begin_again(kernel, &watched.process, &watched.info.name);
+                if let Some(kernel) = &mut self.kernel {
+                    watched.alloc.keep_up(kernel, &watched.process, &usage);
                 }
                 watched.usage = Some(usage);
             }
@@ -218,6 +223,7 @@ impl Session {
             };
             if let Some(ledger) = &watched.ledger {
                 missed += ledger.missed;
+                without_place += ledger.without_place;
                 held_back += ledger.held_back_ns;
             }
             targets.push(TargetSnapshot {
@@ -232,10 +238,14 @@ impl Session {
         }
         let mut losses = Vec::new();
         if let Some(kernel) = &self.kernel {
-            losses.extend(kernel.outcomes()?.into_iter().map(|(outcome, count)| (outcome.reason(), count)));
+            losses.extend(kernel.outcomes()?.into_iter().map(|(outcome, count)| {
+                let here = if outcome == Outcome::ThreadsFull { without_place } else { 0 };
+                (outcome.reason(), count + here)
+            }));
             losses.push(("program_busy", kernel.recursion_misses()));
         }
         losses.push(("thread_not_seen", missed));
+
         let own = self.own.as_ref().and_then(|own| own.usage().ok());
         let held_back = Duration::from_nanos(held_back);
         Ok(Snapshot { taken_at: SystemTime::now(), taken, targets, losses, held_back, own })
@@ -267,27 +277,25 @@ impl Session {
         let now = Instant::now();
         watched.detail.reading = false;
         watched.detail.tally = result.tally;
-        watched.detail.due = Some(now + interval.max(result.took * DETAIL_PACE));
+        watched.detail.due = now.checked_add(interval.max(result.took.saturating_mul(DETAIL_PACE)));
         if let Some(detail) = result.detail {
             watched.detail.last = Some((detail, now));
         }
     }
 
-    /// Stops counting, takes every probe away and reads what there was, exact to the last call.
+    /// Stops counting and reads what there was, exact to the last call. The probes are taken away when the session is
+    /// dropped, which takes about a second per target; they do nothing any more meanwhile.
     ///
     /// # Errors
     ///
-    /// If the kernel's maps can't be read; the probes are gone all the same.
-    pub fn close(mut self) -> Result<Snapshot, SessionError> {
+    /// If the kernel's maps can't be read.
+    pub fn finish(&mut self) -> Result<Snapshot, SessionError> {
         if let Some(kernel) = &mut self.kernel {
             for watched in &mut self.watched {
                 watched.alloc.stop(kernel);
             }
         }
-        let last = self.sample();
-        let links = self.watched.iter_mut().flat_map(|watched| watched.alloc.take_links()).collect();
-        Kernel::detach_alloc(links);
-        last
+        self.sample()
     }
 }
 

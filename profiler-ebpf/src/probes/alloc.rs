@@ -16,8 +16,9 @@ use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, COUNTING, add, count};
 
 /// glibc gives every block this alignment (`MALLOC_ALIGNMENT`, malloc/malloc-alignment.h, on 64-bit machines).
 const MALLOC_ALIGNMENT: u64 = 16;
-/// Larger requests are refused by every allocator (`PTRDIFF_MAX`; glibc: `checked_request2size`).
-const LARGEST_REQUEST: u64 = i64::MAX as u64;
+/// Larger requests can't succeed: a process addresses 2^47 bytes on x86-64 unless it asks mmap for more, which malloc doesn't.
+/// (glibc itself refuses from `PTRDIFF_MAX` on; in between, mmap does.)
+const LARGEST_REQUEST: u64 = (1 << 47) - 1;
 
 /// What one call means for the counts.
 enum Call {

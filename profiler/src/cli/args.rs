@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
     pub duration: Option<Duration>,
     /// Watch for one --interval, print what there was, end.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "duration")]
     pub once: bool,
     /// Print JSON instead of the summary.
     #[arg(long)]
@@ -160,17 +160,21 @@ impl TryFrom<String> for Switch {
     }
 }
 
+/// Longer times can't be meant, and can't be added to a clock.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// A time like `500ms`, `10s`, `5m`; a bare number means seconds.
 ///
 /// # Errors
 ///
 /// If it isn't one.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text} is no length of time"));
-    }
-    humantime::parse_duration(text)
-        .map_err(|_| format!("{text:?} is no length of time: write 500ms, 10s or 5m"))
+    let no_time = || format!("{text:?} is no length of time: write 500ms, 10s or 5m");
+    let time = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| no_time())?,
+        Err(_) => humantime::parse_duration(text).map_err(|_| no_time())?,
+    };
+    if time > LONGEST { Err(format!("{text} is too long: at most ten years")) } else { Ok(time) }
 }
 
 #[cfg(test)]
@@ -184,6 +188,7 @@ mod tests {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("1h 2m"), Ok(Duration::from_secs(3720)));
         assert!(parse_duration("-1").is_err());
+        assert!(parse_duration("9223372036854775807").is_err());
         assert!(parse_duration("soon").is_err());
         assert!(parse_duration("nan").is_err());
     }

@@ -78,6 +78,7 @@ pub fn resolve(
             if names.len() > 1 {
                 return Err(UsageError("run starts one program: give --name once".to_owned()));
             }
+            names.iter().try_for_each(|name| check_name(name))?;
             What::Command { argv, name: names.pop() }
         }
         None => {
@@ -150,18 +151,23 @@ fn choose(pids: Vec<u32>, names: Vec<String>) -> Result<Vec<Chosen>, UsageError>
     }
     let mut seen = HashSet::new();
     for name in &names {
-        if name.is_empty() || *name != crate::text::clean(name) {
-            return Err(UsageError(format!(
-                "the name {name:?} can't be used: a label has 1 to {} bytes and no control characters",
-                crate::text::NAME_LIMIT
-            )));
-        }
+        check_name(name)?;
         if !seen.insert(name) {
             return Err(UsageError(format!("two targets can't both be named {name:?}")));
         }
     }
     let mut names = names.into_iter().map(Some);
     Ok(pids.into_iter().map(|pid| Chosen { pid, name: names.next().flatten() }).collect())
+}
+
+fn check_name(name: &str) -> Result<(), UsageError> {
+    if name.is_empty() || name != crate::text::clean(name) {
+        return Err(UsageError(format!(
+            "the name {name:?} can't be used: a label has 1 to {} bytes and no control characters",
+            crate::text::NAME_LIMIT
+        )));
+    }
+    Ok(())
 }
 
 fn address(text: &str) -> Result<std::net::SocketAddr, UsageError> {

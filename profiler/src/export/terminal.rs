@@ -90,7 +90,10 @@ fn allocation_lines(
     match &target.alloc.state {
         AllocState::Off => return,
         AllocState::NotCounting(reason) => {
-            return row(lines, style, "calls", &style.warn(&format!("not counted: {reason}")));
+            row(lines, style, "calls", &style.warn(&format!("not counted: {reason}")));
+            if target.alloc.by_function().is_empty() {
+                return;
+            }
         }
         AllocState::Partly(reason) => row(lines, style, "partly", &style.warn(reason)),
         AllocState::Counting => {}

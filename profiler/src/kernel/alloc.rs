@@ -1,8 +1,15 @@
 //! Allocator probes: placing them, switching them on, reading their counts.
 
-use std::{num::NonZeroU32, path::Path};
+use std::{
+    num::NonZeroU32,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::{
+    maps::PerCpuValues,
+    programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+};
 use profiler_common::alloc::{AllocCounts, AllocSite};
 
 use super::{Kernel, KernelError, Raw, loader::map_error, loader::sum_cpus};
@@ -23,8 +30,9 @@ pub struct SitePlan {
 /// A probe in place. It goes away when this is dropped.
 pub struct AllocLink {
     id: SiteId,
-    /// Held for its drop, which takes the probe away.
-    _link: UProbeLink,
+    /// Dropped to take the probe away.
+    link: Option<UProbeLink>,
+    freed: Arc<Mutex<Vec<SiteId>>>,
 }
 
 impl AllocLink {
@@ -53,11 +61,26 @@ impl Kernel {
         Ok(links)
     }
 
-    fn attach_site(&mut self, pid: u32, file: &Path, plan: &SitePlan) -> Result<AllocLink, KernelError> {
+    /// A site that isn't in use, with its counts at zero.
+    fn take_site(&mut self) -> Result<SiteId, KernelError> {
+        let freed = self.freed_sites.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(id) = freed {
+            let cpus = aya::util::nr_cpus()
+                .map_err(|(path, source)| KernelError::System { path: path.to_owned(), source })?;
+            let zeroes = PerCpuValues::try_from(vec![Raw(AllocCounts::default()); cpus])
+                .map_err(|source| KernelError::System { path: "the number of CPUs".to_owned(), source })?;
+            self.alloc_counts.set(id.0, zeroes, 0).map_err(|source| map_error("ALLOC_COUNTS", source))?;
+            return Ok(id);
+        }
         if self.next_site >= self.sites {
             return Err(KernelError::Unsupported(format!("more than {} probe sites are needed", self.sites)));
         }
-        let id = SiteId(self.next_site);
+        self.next_site += 1;
+        Ok(SiteId(self.next_site - 1))
+    }
+
+    fn attach_site(&mut self, pid: u32, file: &Path, plan: &SitePlan) -> Result<AllocLink, KernelError> {
+        let id = self.take_site()?;
         self.alloc_sites.set(id.0, Raw(plan.site), 0).map_err(|source| map_error("ALLOC_SITES", source))?;
         let scope = NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
         let refused =
@@ -69,8 +92,7 @@ impl Kernel {
         };
         let link_id = program.attach(point, file, scope).map_err(refused)?;
         let link = program.take_link(link_id).map_err(refused)?;
-        self.next_site += 1;
-        Ok(AllocLink { id, _link: link })
+        Ok(AllocLink { id, link: Some(link), freed: Arc::clone(&self.freed_sites) })
     }
 
     /// Lets all sites of a target count, or stops them: one write, one instant.
@@ -91,15 +113,6 @@ impl Kernel {
         let mut sum = AllocCounts::default();
         sum_cpus(&self.alloc_counts, "ALLOC_COUNTS", id.0, |counts| sum.add(counts))?;
         Ok(sum)
-    }
-
-    /// Takes probes away. Each one makes the kernel wait for a grace period, so all wait at the same time.
-    pub fn detach_alloc(links: Vec<AllocLink>) {
-        std::thread::scope(|scope| {
-            for link in links {
-                scope.spawn(move || drop(link));
-            }
-        });
     }
 
     /// Places the program that does nothing: the yardstick of the benchmarks.
@@ -123,5 +136,13 @@ impl Kernel {
             .attach(UProbeAttachLocation::AbsoluteOffset(file_offset), file, scope)
             .map_err(refused)?;
         program.take_link(link_id).map_err(refused)
+    }
+}
+
+impl Drop for AllocLink {
+    fn drop(&mut self) {
+        drop(self.link.take());
+        // Only now can the site be used for another probe.
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
     }
 }

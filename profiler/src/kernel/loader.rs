@@ -2,6 +2,7 @@
 
 use std::{
     os::fd::{AsFd as _, AsRawFd as _},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use profiler_common::{
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
-use super::{Btf, Facts, KernelError, KernelLog, Plan, Raw};
+use super::{Btf, Facts, KernelError, KernelLog, Plan, Raw, SiteId};
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf.o"));
@@ -47,6 +48,7 @@ pub struct Kernel {
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
     outcomes: PerCpuArray<MapData, u64>,
     pub(super) next_site: u32,
+    pub(super) freed_sites: Arc<Mutex<Vec<SiteId>>>,
     pub(super) sites: u32,
 }
 
@@ -108,6 +110,7 @@ impl Kernel {
             ebpf,
             log,
             next_site: 0,
+            freed_sites: Arc::default(),
             sites: sizes.sites,
         };
         if plan.stalls {

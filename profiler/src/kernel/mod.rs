@@ -21,7 +21,7 @@ pub use btf::{Btf, BtfError};
 pub use loader::{Kernel, OBJECT, Sizes};
 pub use log::KernelLog;
 pub use plan::{Plan, Wanted};
-pub use sched::ThreadRow;
+pub use sched::{Followed, ThreadRow};
 pub use support::{Capability, Facts};
 
 /// What can go wrong at the door.

@@ -12,6 +12,17 @@ const NO_EXIST: u64 = 1;
 /// A record that changes while it is read is read again at most this often.
 const READ_TRIES: usize = 8;
 
+/// What came of following a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// It is followed from now on.
+    New,
+    /// It was followed already.
+    Already,
+    /// There is no place for another thread.
+    Full,
+}
+
 /// A thread and its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThreadRow {
@@ -31,18 +42,27 @@ impl Kernel {
         self.targets.insert(pid, slot, 0).map_err(|source| map_error("TARGETS_BY_PID", source))
     }
 
-    /// Follows a thread that exists already. Returns whether it is new to us.
+    /// New threads of this process are no longer followed.
+    pub fn unfollow_process(&mut self, pid: u32) {
+        // Not there is as good as removed.
+        let _removed = self.targets.remove(&pid);
+    }
+
+    /// Follows a thread that exists already.
     ///
     /// # Errors
     ///
-    /// If the map is full or can't be written.
-    pub fn follow_thread(&mut self, tid: u32, slot: u32) -> Result<bool, KernelError> {
+    /// If the map can't be written. A full one is no error.
+    pub fn follow_thread(&mut self, tid: u32, slot: u32) -> Result<Followed, KernelError> {
         let record =
             ThreadRecord { slot, state: STATE_UNKNOWN, since_ns: super::now_ns(), ..Default::default() };
         match self.threads.insert(tid, Raw(record), NO_EXIST) {
-            Ok(()) => Ok(true),
+            Ok(()) => Ok(Followed::New),
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EEXIST) => {
-                Ok(false)
+                Ok(Followed::Already)
+            }
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                Ok(Followed::Full)
             }
             Err(source) => Err(map_error("THREADS", source)),
         }
@@ -52,7 +72,7 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// If the map is full or can't be written.
+    /// If the map can't be written.
     pub fn hint(&mut self, tid: u32, state: ThreadState) -> Result<(), KernelError> {
         self.hints.insert(tid, state as u32, 0).map_err(|source| map_error("HINTS", source))
     }

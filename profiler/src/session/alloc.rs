@@ -9,10 +9,12 @@ use crate::{
     binary::{self, Hook, Image},
     kernel::{AllocLink, Kernel, SiteId, SitePlan},
     snapshot::{AllocSnapshot, AllocState, FunctionCounts, SiteInfo, SiteSnapshot},
-    target::{MappedObject, MappedRange, PinnedObject, Process},
+    target::{MappedObject, MappedRange, PinnedObject, Process, ProcessUsage},
     text::clean,
 };
 
+/// So many names of libraries are told.
+const NAMES_TOLD: usize = 3;
 /// `int3`: what the kernel puts at a probe site.
 const BREAKPOINT: u8 = 0xcc;
 /// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
@@ -25,6 +27,10 @@ pub(super) struct AllocWatch {
     links: Vec<AllocLink>,
     sites: Vec<Placed>,
     earlier: Vec<FunctionCounts>,
+    /// The program that the probes belong to; see [`ProcessUsage::image`].
+    image: Option<(u64, u64)>,
+    /// Files that have been looked at in vain.
+    seen: HashSet<FileId>,
 }
 
 /// A function's probes.
@@ -46,8 +52,16 @@ struct Found {
 
 impl AllocWatch {
     /// Nothing was asked for.
-    pub(super) const fn off(slot: u32) -> Self {
-        Self { slot, state: AllocState::Off, links: Vec::new(), sites: Vec::new(), earlier: Vec::new() }
+    pub(super) fn off(slot: u32) -> Self {
+        Self {
+            slot,
+            state: AllocState::Off,
+            links: Vec::new(),
+            sites: Vec::new(),
+            earlier: Vec::new(),
+            image: None,
+            seen: HashSet::new(),
+        }
     }
 
     /// Finds the allocators and places the probes. Nothing is counted before [`AllocWatch::start`].
@@ -57,39 +71,72 @@ impl AllocWatch {
         for one in &found {
             watch.attach(kernel, process, one)?;
         }
+        let unknown = shortened(&unknown);
         watch.state = match (watch.links.is_empty(), unknown.is_empty()) {
             (true, _) => AllocState::NotCounting(why_nothing(&unknown)),
             (false, true) => AllocState::Counting,
             (false, false) => AllocState::Partly(format!(
-                "glibc's allocator only; {} has another one that isn't known yet",
-                unknown.join(", ")
+                "glibc's allocator only; {unknown} has another one that isn't known yet"
             )),
         };
         Ok(watch)
     }
 
-    /// The process has replaced its program: what was counted stays in the sums, and the new program's allocator is
-    /// looked for. Calls between the two are not counted.
-    pub(super) fn begin_again(&mut self, kernel: &mut Kernel, process: &Process, name: &str) {
+    /// Keeps up with what the process does: another program (`execve`), an allocator that is mapped later, a main thread
+    /// that ends.
+    pub(super) fn keep_up(&mut self, kernel: &mut Kernel, process: &Process, usage: &ProcessUsage) {
         if self.state == AllocState::Off {
             return;
         }
-        self.stop(kernel);
-        if let Ok(last) = self.read(kernel) {
-            self.earlier = last.by_function();
+        if usage.image.0 == 0 || usage.image.1 == 0 {
+            // It has no memory any more: it is ending, or only its main thread has ended. The probes' filter goes by
+            // that thread's memory (kernel/trace/trace_uprobe.c, uprobe_perf_filter).
+            if process.lives_on_without_its_main_thread() {
+                self.state = AllocState::NotCounting(
+                    "its main thread has ended, and with it the kernel takes the probes away".to_owned(),
+                );
+            }
+            return;
         }
-        let links = self.take_links();
-        // Takes a second; nobody waits for it.
-        std::thread::spawn(move || Kernel::detach_alloc(links));
-        let earlier = std::mem::take(&mut self.earlier);
+        let before = *self.image.get_or_insert(usage.image);
+        if before.1 != usage.image.1 {
+            self.image = Some(usage.image);
+            self.leave(kernel);
+            tracing::warn!(
+                "process {} has replaced its program (execve): its first allocations are not counted",
+                process.pid()
+            );
+        }
+        if matches!(self.state, AllocState::NotCounting(_)) && has_known_allocator(process, &mut self.seen) {
+            self.place_again(kernel, process);
+        }
+    }
+
+    /// The probes belong to a program that is gone: what they have counted stays in the sums.
+    fn leave(&mut self, kernel: &mut Kernel) {
+        self.stop(kernel);
+        match self.read(kernel) {
+            Ok(last) => self.earlier = last.by_function(),
+            Err(error) => tracing::warn!("{error}"),
+        }
+        self.sites.clear();
+        self.seen.clear();
+        self.state = AllocState::NotCounting("it has replaced its program".to_owned());
+        let links = std::mem::take(&mut self.links);
+        // Takes a second; nobody waits for it. Without a thread to spare, here and now.
+        let _thread = std::thread::Builder::new().spawn(move || drop(links));
+    }
+
+    fn place_again(&mut self, kernel: &mut Kernel, process: &Process) {
         let again =
             Self::place(kernel, process, self.slot).and_then(|watch| watch.start(kernel).map(|()| watch));
+        let (earlier, image, seen) =
+            (std::mem::take(&mut self.earlier), self.image, std::mem::take(&mut self.seen));
         *self = again.unwrap_or_else(|error| Self {
-            state: AllocState::NotCounting(format!("it has replaced its program, and then: {error}")),
+            state: AllocState::NotCounting(error.to_string()),
             ..Self::off(self.slot)
         });
-        self.earlier = earlier;
-        tracing::warn!("{name} has replaced its program (execve): its first allocations are not counted");
+        (self.earlier, self.image, self.seen) = (earlier, image, seen);
     }
 
     fn attach(&mut self, kernel: &mut Kernel, process: &Process, found: &Found) -> Result<(), SessionError> {
@@ -151,15 +198,13 @@ impl AllocWatch {
             tracing::warn!("{error}");
         }
     }
-
-    /// Hands the probes over to be taken away; their counts can still be read.
-    pub(super) fn take_links(&mut self) -> Vec<AllocLink> {
-        std::mem::take(&mut self.links)
-    }
 }
 
+/// What a file is, whatever its name: device and inode.
+pub type FileId = ((i32, i32), u64);
+
 /// Whether a known allocator is mapped. `seen` holds the files that were looked at before, so that asking again is cheap.
-pub fn has_known_allocator(process: &Process, seen: &mut HashSet<((i32, i32), u64)>) -> bool {
+pub fn has_known_allocator(process: &Process, seen: &mut HashSet<FileId>) -> bool {
     let mut found = false;
     for object in process.mapped_objects().unwrap_or_default() {
         if !seen.insert((object.device, object.inode)) {
@@ -204,13 +249,20 @@ fn find_allocators(process: &Process) -> Result<(Vec<Found>, Vec<String>), Sessi
     Ok((found, unknown))
 }
 
-fn why_nothing(unknown: &[String]) -> String {
+/// The first few names: a target could map thousands, and a label must stay short.
+fn shortened(names: &[String]) -> String {
+    let more = names.len().saturating_sub(NAMES_TOLD);
+    let told = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{told} and {more} more") } else { told }
+}
+
+fn why_nothing(unknown: &str) -> String {
     if unknown.is_empty() {
         "no known allocator is mapped: neither its program nor a library of it exports malloc (a static or stripped \
          program, or a language with an allocator of its own)"
             .to_owned()
     } else {
-        format!("its allocator is not known yet: {}", unknown.join(", "))
+        format!("its allocator is not known yet: {unknown}")
     }
 }
 

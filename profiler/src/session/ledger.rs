@@ -1,15 +1,15 @@
 //! A target's threads in the ledger: following them from the start, and finding out about those that don't move.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use profiler_common::sched::{Retired, STATE_UNKNOWN, ThreadState};
+use profiler_common::sched::{Retired, STATE_UNKNOWN, STATES, ThreadState};
 
 use super::SessionError;
 use crate::{
-    kernel::{Kernel, ThreadRow, now_ns},
+    kernel::{Followed, Kernel, ThreadRow, now_ns},
     snapshot::LedgerSnapshot,
     stalls::{Ledger, Unseen},
     target::{Process, ThreadSighting},
@@ -28,11 +28,15 @@ pub(super) struct LedgerWatch {
     /// Threads that existed when we came and have had no event since: what they had used and did then.
     unseen: HashMap<u32, ThreadSighting>,
     scanned: Instant,
-    suspects: Vec<u32>,
+    suspects: HashSet<u32>,
     last: Ledger,
     /// Starts and ends of threads that the tracepoints didn't show, so far.
     pub(super) missed: u64,
-    /// Nanoseconds that would have made a counter sink, so far.
+    /// Threads that had no place in the map, at most.
+    pub(super) without_place: u64,
+    /// Nanoseconds of stale threads: their last events were missed.
+    stale_ns: [u64; STATES],
+    /// The most nanoseconds by which counters had to be kept from sinking.
     pub(super) held_back_ns: u64,
 }
 
@@ -82,9 +86,11 @@ impl LedgerWatch {
             slot,
             unseen: HashMap::new(),
             scanned: Instant::now(),
-            suspects: Vec::new(),
+            suspects: HashSet::new(),
             last: Ledger::default(),
             missed: 0,
+            without_place: 0,
+            stale_ns: [0; STATES],
             held_back_ns: 0,
         };
         // A thread that ends while the directory is read can hide others, so read until there is nothing new.
@@ -98,10 +104,15 @@ impl LedgerWatch {
         process: &Process,
         tids: &[u32],
     ) -> Result<u64, SessionError> {
-        let mut new = 0;
+        let (mut new, mut full) = (0, 0);
         for tid in tids {
-            if !kernel.follow_thread(*tid, self.slot)? {
-                continue;
+            match kernel.follow_thread(*tid, self.slot)? {
+                Followed::New => {}
+                Followed::Already => continue,
+                Followed::Full => {
+                    full += 1;
+                    continue;
+                }
             }
             // Looked at after its record exists: any change from here on is an event that we see.
             match process.sight_thread(*tid) {
@@ -115,6 +126,7 @@ impl LedgerWatch {
                 None => kernel.unfollow_thread(*tid),
             }
         }
+        self.without_place = self.without_place.max(full);
         Ok(new)
     }
 
@@ -132,7 +144,9 @@ impl LedgerWatch {
             let (rows, unseen) = self.place_unseen(kernel, process, rows, reading.now_ns)?;
             if kernel.retired(self.slot)? == retired {
                 let records = rows.iter().map(|row| (row.tid, row.record));
-                ledger = Ledger::add_up(records, &unseen, &retired, reading.now_ns);
+                let mut ended = retired;
+                ended.spent_ns.iter_mut().zip(self.stale_ns).for_each(|(sum, stale)| *sum += stale);
+                ledger = Ledger::add_up(records, &unseen, &ended, reading.now_ns);
             }
             if ledger.is_some() {
                 break;
@@ -141,7 +155,7 @@ impl LedgerWatch {
         }
         // Threads that end all the time: rather an older reading than a wrong one.
         let mut ledger = ledger.unwrap_or(self.last);
-        self.held_back_ns += ledger.hold(&self.last);
+        self.held_back_ns = self.held_back_ns.max(ledger.hold(&self.last));
         self.last = ledger;
         if self.scanned.elapsed() >= RESCAN {
             self.scanned = Instant::now();
@@ -166,6 +180,11 @@ impl LedgerWatch {
                 }
                 continue;
             }
+            // Seen blocked after its record was made, and no event since: it is blocked all the while.
+            if let Some(state) = self.unseen.get(&row.tid).and_then(|first| first.blocked) {
+                unseen.insert(row.tid, state);
+                continue;
+            }
             let sighting = process.sight_thread(row.tid);
             if let Some(record) = kernel.thread(row.tid)? {
                 row.record = record;
@@ -173,7 +192,7 @@ impl LedgerWatch {
             let (Some(sighting), Some(first)) = (sighting, self.unseen.get(&row.tid)) else { continue };
             let age = Duration::from_nanos(now_ns.saturating_sub(row.record.since_ns));
             let state = match sighting.blocked {
-                Some(state) => Some(first.blocked.unwrap_or(state)),
+                Some(state) => Some(state),
                 None if sighting.cpu_ticks > first.cpu_ticks => Some(ThreadState::Running),
                 None if age > TICKS_TELL => Some(ThreadState::Runnable),
                 None => None,
@@ -191,13 +210,15 @@ impl LedgerWatch {
         let rows = ThreadReading::take(kernel, [self.slot])?.rows.remove(&self.slot).unwrap_or_default();
         let Ok(tids) = process.threads() else { return Ok(()) };
         self.missed += self.follow_new(kernel, process, &tids)?;
+        let there: HashSet<u32> = tids.into_iter().collect();
         // A thread that is still ending has left /proc before its last event: only one that is missing twice is stale.
-        let stale: Vec<u32> = rows.iter().map(|row| row.tid).filter(|tid| !tids.contains(tid)).collect();
-        for tid in stale.iter().filter(|tid| self.suspects.contains(tid)) {
-            kernel.unfollow_thread(*tid);
+        let stale: Vec<ThreadRow> = rows.into_iter().filter(|row| !there.contains(&row.tid)).collect();
+        for row in stale.iter().filter(|row| self.suspects.contains(&row.tid)) {
+            kernel.unfollow_thread(row.tid);
             self.missed += 1;
+            self.stale_ns.iter_mut().zip(row.record.spent_ns).for_each(|(sum, spent)| *sum += spent);
         }
-        self.suspects = stale;
+        self.suspects = stale.into_iter().map(|row| row.tid).collect();
         Ok(())
     }
 }

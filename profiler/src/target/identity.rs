@@ -19,6 +19,8 @@ use super::TargetError;
 
 /// `PF_KTHREAD` in include/linux/sched.h; field `flags` of /proc/PID/stat.
 const PF_KTHREAD: u32 = 0x0020_0000;
+/// `PF_EXITING` there.
+const PF_EXITING: u32 = 0x0000_0004;
 /// No file of `/proc` that we read is larger; `maps` of a process with 65,530 mappings is about 6 MB.
 const PROC_FILE_LIMIT: u64 = 64 << 20;
 
@@ -70,8 +72,12 @@ impl Process {
         // The directory was opened before the pidfd: only if it still answers do both mean the same process.
         let again = read_stat(&proc, pid)?;
         let process = Self { pid, pidfd, proc, start_ticks: again.starttime };
-        if matches!(again.state, 'Z' | 'X') || !process.is_alive() {
+        if !process.is_alive() {
             return Err(TargetError::Gone(pid));
+        }
+        if matches!(again.state, 'Z' | 'X') {
+            let lives_on = process.lives_on_without_its_main_thread();
+            return Err(if lives_on { TargetError::NoMainThread(pid) } else { TargetError::Gone(pid) });
         }
         Ok(process)
     }
@@ -115,6 +121,16 @@ impl Process {
     pub fn threads(&self) -> Result<Vec<u32>, TargetError> {
         let tasks = self.proc.tasks().map_err(|error| TargetError::from_proc(self.pid, "task", error))?;
         Ok(tasks.filter_map(|task| task.ok()).map(|task| task.tid.unsigned_abs()).collect())
+    }
+
+    /// Whether any thread but the main one is neither dead nor on its way out.
+    pub fn lives_on_without_its_main_thread(&self) -> bool {
+        let others = self.threads().unwrap_or_default().into_iter().filter(|tid| *tid != self.pid);
+        others.into_iter().any(|tid| {
+            let stat = self.read_text(&format!("task/{tid}/stat")).ok();
+            let stat = stat.and_then(|text| Stat::from_read(text.as_bytes()).ok());
+            stat.is_some_and(|stat| !matches!(stat.state, 'Z' | 'X') && stat.flags & PF_EXITING == 0)
+        })
     }
 
     /// What a thread is doing just now; `None` once it has ended.

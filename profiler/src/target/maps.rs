@@ -72,6 +72,11 @@ impl Process {
             Err(error) => self.open_by_name(object).ok_or(error)?,
         };
         let metadata = file.metadata().map_err(|error| TargetError::from_io(self.pid(), &link, error))?;
+        if !metadata.is_file() {
+            // A device can be mapped, too, and read without end.
+            let source = std::io::Error::other("it is no regular file");
+            return Err(TargetError::Unreadable { pid: self.pid(), what: link, source });
+        }
         Ok(PinnedObject { size: metadata.len(), file })
     }
 
@@ -105,6 +110,11 @@ impl PinnedObject {
     pub fn read(&self) -> std::io::Result<Vec<u8>> {
         if self.size > OBJECT_LIMIT {
             return Err(std::io::Error::other(format!("{} bytes are more than we read (1 GiB)", self.size)));
+        }
+        let mut magic = [0; 4];
+        self.file.read_exact_at(&mut magic, 0)?;
+        if magic != *b"\x7fELF" {
+            return Err(std::io::Error::other("it is no ELF file"));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(self.size).unwrap_or(0) + 1);
         (&self.file).take(OBJECT_LIMIT).read_to_end(&mut bytes)?;

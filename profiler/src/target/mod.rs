@@ -24,6 +24,9 @@ pub enum TargetError {
     /// It ended while we looked.
     #[error("process {0} has ended")]
     Gone(u32),
+    /// Its main thread has ended and the others go on: the kernel's probes go by the main thread.
+    #[error("the main thread of process {0} has ended: such a process can't be observed")]
+    NoMainThread(u32),
     /// Kernel threads have no user memory.
     #[error("process {pid} ({name}) is a kernel thread: it has no program to look at")]
     KernelThread {

@@ -32,7 +32,8 @@ pub struct ProcessUsage {
     pub minor_faults: u64,
     /// Page faults that needed I/O.
     pub major_faults: u64,
-    /// Changes when the process replaces its program (`execve`): where code and stack begin.
+    /// Where code and stack begin: the second changes when the process replaces its program (`execve`). Zero once the
+    /// main thread has no memory any more.
     pub image: (u64, u64),
 }
 

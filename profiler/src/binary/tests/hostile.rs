@@ -30,12 +30,14 @@ fn library_of(code: &[u8], places: &[u64]) -> Vec<u8> {
     Object { code, functions: &functions, slots: &slots, ..Object::default() }.build()
 }
 
-/// Whatever the file: at the offsets of the internal calls there are direct calls of the function.
+/// Whatever the file: at the offsets of the internal calls there are direct calls of the function, or jumps back to it.
 fn assert_calls(file: &[u8], hook: &Hook) {
     assert!(hook.internal_calls.len() <= MAX_INTERNAL_CALLS);
     assert!(hook.internal_calls.is_sorted_by(|a, b| a.address < b.address), "{hook:x?}");
     for call in &hook.internal_calls {
-        let [0xe8, displacement @ ..] = &file[call.file_offset as usize..][..5] else { panic!("{call:x?}") };
+        let [0xe8 | 0xe9, displacement @ ..] = &file[call.file_offset as usize..][..5] else {
+            panic!("{call:x?}")
+        };
         let displacement = i32::from_le_bytes(displacement.try_into().unwrap());
         let target = call.address.wrapping_add(5).wrapping_add_signed(i64::from(displacement));
         assert_eq!(target, hook.address, "{call:x?}");

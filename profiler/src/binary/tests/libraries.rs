@@ -153,7 +153,7 @@ fn internal_calls_are_calls() {
             assert!(hook.internal_calls.is_sorted_by(|a, b| a.address < b.address), "{hook:x?}");
             for call in &hook.internal_calls {
                 assert_eq!(image.file_offset_of(call.address), Some(call.file_offset));
-                let [0xe8, displacement @ ..] = &bytes[call.file_offset as usize..][..5] else {
+                let [0xe8 | 0xe9, displacement @ ..] = &bytes[call.file_offset as usize..][..5] else {
                     panic!("{call:x?}")
                 };
                 let displacement = i32::from_le_bytes(displacement.try_into().unwrap());
