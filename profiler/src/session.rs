@@ -207,7 +207,8 @@ impl Session {
                 if let Some(kernel) = &mut self.kernel {
                     watched.alloc.keep_up(kernel, &watched.process, &usage);
                 }
-                watched.usage = Some(usage);
+                // Without memory, the kernel says zero; that is no size.
+                watched.usage = (usage.image.0 != 0).then_some(usage);
             }
             let (alloc, ledger) = match &mut self.kernel {
                 Some(kernel) => {
