@@ -94,7 +94,12 @@ fn record_build(workspace: &Path, out_dir: &Path) {
     println!("cargo::rustc-env=PROFILER_REVISION={revision}");
     println!("cargo::rustc-env=PROFILER_BRANCH={branch}");
     println!("cargo::rustc-env=PROFILER_RUSTC={version}");
-    println!("cargo::rerun-if-changed={}", workspace.join(".git/HEAD").display());
+    // The log changes with every commit, HEAD itself only with the branch.
+    for file in
+        [".git/HEAD", ".git/logs/HEAD"].map(|file| workspace.join(file)).iter().filter(|file| file.exists())
+    {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
     let mut table = String::from("&[\n");
     for lock in ["Cargo.lock", "profiler-ebpf/Cargo.lock"] {
         let path = workspace.join(lock);
