@@ -155,8 +155,6 @@ pub const fn stall_bound_ns(bucket: usize) -> u64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct StallCounts {
-    /// How many.
-    pub count: u64,
     /// Their length together, nanoseconds.
     pub total_ns: u64,
     /// How many ended in each bucket (not cumulative); the last one is above the highest bound.
@@ -164,9 +162,13 @@ pub struct StallCounts {
 }
 
 impl StallCounts {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
     /// Adds another CPU's counts.
     pub fn add(&mut self, other: &Self) {
-        self.count += other.count;
         self.total_ns += other.total_ns;
         for (sum, n) in self.buckets.iter_mut().zip(other.buckets) {
             *sum += n;
@@ -183,4 +185,4 @@ unsafe impl Record for StallCounts {}
 
 const _: () = assert!(size_of::<ThreadRecord>() == 24 + 8 * STATES);
 const _: () = assert!(size_of::<Retired>() == 8 + 8 * STATES);
-const _: () = assert!(size_of::<StallCounts>() == 16 + 8 * (STALL_BOUNDS + 1));
+const _: () = assert!(size_of::<StallCounts>() == 8 + 8 * (STALL_BOUNDS + 1));

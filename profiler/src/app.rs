@@ -11,6 +11,7 @@ use std::{
         Arc,
         mpsc::{SyncSender, sync_channel},
     },
+    thread::JoinHandle,
 };
 
 use anyhow::{Context as _, bail};
@@ -133,11 +134,11 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
     let mut snapshots = started.snapshots;
     let mut earlier: Option<Arc<Snapshot>> = None;
     let live = SCREEN.is_live() && !config.once && !config.json && matches!(config.what, What::Pids(_));
-    let painter = spawn_painter()?;
+    let mut painter = if live { Some(spawn_painter()?) } else { None };
     let mut interrupted = false;
-    loop {
+    let result = loop {
         tokio::select! {
-            result = &mut finished => return result.context("the sampler ended without a word")?,
+            result = &mut finished => break result,
             _ = interrupt.recv() => {
                 // With `run`, the terminal has interrupted the child, too: its end is ours, unless we are told twice.
                 if started.child.is_none() || interrupted {
@@ -148,24 +149,29 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
             _ = terminate.recv() => end(started.child, &handle),
             _ = hangup.recv() => end(started.child, &handle),
             changed = snapshots.changed(), if live => {
-                if changed.is_err() {
-                    continue;
+                if let (Ok(()), Some((painter, _))) = (changed, &painter) {
+                    draw(config, &snapshots.borrow_and_update().clone(), &mut earlier, painter);
                 }
-                draw(config, &snapshots.borrow_and_update().clone(), &mut earlier, &painter);
             }
         }
+    };
+    if let Some((blocks, thread)) = painter.take() {
+        // A block that waits to be drawn would come after the last one.
+        drop(blocks);
+        let _drawn = thread.join();
     }
+    result.context("the sampler ended without a word")?
 }
 
 /// A thread that draws: a terminal may stop taking text (Ctrl-S, a stalled connection), and nobody who scrapes or ends us
 /// should wait for it.
-fn spawn_painter() -> anyhow::Result<SyncSender<String>> {
+fn spawn_painter() -> anyhow::Result<(SyncSender<String>, JoinHandle<()>)> {
     let (send, blocks) = sync_channel::<String>(1);
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("profiler-painter".to_owned())
         .spawn(move || blocks.into_iter().for_each(|block| SCREEN.draw(block)))
         .context("can't start a thread")?;
-    Ok(send)
+    Ok((send, thread))
 }
 
 /// Redraws the live block, at most once an interval: scrapes make snapshots, too.

@@ -246,7 +246,6 @@ impl Session {
             losses.push(("program_busy", kernel.recursion_misses()));
         }
         losses.push(("thread_not_seen", missed));
-
         let own = self.own.as_ref().and_then(|own| own.usage().ok());
         let held_back = Duration::from_nanos(held_back);
         Ok(Snapshot { taken_at: SystemTime::now(), taken, targets, losses, held_back, own })

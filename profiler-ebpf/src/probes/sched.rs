@@ -181,7 +181,6 @@ fn stalled(slot: u32, cause: StallCause, elapsed: u64) {
     let Some(counts) = STALLS.get_ptr_mut(slot * CAUSES as u32 + cause as u32) else { return };
     // SAFETY: a pointer into this CPU's map value.
     let counts = unsafe { &mut *counts };
-    add(&raw mut counts.count, 1);
     add(&raw mut counts.total_ns, elapsed);
     if let Some(bucket) = counts.buckets.get_mut(bucket(elapsed)) {
         add(bucket, 1);

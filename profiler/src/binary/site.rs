@@ -29,6 +29,16 @@ pub enum SiteKind {
     SingleStepped,
 }
 
+impl SiteKind {
+    /// The word for it, also the value of the `kind` label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Emulated => "emulated",
+            Self::SingleStepped => "single_stepped",
+        }
+    }
+}
+
 /// Where to probe a function: every call passes here exactly once, with all arguments still in their registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {

@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, time::UNIX_EPOCH};
 use profiler_common::sched::{STALL_BOUNDS, StallCause, ThreadState, stall_bound_ns};
 use serde::Serialize;
 
-use crate::{
-    binary::SiteKind,
-    snapshot::{SiteInfo, Snapshot, TargetSnapshot},
-};
+use crate::snapshot::{SiteInfo, Snapshot, TargetSnapshot};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -170,7 +167,7 @@ fn stalls(target: &TargetSnapshot) -> Option<Vec<Stalls>> {
         });
         Stalls {
             cause: cause.name(),
-            count: counts.buckets.iter().sum(),
+            count: counts.count(),
             seconds: counts.total_ns as f64 / 1e9,
             buckets: buckets.collect(),
         }
@@ -205,10 +202,7 @@ fn site(site: &SiteInfo) -> Site<'_> {
         build_id: site.build_id.as_deref(),
         offset: site.offset,
         instruction: &site.instruction,
-        kind: match site.kind {
-            SiteKind::Emulated => "emulated",
-            SiteKind::SingleStepped => "single_stepped",
-        },
+        kind: site.kind.name(),
         reason: &site.reason,
         in_place: site.in_place,
         internal_calls: site.internal_calls,

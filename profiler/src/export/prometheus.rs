@@ -18,7 +18,6 @@ use prometheus::{
 
 use super::catalogue::{self as c, Family, Kind};
 use crate::{
-    binary::SiteKind,
     build_info,
     snapshot::{FunctionCounts, Snapshot, TargetSnapshot},
     target::ProcessUsage,
@@ -124,8 +123,7 @@ impl Families {
             .collect();
         let mut histogram = proto::Histogram::default();
         histogram.set_bucket(buckets);
-        // The buckets' own sum, so that it agrees with them also if an event came while they were read.
-        histogram.set_sample_count(counts.buckets.iter().sum());
+        histogram.set_sample_count(counts.count());
         histogram.set_sample_sum(counts.total_ns as f64 / 1e9);
         let mut metric = proto::Metric::default();
         metric.set_histogram(histogram);
@@ -219,10 +217,6 @@ fn allocations(out: &mut Families, target: &TargetSnapshot) {
     out.value(&c::LIVE_OBJECTS, &[name], target.alloc.live_objects() as f64);
     for site in &target.alloc.sites {
         let site = &site.site;
-        let kind = match site.kind {
-            SiteKind::Emulated => "emulated",
-            SiteKind::SingleStepped => "single_stepped",
-        };
         out.value(
             &c::PROBE_SITE_INFO,
             &[
@@ -233,7 +227,7 @@ fn allocations(out: &mut Families, target: &TargetSnapshot) {
                 site.build_id.as_deref().unwrap_or(""),
                 &site.offset.to_string(),
                 &site.instruction,
-                kind,
+                site.kind.name(),
             ],
             1.0,
         );
@@ -248,7 +242,7 @@ fn thread_time(out: &mut Families, target: &TargetSnapshot) {
     }
     for cause in StallCause::ALL {
         let counts = &ledger.stalls[cause as usize];
-        out.count(&c::STALLS, &[name, cause.name()], counts.buckets.iter().sum());
+        out.count(&c::STALLS, &[name, cause.name()], counts.count());
         out.histogram(&c::STALL_SECONDS, &[name, cause.name()], counts);
     }
 }
@@ -327,6 +321,7 @@ fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
 mod tests {
     use super::*;
     use crate::{
+        binary::SiteKind,
         snapshot::{AllocSnapshot, AllocState, LedgerSnapshot, SiteInfo, SiteSnapshot, TargetInfo},
         stalls::Ledger,
     };
@@ -351,7 +346,6 @@ mod tests {
         };
         let counts = AllocCounts { allocations: 7, bytes: 70, ..Default::default() };
         let mut stalls = [StallCounts::default(); profiler_common::sched::CAUSES];
-        stalls[StallCause::Futex as usize].count = 3;
         stalls[StallCause::Futex as usize].total_ns = 20_000_000_000;
         stalls[StallCause::Futex as usize].buckets[0] = 2;
         stalls[StallCause::Futex as usize].buckets[STALL_BOUNDS] = 1;

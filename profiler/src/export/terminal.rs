@@ -183,12 +183,12 @@ fn thread_lines(
     let stalls: Vec<_> = StallCause::ALL
         .into_iter()
         .map(|cause| (cause, &kept.stalls[cause as usize]))
-        .filter(|(_, counts)| counts.count > 0)
+        .filter(|(_, counts)| counts.count() > 0)
         .map(|(cause, counts)| {
             format!(
                 "{} {} ({})",
                 cause.name(),
-                grouped(counts.count as f64),
+                grouped(counts.count() as f64),
                 duration(counts.total_ns as f64 / 1e9)
             )
         })

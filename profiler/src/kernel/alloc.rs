@@ -82,7 +82,7 @@ impl Kernel {
     fn attach_site(&mut self, pid: u32, file: &Path, plan: &SitePlan) -> Result<AllocLink, KernelError> {
         let id = self.take_site()?;
         self.alloc_sites.set(id.0, Raw(plan.site), 0).map_err(|source| map_error("ALLOC_SITES", source))?;
-        let scope = NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
+        let scope = scope(pid);
         let refused =
             |source| KernelError::Probe { pid, file_offset: plan.file_offset, source: Box::new(source) };
         let program = self.uprobe("alloc")?;
@@ -131,12 +131,17 @@ impl Kernel {
         if program.fd().is_err() {
             program.load().map_err(refused)?;
         }
-        let scope = NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess);
+        let scope = scope(pid);
         let link_id = program
             .attach(UProbeAttachLocation::AbsoluteOffset(file_offset), file, scope)
             .map_err(refused)?;
         program.take_link(link_id).map_err(refused)
     }
+}
+
+/// One process only, never all of them.
+fn scope(pid: u32) -> UProbeScope {
+    NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess)
 }
 
 impl Drop for AllocLink {

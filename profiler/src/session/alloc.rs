@@ -9,7 +9,7 @@ use crate::{
     binary::{self, Hook, Image},
     kernel::{AllocLink, Kernel, SiteId, SitePlan},
     snapshot::{AllocSnapshot, AllocState, FunctionCounts, SiteInfo, SiteSnapshot},
-    target::{MappedObject, MappedRange, PinnedObject, Process, ProcessUsage},
+    target::{MappedObject, MappedRange, PinnedObject, Process, ProcessUsage, TargetError},
     text::clean,
 };
 
@@ -210,10 +210,18 @@ pub fn has_known_allocator(process: &Process, seen: &mut HashSet<FileId>) -> boo
         if !seen.insert((object.device, object.inode)) {
             continue;
         }
-        let image = process.pin(&object).ok().and_then(|pinned| binary::analyse(&pinned.read().ok()?).ok());
-        found |= image.is_some_and(|image| !image.hooks.is_empty());
+        found |= look_at(process, &object).is_some_and(|(_, image)| !image.hooks.is_empty());
     }
     found
+}
+
+/// A mapped file and what the analysis says of it; `None` (and a line for the log) if either can't be had.
+fn look_at(process: &Process, object: &MappedObject) -> Option<(PinnedObject, Image)> {
+    let told = |error: &dyn std::fmt::Display| tracing::debug!("{}: {error}", clean(&object.path));
+    let pinned = process.pin(object).inspect_err(|error| told(error)).ok()?;
+    let bytes = pinned.read().inspect_err(|error| told(error)).ok()?;
+    let image = binary::analyse(&bytes).inspect_err(|error| told(error)).ok()?;
+    Some((pinned, image))
 }
 
 /// The mapped objects with an allocator that we know, and the names of those with one that we don't.
@@ -221,24 +229,10 @@ fn find_allocators(process: &Process) -> Result<(Vec<Found>, Vec<String>), Sessi
     let mut found = Vec::new();
     let mut unknown = Vec::new();
     for object in process.mapped_objects()? {
-        let pinned = match process.pin(&object) {
-            Ok(pinned) => pinned,
-            Err(error) if error.is_gone() && !process.is_alive() => return Err(error.into()),
-            Err(error) => {
-                tracing::debug!("{}: {error}", clean(&object.path));
-                continue;
-            }
-        };
-        let image = match pinned.read().map(|bytes| binary::analyse(&bytes)) {
-            Ok(Ok(image)) => image,
-            Ok(Err(error)) => {
-                tracing::debug!("{}: {error}", clean(&object.path));
-                continue;
-            }
-            Err(error) => {
-                tracing::debug!("{}: {error}", clean(&object.path));
-                continue;
-            }
+        let (pinned, image) = match look_at(process, &object) {
+            Some(looked) => looked,
+            None if !process.is_alive() => return Err(TargetError::Gone(process.pid()).into()),
+            None => continue,
         };
         if image.allocator.is_some() && !image.hooks.is_empty() {
             found.push(Found { object, pinned, image });

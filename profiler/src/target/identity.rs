@@ -31,7 +31,6 @@ pub struct Process {
     pidfd: OwnedFd,
     /// Holds /proc/PID open: reads fail once the process is gone, also when its id is used again.
     proc: procfs::process::Process,
-    start_ticks: u64,
 }
 
 /// What `/proc` said of a thread at one moment.
@@ -71,7 +70,7 @@ impl Process {
         })?;
         // The directory was opened before the pidfd: only if it still answers do both mean the same process.
         let again = read_stat(&proc, pid)?;
-        let process = Self { pid, pidfd, proc, start_ticks: again.starttime };
+        let process = Self { pid, pidfd, proc };
         if !process.is_alive() {
             return Err(TargetError::Gone(pid));
         }
@@ -85,11 +84,6 @@ impl Process {
     /// The process id.
     pub const fn pid(&self) -> u32 {
         self.pid
-    }
-
-    /// When it started: clock ticks since boot. Together with the id this names a process for good.
-    pub const fn start_ticks(&self) -> u64 {
-        self.start_ticks
     }
 
     /// Whether it still runs.
