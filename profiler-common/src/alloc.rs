@@ -26,11 +26,21 @@ pub enum AllocFunction {
     Pvalloc = 8,
     /// `free(pointer)`
     Free = 9,
+    /// C++ `operator new` in all forms: single objects and arrays, aligned or not, throwing or not.
+    OperatorNew = 10,
+    /// C++ `operator delete` in all forms, sized or not.
+    OperatorDelete = 11,
+    /// jemalloc's `mallocx(size, flags)`
+    Mallocx = 12,
+    /// jemalloc's `rallocx(pointer, size, flags)`
+    Rallocx = 13,
+    /// jemalloc's `dallocx(pointer, flags)` and `sdallocx(pointer, size, flags)`
+    Dallocx = 14,
 }
 
 impl AllocFunction {
     /// Every function, in the order of its number. Where two names share one address, the earlier one names it.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Malloc,
         Self::Calloc,
         Self::Realloc,
@@ -41,9 +51,14 @@ impl AllocFunction {
         Self::Valloc,
         Self::Pvalloc,
         Self::Free,
+        Self::OperatorNew,
+        Self::OperatorDelete,
+        Self::Mallocx,
+        Self::Rallocx,
+        Self::Dallocx,
     ];
 
-    /// The symbol's name, which is also the value of the `function` label.
+    /// The value of the `function` label: the C symbol's name, or a word for a group of functions.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Malloc => "malloc",
@@ -56,27 +71,105 @@ impl AllocFunction {
             Self::Valloc => "valloc",
             Self::Pvalloc => "pvalloc",
             Self::Free => "free",
+            Self::OperatorNew => "operator_new",
+            Self::OperatorDelete => "operator_delete",
+            Self::Mallocx => "mallocx",
+            Self::Rallocx => "rallocx",
+            Self::Dallocx => "dallocx",
         }
     }
 
     /// Whether a call can ask for a block.
     pub const fn allocates(self) -> bool {
-        !matches!(self, Self::Free)
+        !matches!(self, Self::Free | Self::OperatorDelete | Self::Dallocx)
     }
 
     /// Whether a call can give a block back.
     pub const fn frees(self) -> bool {
-        matches!(self, Self::Free | Self::Realloc | Self::Reallocarray)
+        matches!(
+            self,
+            Self::Free
+                | Self::Realloc
+                | Self::Reallocarray
+                | Self::OperatorDelete
+                | Self::Rallocx
+                | Self::Dallocx
+        )
     }
+}
 
-    /// How many integer arguments the function takes; all of them must be intact at a probe site.
+/// What a call does with memory: how its arguments are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum AllocOp {
+    /// Asks for a block. Argument: size.
+    Allocate = 0,
+    /// Asks for a block of several elements. Arguments: count, size of one.
+    AllocateArray = 1,
+    /// Asks for an aligned block. Arguments: alignment, size.
+    AllocateAligned = 2,
+    /// Gives a block back. Argument: pointer.
+    Free = 3,
+    /// Gives a block back and asks for another. Arguments: pointer, size.
+    Resize = 4,
+    /// The same with several elements. Arguments: pointer, count, size of one.
+    ResizeArray = 5,
+}
+
+impl AllocOp {
+    /// How many arguments the operation reads.
     pub const fn arguments(self) -> usize {
         match self {
-            Self::Malloc | Self::Valloc | Self::Pvalloc | Self::Free => 1,
-            Self::Calloc | Self::Realloc | Self::AlignedAlloc | Self::Memalign => 2,
-            Self::Reallocarray | Self::PosixMemalign => 3,
+            Self::Allocate | Self::Free => 1,
+            Self::AllocateArray | Self::AllocateAligned | Self::Resize => 2,
+            Self::ResizeArray => 3,
         }
     }
+}
+
+/// A register that holds an argument. The numbers are those of the instruction encoding (Intel SDM, volume 2, 2.2.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "names of registers")]
+pub enum Register {
+    Rax = 0,
+    Rcx = 1,
+    Rdx = 2,
+    Rbx = 3,
+    Rbp = 5,
+    Rsi = 6,
+    Rdi = 7,
+    R8 = 8,
+    R9 = 9,
+    R10 = 10,
+    R11 = 11,
+    R12 = 12,
+    R13 = 13,
+    R14 = 14,
+    R15 = 15,
+}
+
+impl Register {
+    /// Every register that can hold an argument, in the order of its number.
+    pub const ALL: [Self; 15] = [
+        Self::Rax,
+        Self::Rcx,
+        Self::Rdx,
+        Self::Rbx,
+        Self::Rbp,
+        Self::Rsi,
+        Self::Rdi,
+        Self::R8,
+        Self::R9,
+        Self::R10,
+        Self::R11,
+        Self::R12,
+        Self::R13,
+        Self::R14,
+        Self::R15,
+    ];
+    /// Where the integer arguments are passed (System V ABI for x86-64, 3.2.3).
+    pub const ARGUMENTS: [Self; 6] = [Self::Rdi, Self::Rsi, Self::Rdx, Self::Rcx, Self::R8, Self::R9];
 }
 
 /// `realloc(NULL, n)` runs on into `malloc` and is counted there.
@@ -87,15 +180,23 @@ pub const ZERO_COUNTED_ELSEWHERE: u32 = 1 << 1;
 pub const SMALL_ALIGNMENT_COUNTED_ELSEWHERE: u32 = 1 << 2;
 /// An alignment that is no power of two is refused (instead of being rounded up).
 pub const BAD_ALIGNMENT_FAILS: u32 = 1 << 3;
+/// An alignment that is no multiple of a pointer's size is refused (`posix_memalign`).
+pub const POINTER_ALIGNMENT: u32 = 1 << 4;
+/// `realloc(p, 0)` gives a block of no bytes instead of freeing `p` and returning a null pointer.
+pub const ZERO_RESIZES: u32 = 1 << 5;
+/// `realloc(NULL, n)` fails: the function resizes only (jemalloc's `rallocx`).
+pub const NULL_FAILS: u32 = 1 << 6;
 /// What the kernel side must know of one probe site. Value of the `ALLOC_SITES` map; the key is the attach cookie.
 ///
-/// A site is a function's own probe, or one on an instruction by which the allocator calls that function itself; both
-/// count alike, and the user side subtracts the second from the first.
+/// A site is a function's own probe, or stands for all instructions by which the allocator calls that function itself;
+/// both count alike, and the user side subtracts the second from the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct AllocSite {
-    /// An [`AllocFunction`] as number.
-    pub function: u32,
+    /// An [`AllocOp`] as number.
+    pub op: u8,
+    /// The registers that hold the operation's arguments, each a [`Register`] as number.
+    pub registers: [u8; 3],
     /// Bits from the constants of this module.
     pub flags: u32,
     /// The target's slot; key of the `COUNTING` map.

@@ -6,8 +6,8 @@ use aya_ebpf::{
 use aya_log_ebpf::trace;
 use profiler_common::{
     alloc::{
-        AllocCounts, AllocFunction, AllocSite, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE,
-        SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
+        AllocCounts, AllocOp, AllocSite, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, NULL_FAILS,
+        POINTER_ALIGNMENT, SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE, ZERO_RESIZES,
     },
     outcome::Outcome,
 };
@@ -61,42 +61,75 @@ fn hit(ctx: &ProbeContext, site: &AllocSite, counts: &mut AllocCounts) {
         Call::Refused => add(&raw mut counts.refused, 1),
         Call::Ignored => add(&raw mut counts.ignored, 1),
     }
-    trace!(ctx, "alloc: function {} argument {}", site.function, argument(ctx, 0));
+    trace!(ctx, "alloc: operation {} argument {}", site.op, argument(ctx, site, 0));
 }
 
+/// An argument of the operation, from the register that holds it at this site.
+///
+/// The verifier allows access to the registers at fixed offsets only, and the compiler would make one load with a
+/// computed offset of the choice: hence the assembly.
+#[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-fn argument(ctx: &ProbeContext, n: usize) -> u64 {
+fn argument(ctx: &ProbeContext, site: &AllocSite, n: usize) -> u64 {
+    use aya_ebpf::bindings::pt_regs;
+    use profiler_common::alloc::Register;
+
+    macro_rules! load {
+        ($field:ident) => {{
+            let value: u64;
+            // SAFETY: the context of a uprobe is the registers (struct pt_regs), readable as long as the program runs.
+            unsafe {
+                core::arch::asm!(
+                    "{value} = *(u64 *)({regs} + {offset})",
+                    value = out(reg) value,
+                    regs = in(reg) ctx.regs,
+                    offset = const core::mem::offset_of!(pt_regs, $field),
+                    options(pure, readonly, nostack),
+                );
+            }
+            value
+        }};
+    }
+    macro_rules! choose {
+        ($($register:ident: $field:ident),+; $last:ident) => {
+            match site.registers[n] {
+                $(number if number == Register::$register as u8 => load!($field),)+
+                _ => load!($last),
+            }
+        };
+    }
+    choose!(
+        Rdi: rdi, Rsi: rsi, Rdx: rdx, Rax: rax, Rcx: rcx, Rbx: rbx, Rbp: rbp, R8: r8, R9: r9, R10: r10, R11: r11,
+        R12: r12, R13: r13, R14: r14; r15
+    )
+}
+
+/// On other machines, where no sites are chosen yet, the arguments are where the calling convention has them.
+#[cfg(not(bpf_target_arch = "x86_64"))]
+#[inline(always)]
+fn argument(ctx: &ProbeContext, _site: &AllocSite, n: usize) -> u64 {
     ctx.arg(n).unwrap_or(0)
 }
 
 #[inline(always)]
 fn classify(ctx: &ProbeContext, site: &AllocSite) -> Call {
-    const MALLOC: u32 = AllocFunction::Malloc as u32;
-    const CALLOC: u32 = AllocFunction::Calloc as u32;
-    const REALLOC: u32 = AllocFunction::Realloc as u32;
-    const REALLOCARRAY: u32 = AllocFunction::Reallocarray as u32;
-    const POSIX_MEMALIGN: u32 = AllocFunction::PosixMemalign as u32;
-    const ALIGNED_ALLOC: u32 = AllocFunction::AlignedAlloc as u32;
-    const MEMALIGN: u32 = AllocFunction::Memalign as u32;
-    const VALLOC: u32 = AllocFunction::Valloc as u32;
-    const PVALLOC: u32 = AllocFunction::Pvalloc as u32;
-    const FREE: u32 = AllocFunction::Free as u32;
+    const ALLOCATE: u8 = AllocOp::Allocate as u8;
+    const ALLOCATE_ARRAY: u8 = AllocOp::AllocateArray as u8;
+    const ALLOCATE_ALIGNED: u8 = AllocOp::AllocateAligned as u8;
+    const FREE: u8 = AllocOp::Free as u8;
+    const RESIZE: u8 = AllocOp::Resize as u8;
+    const RESIZE_ARRAY: u8 = AllocOp::ResizeArray as u8;
 
-    let first = argument(ctx, 0);
-    match site.function {
-        MALLOC | VALLOC | PVALLOC => allocation(first),
+    let first = argument(ctx, site, 0);
+    match site.op {
+        ALLOCATE => allocation(first),
         FREE if first == 0 => Call::Ignored,
         FREE => Call::Free,
-        CALLOC => product(first, argument(ctx, 1)).map_or(Call::Refused, allocation),
-        REALLOC => resize(first, argument(ctx, 1), site.flags),
-        REALLOCARRAY => product(argument(ctx, 1), argument(ctx, 2))
+        ALLOCATE_ARRAY => product(first, argument(ctx, site, 1)).map_or(Call::Refused, allocation),
+        ALLOCATE_ALIGNED => aligned(first, argument(ctx, site, 1), site.flags),
+        RESIZE => resize(first, argument(ctx, site, 1), site.flags),
+        RESIZE_ARRAY => product(argument(ctx, site, 1), argument(ctx, site, 2))
             .map_or(Call::Refused, |bytes| resize(first, bytes, site.flags)),
-        POSIX_MEMALIGN => {
-            // POSIX: a power of two and a multiple of the size of a pointer; glibc checks exactly that.
-            let alignment = argument(ctx, 1);
-            if alignment % 8 != 0 { Call::Refused } else { aligned(alignment, argument(ctx, 2), site.flags) }
-        }
-        ALIGNED_ALLOC | MEMALIGN => aligned(first, argument(ctx, 1), site.flags),
         _ => Call::Ignored,
     }
 }
@@ -108,6 +141,9 @@ fn allocation(bytes: u64) -> Call {
 
 #[inline(always)]
 fn aligned(alignment: u64, bytes: u64, flags: u32) -> Call {
+    if flags & POINTER_ALIGNMENT != 0 && alignment % 8 != 0 {
+        return Call::Refused;
+    }
     // glibc checks this first, so a bad alignment never gets to where small ones are counted.
     if flags & BAD_ALIGNMENT_FAILS != 0 && (alignment == 0 || alignment & (alignment - 1) != 0) {
         return Call::Refused;
@@ -122,9 +158,13 @@ fn aligned(alignment: u64, bytes: u64, flags: u32) -> Call {
 #[inline(always)]
 fn resize(pointer: u64, bytes: u64, flags: u32) -> Call {
     if pointer == 0 {
-        return if flags & NULL_COUNTED_ELSEWHERE != 0 { Call::Ignored } else { allocation(bytes) };
+        return match flags & (NULL_COUNTED_ELSEWHERE | NULL_FAILS) {
+            0 => allocation(bytes),
+            NULL_FAILS => Call::Refused,
+            _ => Call::Ignored,
+        };
     }
-    if bytes == 0 {
+    if bytes == 0 && flags & ZERO_RESIZES == 0 {
         // glibc frees the block and returns NULL (REALLOC_ZERO_BYTES_FREES).
         return if flags & ZERO_COUNTED_ELSEWHERE != 0 { Call::Ignored } else { Call::Free };
     }

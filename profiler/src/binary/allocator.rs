@@ -4,22 +4,36 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use profiler_common::alloc::{
-    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
-    ZERO_COUNTED_ELSEWHERE,
+    AllocFunction, AllocOp, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT, Register,
+    SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
 };
 
 use super::callers::{Callers, Flows, places};
 use super::elf::{Elf, Export};
 use super::flow::Flow;
 use super::site::choose_in;
-use super::{Allocator, BinaryError, Class, Hook, LeftOut, LeftOutReason};
+use super::{Allocator, BinaryError, Class, Hook, Layer, LeftOut, LeftOutReason};
 
-/// Names that the analysis looks for in `.dynsym`. The first ten are those of [`AllocFunction::ALL`], by number.
+/// The functions of the C interface, by number.
+pub(super) const C_FUNCTIONS: [AllocFunction; 10] = [
+    AllocFunction::Malloc,
+    AllocFunction::Calloc,
+    AllocFunction::Realloc,
+    AllocFunction::Reallocarray,
+    AllocFunction::PosixMemalign,
+    AllocFunction::AlignedAlloc,
+    AllocFunction::Memalign,
+    AllocFunction::Valloc,
+    AllocFunction::Pvalloc,
+    AllocFunction::Free,
+];
+
+/// Names that the analysis looks for in `.dynsym`. The first ten are those of [`C_FUNCTIONS`], by number.
 pub(super) const NAMES: [&str; 12] = {
     let mut names = [""; 12];
     let mut index = 0;
-    while index < AllocFunction::ALL.len() {
-        names[index] = AllocFunction::ALL[index].name();
+    while index < C_FUNCTIONS.len() {
+        names[index] = C_FUNCTIONS[index].name();
         index += 1;
     }
     // An old name of `free`, kept for old binaries since glibc 2.26.
@@ -29,6 +43,35 @@ pub(super) const NAMES: [&str; 12] = {
 };
 const CFREE: usize = 10;
 const GLIBC_ONLY: usize = 11;
+
+/// What a function's call does, and where the arguments that matter are passed.
+pub(super) fn recipe(function: AllocFunction) -> (AllocOp, [Register; 3]) {
+    use AllocFunction as F;
+    let [first, second, third, ..] = Register::ARGUMENTS;
+    let op = match function {
+        F::Malloc | F::Valloc | F::Pvalloc | F::OperatorNew | F::Mallocx => AllocOp::Allocate,
+        F::Calloc => AllocOp::AllocateArray,
+        F::Realloc | F::Rallocx => AllocOp::Resize,
+        F::Reallocarray => AllocOp::ResizeArray,
+        F::AlignedAlloc | F::Memalign => AllocOp::AllocateAligned,
+        F::Free | F::OperatorDelete | F::Dallocx => AllocOp::Free,
+        // The first argument is where the block's address is stored.
+        F::PosixMemalign => return (AllocOp::AllocateAligned, [second, third, first]),
+    };
+    (op, [first, second, third])
+}
+
+/// How many integer arguments must be intact at a function's site.
+pub(super) const fn arguments(function: AllocFunction) -> usize {
+    match function {
+        AllocFunction::Calloc
+        | AllocFunction::Realloc
+        | AllocFunction::AlignedAlloc
+        | AllocFunction::Memalign => 2,
+        AllocFunction::Reallocarray | AllocFunction::PosixMemalign => 3,
+        _ => 1,
+    }
+}
 
 /// Which allocator the file holds.
 pub(super) fn identify(elf: &Elf<'_>, exports: &[Export]) -> Option<Allocator> {
@@ -48,11 +91,14 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
     let text = elf.text()?;
     let mut flows = Flows::new(&text);
     let mut left_out = Vec::new();
-    let mut leave_out = |function, reason| left_out.push(LeftOut { function, reason });
+    const LAYER: Layer = Layer::Allocator(Allocator::Glibc);
+    let mut leave_out = |function: AllocFunction, reason| {
+        left_out.push((function, LeftOut { layer: LAYER, name: function.name().to_owned(), reason }));
+    };
 
     // One entry per address: the first name in the order of the functions stands for all.
     let mut entries: Vec<(AllocFunction, u64)> = Vec::new();
-    for function in AllocFunction::ALL {
+    for function in C_FUNCTIONS {
         let Some(address) = address_of(exports, function as usize) else {
             leave_out(function, LeftOutReason::Missing);
             continue;
@@ -85,7 +131,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
     let mut hooks = Vec::new();
     for &(function, address) in &entries {
         let flow = flows.from(address);
-        let site = match choose_in(&text, &flow, address, function.arguments(), true) {
+        let site = match choose_in(&text, &flow, address, arguments(function), true) {
             Ok(site) => site,
             Err(error) => {
                 leave_out(function, LeftOutReason::NoSite(error));
@@ -135,8 +181,12 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         calls.sort_unstable();
         calls.dedup();
         let internal_calls = callers.internal_calls(&mut flows, address, &calls, &mut notes);
+        let (op, registers) = recipe(function);
         hooks.push(Hook {
+            layer: LAYER,
             function,
+            op,
+            registers,
             names: names_at(exports, address),
             address,
             site,
@@ -145,8 +195,8 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
             notes,
         });
     }
-    left_out.sort_by_key(|left| left.function);
-    Ok((hooks, left_out))
+    left_out.sort_by_key(|&(function, _)| function);
+    Ok((hooks, left_out.into_iter().map(|(_, left)| left).collect()))
 }
 
 /// The default version's address; failing that, any version's.
@@ -187,7 +237,7 @@ fn flags(
         // EINVAL for what is no power of two or no multiple of a pointer's size.
         AllocFunction::PosixMemalign => {
             set(SMALL_ALIGNMENT_COUNTED_ELSEWHERE, small.relayed_by(function));
-            set(BAD_ALIGNMENT_FAILS, true);
+            set(BAD_ALIGNMENT_FAILS | POINTER_ALIGNMENT, true);
         }
         _ => (),
     }

@@ -21,7 +21,7 @@ pub mod text;
 
 use std::fmt;
 
-use profiler_common::alloc::AllocFunction;
+use profiler_common::alloc::{AllocFunction, AllocOp, Register};
 
 pub use callers::MAX_INTERNAL_CALLS;
 pub use error::BinaryError;
@@ -65,17 +65,84 @@ impl Segment {
     }
 }
 
-/// An allocator whose inner workings are known well enough to count its calls exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An allocator, by what it is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Allocator {
-    /// The GNU C library's (`malloc/malloc.c`), in its `libc.so.6`.
+    /// The GNU C library's (`malloc/malloc.c`), in `libc.so.6` or linked into the program.
     Glibc,
+    /// musl's (`src/malloc`).
+    Musl,
+    /// jemalloc, also with prefixed names as in Rust's `tikv-jemallocator`.
+    Jemalloc,
+    /// gperftools' or Google's tcmalloc.
+    Tcmalloc,
+    /// Microsoft's mimalloc.
+    Mimalloc,
+    /// Some other code that defines the functions of an allocator.
+    Other,
+}
+
+impl Allocator {
+    /// The value of the `allocator` label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Glibc => "glibc",
+            Self::Musl => "musl",
+            Self::Jemalloc => "jemalloc",
+            Self::Tcmalloc => "tcmalloc",
+            Self::Mimalloc => "mimalloc",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl fmt::Display for Allocator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The domains of CPython's own layers (`Include/cpython/pymem.h`, `PyMemAllocatorDomain`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PythonDomain {
+    /// `PyMem_RawMalloc` and its like: the C library's allocator, thinly wrapped.
+    Raw,
+    /// `PyMem_Malloc` and its like.
+    Mem,
+    /// `PyObject_Malloc` and its like.
+    Object,
+    /// Memory and object domain, where both are the same code (pymalloc).
+    MemAndObject,
+}
+
+impl PythonDomain {
+    /// The value of the `allocator` label.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Glibc => f.write_str("glibc"),
+            Self::Raw => "python_raw",
+            Self::Mem => "python_mem",
+            Self::Object => "python_object",
+            Self::MemAndObject => "python_mem_object",
+        }
+    }
+}
+
+/// Whose function it is. The layers stand on each other: what is counted in a Python domain may be counted in the
+/// allocator below as well, so that they are never added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Layer {
+    /// An allocator that takes its memory from the kernel.
+    Allocator(Allocator),
+    /// A layer of the CPython interpreter.
+    Python(PythonDomain),
+}
+
+impl Layer {
+    /// The value of the `allocator` label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allocator(allocator) => allocator.name(),
+            Self::Python(domain) => domain.name(),
         }
     }
 }
@@ -112,8 +179,14 @@ impl Image {
 /// One place where calls are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
+    /// Whose function it is.
+    pub layer: Layer,
     /// The function; where several names share the address, the first in the order of [`AllocFunction::ALL`].
     pub function: AllocFunction,
+    /// What its calls do.
+    pub op: AllocOp,
+    /// The registers that hold the operation's arguments at the site; of [`AllocOp::arguments`] of them.
+    pub registers: [Register; 3],
     /// All public names at that address, in the order of [`AllocFunction::ALL`], `cfree` last.
     pub names: Vec<String>,
     /// Virtual address of the function's entry.
@@ -147,15 +220,17 @@ pub struct InternalCall {
 /// A function of a known allocator without a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Which one.
-    pub function: AllocFunction,
+    /// Whose function it is.
+    pub layer: Layer,
+    /// Its public name.
+    pub name: String,
     /// Why.
     pub reason: LeftOutReason,
 }
 
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} has no probe: {}", self.function.name(), self.reason)
+        write!(f, "{} has no probe: {}", self.name, self.reason)
     }
 }
 
@@ -189,7 +264,7 @@ pub fn analyse(image: &[u8]) -> Result<Image, BinaryError> {
     let defines_malloc = exports.iter().any(|export| export.name == AllocFunction::Malloc as usize);
     let (hooks, left_out) = match allocator {
         Some(Allocator::Glibc) => allocator::glibc(&elf, &exports)?,
-        None => (Vec::new(), Vec::new()),
+        _ => (Vec::new(), Vec::new()),
     };
     Ok(Image {
         class: elf.class,

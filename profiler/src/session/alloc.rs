@@ -150,8 +150,13 @@ impl AllocWatch {
                 );
                 continue;
             };
-            let site =
-                AllocSite { function: hook.function as u32, flags: hook.flags, slot: self.slot, reserved: 0 };
+            let site = AllocSite {
+                op: hook.op as u8,
+                registers: hook.registers.map(|register| register as u8),
+                flags: hook.flags,
+                slot: self.slot,
+                reserved: 0,
+            };
             let offsets = hook.internal_calls.iter().map(|call| call.file_offset);
             // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
             let plans: Vec<_> = offsets

@@ -1,8 +1,8 @@
 //! Who calls whom, on a small library that is built like glibc's allocator.
 
 use profiler_common::alloc::{
-    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
-    ZERO_COUNTED_ELSEWHERE,
+    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT,
+    SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
 };
 
 use super::Assembler;
@@ -53,6 +53,7 @@ fn flags_follow_the_jumps() {
     assert_eq!(flags(&image, AllocFunction::Memalign), SMALL_ALIGNMENT_COUNTED_ELSEWHERE);
     let own = SMALL_ALIGNMENT_COUNTED_ELSEWHERE | BAD_ALIGNMENT_FAILS;
     assert_eq!(flags(&image, AllocFunction::AlignedAlloc), own, "not the same function as memalign");
+    let own = own | POINTER_ALIGNMENT;
     assert_eq!(flags(&image, AllocFunction::PosixMemalign), own, "by a call of what jumps to malloc");
     for function in [AllocFunction::Malloc, AllocFunction::Valloc, AllocFunction::Pvalloc] {
         assert_eq!(flags(&image, function), 0, "{function:?}");
@@ -249,7 +250,7 @@ fn a_probe_sits_on_an_instruction_only() {
 fn reallocarray_is_a_wrapper() {
     let wrapper = |image: &Image| {
         image.left_out.iter().any(|left| {
-            left.function == AllocFunction::Reallocarray
+            left.name == AllocFunction::Reallocarray.name()
                 && left.reason == LeftOutReason::WrapperOf(AllocFunction::Realloc)
         })
     };
