@@ -199,13 +199,13 @@ pub struct AllocSite {
     pub registers: [u8; 3],
     /// Bits from the constants of this module.
     pub flags: u32,
-    /// The target's slot; key of the `COUNTING` map.
+    /// The target's slot; key of the `SWITCHES` map.
     pub slot: u32,
     /// Zero.
     pub reserved: u32,
 }
 
-/// What one CPU has counted at one site. Value of the per-CPU map `ALLOC_COUNTS`; the key is the attach cookie.
+/// What one CPU has counted at one site.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct AllocCounts {
@@ -221,6 +221,17 @@ pub struct AllocCounts {
     pub refused: u64,
     /// Calls that do nothing (`free(NULL)`), or are counted at another site.
     pub ignored: u64,
+}
+
+/// How many banks a site's counts have: one for the present program of the target, one for the program before (`execve`).
+pub const BANKS: usize = 2;
+
+/// What one CPU has counted at one site, by bank. Value of the per-CPU map `ALLOC_COUNTS`; the key is the attach cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SiteCounts {
+    /// Index: the last bit of the epoch (`Switches::epoch`) that the target was in.
+    pub banks: [AllocCounts; BANKS],
 }
 
 impl AllocCounts {
@@ -271,10 +282,13 @@ impl AllocCounts {
     }
 }
 
-// SAFETY: both are repr(C) of integers without padding (see the assertions).
+// SAFETY: all are repr(C) of integers without padding (see the assertions).
 unsafe impl Record for AllocSite {}
 // SAFETY: as above.
 unsafe impl Record for AllocCounts {}
+// SAFETY: as above.
+unsafe impl Record for SiteCounts {}
 
 const _: () = assert!(size_of::<AllocSite>() == 16);
 const _: () = assert!(size_of::<AllocCounts>() == 48);
+const _: () = assert!(size_of::<SiteCounts>() == BANKS * 48);

@@ -9,6 +9,7 @@
 
 pub mod alloc;
 pub mod outcome;
+pub mod process;
 pub mod sched;
 
 /// Marks a record that may be copied to and from a BPF map byte by byte.

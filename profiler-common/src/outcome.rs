@@ -14,16 +14,19 @@ pub enum Outcome {
     SwitchNotSeen = 4,
     /// A thread ended but the sums of its target could not be found.
     RetiredUnknown = 3,
+    /// The `PROCESS_EVENTS` ring was full: a fork, a replaced program or an end wasn't told.
+    EventsFull = 5,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its slots.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::UnknownSite,
         Self::ThreadsFull,
         Self::ClockBackwards,
         Self::RetiredUnknown,
         Self::SwitchNotSeen,
+        Self::EventsFull,
     ];
 
     /// The value of the `reason` label.
@@ -34,6 +37,7 @@ impl Outcome {
             Self::ClockBackwards => "clock_backwards",
             Self::RetiredUnknown => "retired_unknown",
             Self::SwitchNotSeen => "switch_not_seen",
+            Self::EventsFull => "events_full",
         }
     }
 }

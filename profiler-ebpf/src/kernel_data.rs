@@ -20,6 +20,17 @@ static TASK_IOWAIT_MASK: Global<u8> = Global::new(0);
 /// `thread_info.status` (x86): tells whether the thread is inside a 32-bit system call.
 #[unsafe(no_mangle)]
 static TASK_COMPAT_STATUS: Global<u64> = Global::new(0);
+/// `flags` of a task, for its bit `PF_KTHREAD`.
+#[unsafe(no_mangle)]
+static TASK_FLAGS: Global<u64> = Global::new(0);
+/// `signal` of a task, which its whole thread group shares, and therein `live`: how many of its threads have not ended.
+#[unsafe(no_mangle)]
+static TASK_SIGNAL: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static SIGNAL_LIVE: Global<u64> = Global::new(0);
+/// Whether the tracepoint `sched_process_exit` tells that the last thread ends (Linux 6.16).
+#[unsafe(no_mangle)]
+static EXIT_TELLS_GROUP_DEAD: Global<u8> = Global::new(0);
 
 /// A kernel task. The pointer comes from a tracepoint's argument, so the verifier checks every access through it.
 #[derive(Clone, Copy)]
@@ -48,6 +59,18 @@ impl Task {
     #[inline(always)]
     pub fn pid(self) -> u32 {
         self.read(TASK_TGID.load())
+    }
+
+    /// Whether it is the first thread of its process.
+    #[inline(always)]
+    pub fn is_main_thread(self) -> bool {
+        self.tid() == self.pid()
+    }
+
+    /// Whether it has no user memory of its own and never will.
+    #[inline(always)]
+    pub fn is_kernel_thread(self) -> bool {
+        self.read::<u32>(TASK_FLAGS.load()) & PF_KTHREAD != 0
     }
 
     /// Whether the task still counts as runnable, whatever it was about to do.
@@ -87,10 +110,25 @@ const TASK_TRACED: u32 = 0x0008;
 const TASK_DEAD: u32 = 0x0080;
 const TASK_NOLOAD: u32 = 0x0400;
 const TASK_FROZEN: u32 = 0x8000;
+const PF_KTHREAD: u32 = 0x0020_0000;
 /// arch/x86/include/asm/thread_info.h
 const TS_COMPAT: u32 = 0x0002;
 /// arch/x86/include/uapi/asm/ptrace.h: the system call's number, or -1 outside of one.
 const ORIG_AX: usize = 15 * 8;
+
+/// Whether the thread that ends is the last one of its process; for `sched_process_exit` only.
+///
+/// The kernel counts `live` down before it passes the tracepoint (kernel/exit.c, do_exit). Where two last threads end at the
+/// same time, an older kernel shows zero to both: then both seem to be the last.
+#[inline(always)]
+pub fn last_thread_ends(ctx: &BtfTracePointContext, task: Task) -> bool {
+    if EXIT_TELLS_GROUP_DEAD.load() != 0 {
+        return ctx.arg::<u64>(1) & 1 != 0;
+    }
+    // A pointer that the verifier knows the type of, like the task itself.
+    let signal = Task(task.read::<*const u8>(TASK_SIGNAL.load()));
+    signal.read::<u32>(SIGNAL_LIVE.load()) == 0
+}
 
 /// What a thread that leaves the CPU goes to.
 pub enum Leaving {

@@ -1,15 +1,18 @@
 //! Every map: what it holds, who writes it, who reads it, how large it is and why.
 //!
-//! The sizes here are what an object inspected on its own shows; the user side sets `ALLOC_SITES`, `ALLOC_COUNTS`, `COUNTING`,
-//! `STALLS` and `RETIRED` to what the chosen targets need before loading (`profiler/src/kernel/loader.rs`).
+//! The sizes here are what an object inspected on its own shows; the user side sets those that grow with targets or sites to
+//! what is needed before loading (`profiler/src/kernel/loader.rs`). A site takes 16 bytes and 96 per CPU; a target takes
+//! 80 bytes, 680 per CPU, and a place in `TARGETS_BY_PID` (about 100).
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use profiler_common::{
-    alloc::{AllocCounts, AllocSite},
+    alloc::{AllocSite, SiteCounts},
     outcome::Outcome,
+    process::{Switches, TargetEntry},
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
@@ -23,18 +26,32 @@ const THREADS_MAX: u32 = 16_384;
 #[map]
 pub static ALLOC_SITES: Array<AllocSite> = Array::with_max_entries(SITES, 0);
 
-/// Key: the target's slot; value: 1 while its calls are counted. Written by the user side, once for all sites of a target,
-/// so that they begin and end at one instant; read at every allocator hit.
+/// Key: the target's slot. The user side has it in its memory (hence the flag) and switches counting there, once for all
+/// sites of a target, so that they begin and end at one instant; `execve` moves the epoch; read at every allocator hit.
 #[map]
-pub static COUNTING: Array<u32> = Array::with_max_entries(TARGETS, 0);
+pub static SWITCHES: Array<Switches> = Array::with_max_entries(TARGETS, BPF_F_MMAPABLE);
 
 /// Key: attach cookie. Written at every allocator hit, per CPU; read by the user side.
 #[map]
-pub static ALLOC_COUNTS: PerCpuArray<AllocCounts> = PerCpuArray::with_max_entries(SITES, 0);
+pub static ALLOC_COUNTS: PerCpuArray<SiteCounts> = PerCpuArray::with_max_entries(SITES, 0);
 
-/// Key: process id (tgid); value: slot. Written by the user side; read when a thread starts or a program is replaced.
+/// Key: process id (tgid). Written by the user side; read when a thread or process starts or replaces its program. Removed
+/// here when the process has ended, before its id can be used again.
 #[map]
-pub static TARGETS_BY_PID: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+pub static TARGETS_BY_PID: HashMap<u32, TargetEntry> = HashMap::with_max_entries(TARGETS, 0);
+
+/// `ProcessEvent`s, written at fork, `execve`, the end of a process and `dlopen`; read by the user side as they come. Room for
+/// 5,400 that wait; a full ring is counted as `Outcome::EventsFull`.
+#[map]
+pub static PROCESS_EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// One entry: `SCOPE_TARGETS` or `SCOPE_ALL`. Written by the user side; read at every fork, `execve` and end.
+#[map]
+pub static EVENT_SCOPE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// One entry: hits of the probe by which the user side finds out at start whether probes work as they should.
+#[map]
+pub static TRIALS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Key: thread id. Created by the user side (threads that exist at attach) and by the first wake-up of a new thread;
 /// written by scheduler events; read by the user side.

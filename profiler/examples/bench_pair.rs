@@ -208,7 +208,7 @@ impl Bench {
     }
 
     fn with_empty(&mut self, way: Way, offsets: [u64; 2]) -> anyhow::Result<f64> {
-        let plan = Plan { alloc: true, stalls: false };
+        let plan = Plan { alloc: true, stalls: false, events: false, multi: true };
         let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 1 }, Duration::from_millis(1), false)?;
         let mut links = Vec::new();
         for offset in offsets {

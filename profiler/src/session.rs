@@ -199,9 +199,9 @@ impl Session {
             if !up {
                 watched.ended.get_or_insert(taken);
                 watched.usage = None;
-                if let Some(kernel) = &mut self.kernel {
+                if let (Some(kernel), Some(ledger)) = (&mut self.kernel, &watched.ledger) {
                     // Its id may be used again, by a process that is no business of ours.
-                    kernel.unfollow_process(watched.process.pid());
+                    kernel.unwatch_process(watched.process.pid(), ledger.slot());
                 }
             } else if let Ok(usage) = watched.process.usage() {
                 if let Some(kernel) = &mut self.kernel {

@@ -6,13 +6,13 @@ use aya_ebpf::{
 use aya_log_ebpf::trace;
 use profiler_common::{
     alloc::{
-        AllocCounts, AllocOp, AllocSite, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, NULL_FAILS,
+        AllocOp, AllocSite, BAD_ALIGNMENT_FAILS, BANKS, NULL_COUNTED_ELSEWHERE, NULL_FAILS,
         POINTER_ALIGNMENT, SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE, ZERO_RESIZES,
     },
     outcome::Outcome,
 };
 
-use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, COUNTING, add, count};
+use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, SWITCHES, add, count};
 
 /// glibc gives every block this alignment (`MALLOC_ALIGNMENT`, malloc/malloc-alignment.h, on 64-bit machines).
 const MALLOC_ALIGNMENT: u64 = 16;
@@ -33,21 +33,28 @@ enum Call {
 fn alloc(ctx: ProbeContext) -> u32 {
     // SAFETY: the context is the one this program was called with.
     let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
-    let (Some(site), Some(counts)) = (ALLOC_SITES.get_ptr(cookie), ALLOC_COUNTS.get_ptr_mut(cookie)) else {
+    let Some(site) = ALLOC_SITES.get_ptr(cookie) else {
         count(Outcome::UnknownSite);
         return 0;
     };
-    // SAFETY: both point to map values; the site doesn't change while its probe is in place.
-    unsafe { hit(&ctx, &*site, &mut *counts) };
+    // SAFETY: a pointer to a map value, which doesn't change while the site's probe is in place.
+    hit(&ctx, unsafe { &*site }, cookie);
     0
 }
 
 /// Counts one hit of a site.
 #[inline(always)]
-fn hit(ctx: &ProbeContext, site: &AllocSite, counts: &mut AllocCounts) {
-    if COUNTING.get(site.slot).is_none_or(|on| *on == 0) {
+fn hit(ctx: &ProbeContext, site: &AllocSite, cookie: u32) {
+    let Some(switches) = SWITCHES.get_ptr(site.slot) else { return };
+    // SAFETY: a pointer to a map value. Volatile, because the user side writes it.
+    if unsafe { (&raw const (*switches).on).read_volatile() } == 0 {
         return;
     }
+    // SAFETY: as above. It changes only while the process has no thread that could be here.
+    let bank = unsafe { (&raw const (*switches).epoch).read_volatile() } as usize % BANKS;
+    let Some(counts) = ALLOC_COUNTS.get_ptr_mut(cookie) else { return };
+    // SAFETY: a pointer to this CPU's map value, whose counters are written by atomic additions only.
+    let counts = unsafe { &mut (*counts).banks[bank] };
     match classify(ctx, site) {
         Call::Allocation { bytes } => {
             add(&raw mut counts.allocations, 1);

@@ -2,4 +2,7 @@
 
 mod alloc;
 mod empty;
+mod loaded;
+mod process;
 mod sched;
+mod trial;

@@ -60,10 +60,10 @@ fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
 fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     let task = Task::argument(&ctx, 0);
     let pid = task.pid();
-    // SAFETY: the value is a plain number that the user side writes once.
-    let Some(slot) = (unsafe { TARGETS_BY_PID.get(&pid) }) else { return 0 };
+    // SAFETY: the value is plain numbers that the user side writes once.
+    let Some(target) = (unsafe { TARGETS_BY_PID.get(&pid) }) else { return 0 };
     let mut thread = ThreadRecord {
-        slot: *slot,
+        slot: target.slot,
         state: ThreadState::Runnable as u32,
         since_ns: now(),
         ..Default::default()
@@ -78,11 +78,9 @@ fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-#[btf_tracepoint(function = "sched_process_exec")]
-fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
-    let task = Task::argument(&ctx, 0);
-    // A thread that is not the leader takes over the leader's id (fs/exec.c, de_thread).
-    let (tid, old_tid) = (task.tid(), ctx.arg::<u64>(1) as u32);
+/// A thread has replaced the program. One that is not the main thread takes over the main thread's id (fs/exec.c, de_thread).
+#[inline(always)]
+pub fn replaced_program(tid: u32, old_tid: u32) {
     if tid != old_tid
         && let Some(thread) = record(old_tid)
     {
@@ -93,13 +91,12 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         }
         let _gone = THREADS.remove(&old_tid);
     }
-    0
 }
 
 const EEXIST: i32 = 17;
 
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: the helper only reads the clock (CLOCK_MONOTONIC).
     unsafe { bpf_ktime_get_ns() }
 }

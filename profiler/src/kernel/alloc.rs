@@ -1,73 +1,91 @@
 //! Allocator probes: placing them, switching them on, reading their counts.
 
 use std::{
-    num::NonZeroU32,
+    mem::offset_of,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use aya::{
-    maps::PerCpuValues,
-    programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
+use aya::maps::{MapData, PerCpuValues};
+use profiler_common::{
+    alloc::{AllocCounts, AllocSite, BANKS, SiteCounts},
+    process::Switches,
 };
-use profiler_common::alloc::{AllocCounts, AllocSite};
 
-use super::{Kernel, KernelError, Raw, loader::map_error, loader::sum_cpus};
+use super::{
+    Kernel, KernelError, Raw,
+    loader::{map_error, sum_cpus},
+    place::Probes,
+    sys::{Point, SharedWords},
+};
 
 /// Names a site in the kernel's maps; it is the probe's attach cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteId(u32);
 
-/// One probe to be placed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Probes to be placed that count together.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SitePlan {
     /// Where in the file.
-    pub file_offset: u64,
+    pub file_offsets: Vec<u64>,
     /// What the kernel side must know.
     pub site: AllocSite,
 }
 
-/// A probe in place. It goes away when this is dropped.
+/// A file's probes in a process. They go away when this is dropped; [`super::detach_all`] does it for many at once.
 pub struct AllocLink {
-    id: SiteId,
-    /// Dropped to take the probe away.
-    link: Option<UProbeLink>,
+    /// Dropped to take the probes away; none if there was nothing to place.
+    probes: Option<Probes>,
+    ids: Ids,
+}
+
+/// Sites in use, free again when this is dropped.
+struct Ids {
+    taken: Vec<SiteId>,
     freed: Arc<Mutex<Vec<SiteId>>>,
 }
 
 impl AllocLink {
-    /// The site's name in the kernel's maps; stays valid after the probe is gone.
-    pub const fn id(&self) -> SiteId {
-        self.id
+    /// The sites' names in the kernel's maps, in the order of the plans.
+    pub fn sites(&self) -> &[SiteId] {
+        &self.ids.taken
     }
 }
 
 impl Kernel {
-    /// Places probes in a file, for one process only. They don't count before [`Kernel::count_calls`].
+    /// Places probes in a file, for one process only, in the order of the plans. They don't count before
+    /// [`Kernel::count_calls`].
     ///
     /// # Errors
     ///
-    /// If the kernel refuses one; those already in place are taken away again.
+    /// If the kernel refuses one, with the place in the file; those already in place are taken away again.
     pub fn attach_alloc(
         &mut self,
         pid: u32,
         file: &Path,
         plans: &[SitePlan],
-    ) -> Result<Vec<AllocLink>, KernelError> {
-        let mut links = Vec::with_capacity(plans.len());
+    ) -> Result<AllocLink, KernelError> {
+        let mut ids = Ids { taken: Vec::with_capacity(plans.len()), freed: Arc::clone(&self.freed_sites) };
+        let mut points = Vec::new();
         for plan in plans {
-            links.push(self.attach_site(pid, file, plan)?);
+            let id = self.take_site()?;
+            ids.taken.push(id);
+            self.alloc_sites.set(id.0, Raw(plan.site), 0).map_err(|source| map_error("ALLOC_SITES", source))?;
+            let cookie = u64::from(id.0);
+            points.extend(plan.file_offsets.iter().map(|&file_offset| Point { file_offset, cookie }));
         }
-        Ok(links)
+        let probes = if points.is_empty() { None } else { Some(self.place("alloc", pid, file, &points)?) };
+        Ok(AllocLink { probes, ids })
     }
 
     /// A site that isn't in use, with its counts at zero.
     fn take_site(&mut self) -> Result<SiteId, KernelError> {
         let freed = self.freed_sites.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(id) = freed {
-            let cpus = aya::util::nr_cpus()
-                .map_err(|(path, source)| KernelError::System { path: path.to_owned(), source })?;
-            let zeroes = PerCpuValues::try_from(vec![Raw(AllocCounts::default()); cpus])
+            let zeroes = PerCpuValues::try_from(vec![Raw(SiteCounts::default()); self.cpus])
                 .map_err(|source| KernelError::System { path: "the number of CPUs".to_owned(), source })?;
             self.alloc_counts.set(id.0, zeroes, 0).map_err(|source| map_error("ALLOC_COUNTS", source))?;
             return Ok(id);
@@ -79,40 +97,50 @@ impl Kernel {
         Ok(SiteId(self.next_site - 1))
     }
 
-    fn attach_site(&mut self, pid: u32, file: &Path, plan: &SitePlan) -> Result<AllocLink, KernelError> {
-        let id = self.take_site()?;
-        self.alloc_sites.set(id.0, Raw(plan.site), 0).map_err(|source| map_error("ALLOC_SITES", source))?;
-        let scope = scope(pid);
-        let refused =
-            |source| KernelError::Probe { pid, file_offset: plan.file_offset, source: Box::new(source) };
-        let program = self.uprobe("alloc")?;
-        let point = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(plan.file_offset),
-            cookie: Some(u64::from(id.0)),
-        };
-        let link_id = program.attach(point, file, scope).map_err(refused)?;
-        let link = program.take_link(link_id).map_err(refused)?;
-        Ok(AllocLink { id, link: Some(link), freed: Arc::clone(&self.freed_sites) })
-    }
-
     /// Lets all sites of a target count, or stops them: one write, one instant.
     ///
     /// # Errors
     ///
     /// If the map can't be written.
     pub fn count_calls(&mut self, slot: u32, on: bool) -> Result<(), KernelError> {
-        self.counting.set(slot, u32::from(on), 0).map_err(|source| map_error("COUNTING", source))
+        self.switches.of(slot)?.on.store(u32::from(on), Ordering::SeqCst);
+        Ok(())
     }
 
-    /// What a site has counted while its target's calls were counted, over all CPUs.
+    /// How often a process of this slot has replaced its program (`execve`) since the kernel side was loaded, counted in the
+    /// kernel at that very moment. Calls are counted in bank `epoch & 1`. Stands still without [`Kernel::has_events`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no such slot.
+    pub fn epoch(&self, slot: u32) -> Result<u32, KernelError> {
+        Ok(self.switches.of(slot)?.epoch.load(Ordering::SeqCst))
+    }
+
+    /// The next [`super::Event::Loaded`] of this slot is wanted. To be called *before* looking at what is loaded.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such slot.
+    pub fn clear_loaded(&mut self, slot: u32) -> Result<(), KernelError> {
+        self.switches.of(slot)?.loaded.store(0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// What a site has counted while its target's calls were counted, over all CPUs, by bank ([`Kernel::epoch`]).
+    ///
+    /// Never set back while its link is there: whoever wants to know what one program has counted subtracts what the bank
+    /// held when that program began.
     ///
     /// # Errors
     ///
     /// If the map can't be read.
-    pub fn alloc_counts(&self, id: SiteId) -> Result<AllocCounts, KernelError> {
-        let mut sum = AllocCounts::default();
-        sum_cpus(&self.alloc_counts, "ALLOC_COUNTS", id.0, |counts| sum.add(counts))?;
-        Ok(sum)
+    pub fn alloc_counts(&self, id: SiteId) -> Result<[AllocCounts; BANKS], KernelError> {
+        let mut sums = [AllocCounts::default(); BANKS];
+        sum_cpus(&self.alloc_counts, "ALLOC_COUNTS", id.0, |counts| {
+            sums.iter_mut().zip(&counts.banks).for_each(|(sum, bank)| sum.add(bank));
+        })?;
+        Ok(sums)
     }
 
     /// Places the program that does nothing: the yardstick of the benchmarks.
@@ -125,29 +153,53 @@ impl Kernel {
         pid: u32,
         file: &Path,
         file_offset: u64,
-    ) -> Result<UProbeLink, KernelError> {
-        let program = self.uprobe("empty")?;
-        let refused = |source| KernelError::Probe { pid, file_offset, source: Box::new(source) };
-        if program.fd().is_err() {
-            program.load().map_err(refused)?;
-        }
-        let scope = scope(pid);
-        let link_id = program
-            .attach(UProbeAttachLocation::AbsoluteOffset(file_offset), file, scope)
-            .map_err(refused)?;
-        program.take_link(link_id).map_err(refused)
+    ) -> Result<Probes, KernelError> {
+        self.place("empty", pid, file, &[Point { file_offset, cookie: 0 }])
     }
 }
 
-/// One process only, never all of them.
-fn scope(pid: u32) -> UProbeScope {
-    NonZeroU32::new(pid).map_or(UProbeScope::CallingProcess, UProbeScope::OneProcess)
+/// The switches of all targets, in our memory.
+pub(super) struct Switchboard(SharedWords);
+
+/// The members of [`Switches`], as they lie in the map.
+struct Slot<'a> {
+    on: &'a AtomicU32,
+    epoch: &'a AtomicU32,
+    loaded: &'a AtomicU32,
+}
+
+impl Switchboard {
+    /// Maps the map, which has at least so many slots.
+    pub(super) fn map(map: &MapData, slots: u32) -> Result<Self, KernelError> {
+        let bytes = slots as usize * size_of::<Switches>();
+        let words = SharedWords::map(map.fd(), bytes)
+            .map_err(|source| KernelError::System { path: "the BPF map `SWITCHES`".to_owned(), source })?;
+        Ok(Self(words))
+    }
+
+    fn of(&self, slot: u32) -> Result<Slot<'_>, KernelError> {
+        let at = |member: usize| {
+            let offset = slot as usize * size_of::<Switches>() + member;
+            self.0.word(offset).ok_or_else(|| KernelError::Unsupported(format!("there is no slot {slot}")))
+        };
+        Ok(Slot {
+            on: at(offset_of!(Switches, on))?,
+            epoch: at(offset_of!(Switches, epoch))?,
+            loaded: at(offset_of!(Switches, loaded))?,
+        })
+    }
 }
 
 impl Drop for AllocLink {
     fn drop(&mut self) {
-        drop(self.link.take());
-        // Only now can the site be used for another probe.
-        self.freed.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        // Only then can the sites be used for other probes: the members are dropped in the order of their declaration, but
+        // this says so.
+        drop(self.probes.take());
+    }
+}
+
+impl Drop for Ids {
+    fn drop(&mut self) {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.taken);
     }
 }

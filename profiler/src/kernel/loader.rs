@@ -8,29 +8,36 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Program, UProbe},
 };
 use profiler_common::{
-    alloc::{AllocCounts, AllocSite},
+    alloc::{AllocSite, SiteCounts},
     outcome::Outcome,
+    process::TargetEntry,
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
-use super::{Btf, Facts, KernelError, KernelLog, Plan, Raw, SiteId};
+use super::{
+    Btf, EventReader, Facts, KernelError, KernelLog, Plan, Raw, SiteId,
+    alloc::Switchboard,
+    place::{MapFds, Multi},
+};
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf.o"));
 
-/// The scheduler programs; each is named like its tracepoint.
-const TRACEPOINTS: [&str; 4] = ["sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_process_exec"];
+/// The programs for process events; each is named like its tracepoint.
+const PROCESS_TRACEPOINTS: [&str; 3] = ["sched_process_fork", "sched_process_exec", "sched_process_exit"];
+/// The programs for the ledger, likewise.
+const SCHED_TRACEPOINTS: [&str; 3] = ["sched_switch", "sched_wakeup", "sched_wakeup_new"];
 
-/// How large the maps must be.
+/// How large the maps must be: `profiler-ebpf/src/maps.rs` tells what a target and a site take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Targets at once.
+    /// Targets at once; slots are below that.
     pub targets: u32,
-    /// Probe sites of all targets together.
+    /// Probe sites of all targets together: one for each [`super::SitePlan`].
     pub sites: u32,
 }
 
@@ -39,9 +46,12 @@ pub struct Kernel {
     ebpf: Ebpf,
     log: Option<KernelLog>,
     pub(super) alloc_sites: Array<MapData, Raw<AllocSite>>,
-    pub(super) counting: Array<MapData, u32>,
-    pub(super) alloc_counts: PerCpuArray<MapData, Raw<AllocCounts>>,
-    pub(super) targets: HashMap<MapData, u32, u32>,
+    pub(super) switches: Switchboard,
+    pub(super) alloc_counts: PerCpuArray<MapData, Raw<SiteCounts>>,
+    pub(super) targets: HashMap<MapData, u32, Raw<TargetEntry>>,
+    pub(super) event_scope: Array<MapData, u32>,
+    pub(super) event_reader: Option<EventReader>,
+    pub(super) events: bool,
     pub(super) threads: HashMap<MapData, u32, Raw<ThreadRecord>>,
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
@@ -50,10 +60,13 @@ pub struct Kernel {
     pub(super) next_site: u32,
     pub(super) freed_sites: Arc<Mutex<Vec<SiteId>>>,
     pub(super) sites: u32,
+    pub(super) cpus: usize,
+    /// If probes are placed many at once.
+    pub(super) multi: Option<Multi>,
 }
 
 impl Kernel {
-    /// Loads what the plan asks for. Nothing is attached yet but the scheduler's tracepoints.
+    /// Loads what the plan asks for. Nothing is attached yet but the tracepoints.
     ///
     /// # Errors
     ///
@@ -64,7 +77,7 @@ impl Kernel {
         stall_threshold: Duration,
         trace: bool,
     ) -> Result<Self, KernelError> {
-        let offsets = if plan.stalls { TaskOffsets::find()? } else { TaskOffsets::default() };
+        let offsets = TaskOffsets::find(plan)?;
         let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
         // Below every level, so that the verifier removes the log statements.
         let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
@@ -74,7 +87,8 @@ impl Kernel {
             .btf(None)
             .map_max_entries("ALLOC_SITES", sizes.sites)
             .map_max_entries("ALLOC_COUNTS", sizes.sites)
-            .map_max_entries("COUNTING", sizes.targets)
+            .map_max_entries("SWITCHES", sizes.targets)
+            .map_max_entries("TARGETS_BY_PID", sizes.targets)
             .map_max_entries("RETIRED", sizes.targets)
             .map_max_entries("STALLS", sizes.targets * CAUSES as u32)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
@@ -84,24 +98,41 @@ impl Kernel {
             .override_global("TASK_STATE", &offsets.state, true)
             .override_global("TASK_IOWAIT_BYTE", &offsets.iowait_byte, true)
             .override_global("TASK_IOWAIT_MASK", &offsets.iowait_mask, true)
-            .override_global("TASK_COMPAT_STATUS", &offsets.compat_status, true);
+            .override_global("TASK_COMPAT_STATUS", &offsets.compat_status, true)
+            .override_global("TASK_FLAGS", &offsets.flags, true)
+            .override_global("TASK_SIGNAL", &offsets.signal, true)
+            .override_global("SIGNAL_LIVE", &offsets.signal_live, true)
+            .override_global("EXIT_TELLS_GROUP_DEAD", &offsets.exit_tells_group_dead, true);
+        // The smallest ring buffer there is.
+        let page = rustix::param::page_size() as u32;
         if !plan.stalls {
             loader
                 .map_max_entries("THREADS", 1)
                 .map_max_entries("HINTS", 1)
-                .map_max_entries("TARGETS_BY_PID", 1);
+                .map_max_entries("RETIRED", 1)
+                .map_max_entries("STALLS", 1);
+        }
+        if !plan.events {
+            loader.map_max_entries("PROCESS_EVENTS", page);
         }
         if !trace {
-            // The smallest ring buffer there is.
-            loader.map_max_entries("AYA_LOGS", rustix::param::page_size() as u32);
+            loader.map_max_entries("AYA_LOGS", page);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| KernelError::Load(Box::new(error)))?;
+        // Before any of them is taken out of aya's hands.
+        let map_fds = MapFds::of(&ebpf);
         let log = if trace { KernelLog::take(&mut ebpf) } else { None };
+        let Some(Map::Array(switches)) = ebpf.take_map("SWITCHES") else {
+            return Err(KernelError::Missing { kind: "map", name: "SWITCHES" });
+        };
         let mut kernel = Self {
             alloc_sites: take(&mut ebpf, "ALLOC_SITES", Array::try_from)?,
-            counting: take(&mut ebpf, "COUNTING", Array::try_from)?,
+            switches: Switchboard::map(&switches, sizes.targets)?,
             alloc_counts: take(&mut ebpf, "ALLOC_COUNTS", PerCpuArray::try_from)?,
             targets: take(&mut ebpf, "TARGETS_BY_PID", HashMap::try_from)?,
+            event_scope: take(&mut ebpf, "EVENT_SCOPE", Array::try_from)?,
+            event_reader: None,
+            events: plan.events,
             threads: take(&mut ebpf, "THREADS", HashMap::try_from)?,
             hints: take(&mut ebpf, "HINTS", HashMap::try_from)?,
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
@@ -112,24 +143,49 @@ impl Kernel {
             next_site: 0,
             freed_sites: Arc::default(),
             sites: sizes.sites,
+            cpus: aya::util::nr_cpus()
+                .map_err(|(path, source)| KernelError::System { path: path.to_owned(), source })?,
+            multi: None,
         };
+        if plan.events {
+            let ring = take(&mut kernel.ebpf, "PROCESS_EVENTS", RingBuf::try_from)?;
+            kernel.event_reader = Some(EventReader::new(ring));
+            kernel.attach_tracepoints(&PROCESS_TRACEPOINTS)?;
+        }
         if plan.stalls {
-            kernel.attach_tracepoints()?;
+            kernel.attach_tracepoints(&SCHED_TRACEPOINTS)?;
         }
         if plan.alloc {
-            kernel.uprobe("alloc")?.load().map_err(|source| refused("load", "alloc", source))?;
+            kernel.load_uprobes(plan.multi, &map_fds)?;
         }
         Ok(kernel)
     }
 
-    fn attach_tracepoints(&mut self) -> Result<(), KernelError> {
+    /// The programs for probes in user space: for many places at once if that works, else for single ones.
+    fn load_uprobes(&mut self, multi: bool, map_fds: &MapFds) -> Result<(), KernelError> {
+        if multi {
+            let trials = take(&mut self.ebpf, "TRIALS", Array::try_from)?;
+            match Multi::load(map_fds, &trials) {
+                Ok(multi) => self.multi = Some(multi),
+                Err(reason) => tracing::debug!("probes are placed one by one: {reason}"),
+            }
+        }
+        if self.multi.is_none() {
+            for name in ["alloc", "loaded"] {
+                self.uprobe(name)?.load().map_err(|source| refused("load", name, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoints(&mut self, names: &[&'static str]) -> Result<(), KernelError> {
         let btf = aya::Btf::from_sys_fs()
-            .map_err(|error| KernelError::Unsupported(format!("{error}; use --stalls off")))?;
-        for name in TRACEPOINTS {
+            .map_err(|error| KernelError::Unsupported(format!("{error}; use --alloc off --stalls off")))?;
+        for &name in names {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
             program.load(name, &btf).map_err(|source| refused("load", name, source))?;
         }
-        for name in TRACEPOINTS {
+        for &name in names {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
             program.attach().map_err(|source| refused("attach", name, source))?;
         }
@@ -164,7 +220,7 @@ impl Kernel {
             .collect()
     }
 
-    /// How often the kernel left out a scheduler program because it was still at work on that CPU (kernel/bpf,
+    /// How often the kernel left out a tracepoint's program because it was still at work on that CPU (kernel/bpf,
     /// `recursion_misses`). aya doesn't show the figure, the program's fdinfo does.
     pub fn recursion_misses(&self) -> u64 {
         let misses = |name: &str| {
@@ -172,7 +228,7 @@ impl Kernel {
             let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
             info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse::<u64>().ok()
         };
-        TRACEPOINTS.into_iter().filter_map(misses).sum()
+        PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).filter_map(misses).sum()
     }
 }
 
@@ -228,14 +284,34 @@ struct TaskOffsets {
     iowait_byte: u64,
     iowait_mask: u8,
     compat_status: u64,
+    flags: u64,
+    signal: u64,
+    signal_live: u64,
+    exit_tells_group_dead: u8,
 }
 
 impl TaskOffsets {
-    fn find() -> Result<Self, KernelError> {
+    /// What the plan's programs need, and zero else.
+    fn find(plan: Plan) -> Result<Self, KernelError> {
+        if !plan.events {
+            return Ok(Self::default());
+        }
         let bytes = std::fs::read(Facts::BTF_PATH)
             .map_err(|source| KernelError::System { path: Facts::BTF_PATH.to_owned(), source })?;
         let btf = Btf::parse(&bytes)?;
         let at = |member| btf.member("task_struct", member);
+        let offsets = Self {
+            pid: at("pid")?.byte_offset(),
+            tgid: at("tgid")?.byte_offset(),
+            flags: at("flags")?.byte_offset(),
+            signal: at("signal")?.byte_offset(),
+            signal_live: btf.member("signal_struct", "live")?.byte_offset(),
+            exit_tells_group_dead: u8::from(btf.tracepoint_arguments("sched_process_exit") == Some(2)),
+            ..Self::default()
+        };
+        if !plan.stalls {
+            return Ok(offsets);
+        }
         if btf.tracepoint_arguments("sched_switch") != Some(4) {
             return Err(KernelError::Unsupported(
                 "this kernel's sched_switch doesn't tell the state of a thread that is switched out: use --stalls off"
@@ -244,12 +320,11 @@ impl TaskOffsets {
         }
         let iowait = at("in_iowait")?;
         Ok(Self {
-            pid: at("pid")?.byte_offset(),
-            tgid: at("tgid")?.byte_offset(),
             state: at("__state")?.byte_offset(),
             iowait_byte: iowait.byte_offset(),
             iowait_mask: 1 << (iowait.bit_offset % 8),
             compat_status: at("thread_info.status")?.byte_offset(),
+            ..offsets
         })
     }
 }
@@ -257,7 +332,9 @@ impl TaskOffsets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::place::UPROBES;
     use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+    use profiler_common::process::Switches;
 
     /// Key and value size of a map as the object declares it (`bpf_map_def`: type, key size, value size, entries, flags).
     fn declared(file: &object::File<'_>, map: &str) -> Option<(u32, u32)> {
@@ -276,9 +353,11 @@ mod tests {
         let size = |bytes: usize| u32::try_from(bytes).unwrap();
         let contract = [
             ("ALLOC_SITES", size(size_of::<AllocSite>())),
-            ("COUNTING", 4),
-            ("ALLOC_COUNTS", size(size_of::<AllocCounts>())),
-            ("TARGETS_BY_PID", 4),
+            ("SWITCHES", size(size_of::<Switches>())),
+            ("ALLOC_COUNTS", size(size_of::<SiteCounts>())),
+            ("TARGETS_BY_PID", size(size_of::<TargetEntry>())),
+            ("EVENT_SCOPE", 4),
+            ("TRIALS", 8),
             ("THREADS", size(size_of::<ThreadRecord>())),
             ("HINTS", 4),
             ("RETIRED", size(size_of::<Retired>())),
@@ -288,6 +367,7 @@ mod tests {
         for (map, value) in contract {
             assert_eq!(declared(&file, map), Some((4, value)), "{map}");
         }
+        assert_eq!(declared(&file, "PROCESS_EVENTS"), Some((0, 0)), "a ring buffer has no keys");
     }
 
     #[test]
@@ -304,8 +384,13 @@ mod tests {
             "TASK_IOWAIT_BYTE",
             "TASK_IOWAIT_MASK",
             "TASK_COMPAT_STATUS",
+            "TASK_FLAGS",
+            "TASK_SIGNAL",
+            "SIGNAL_LIVE",
+            "EXIT_TELLS_GROUP_DEAD",
         ];
-        for name in TRACEPOINTS.into_iter().chain(["alloc", "empty"]).chain(knobs) {
+        let programs = PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).chain(UPROBES);
+        for name in programs.chain(knobs) {
             assert!(names.iter().any(|there| there == name), "{name} is missing");
         }
     }

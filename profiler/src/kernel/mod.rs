@@ -1,16 +1,19 @@
 //! The one door to the kernel's BPF side, and the only room that names `aya`.
 //!
-//! `support` gathers facts, `plan` decides from them (pure), `loader` acts, `alloc` and `sched` attach and read the
-//! two probe families. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
+//! `support` gathers facts, `plan` decides from them (pure), `loader` acts, `place` places probes (with `sys` for what aya
+//! can't do), `alloc` and `sched` attach and read the two probe families, `process` tells what happens to processes. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
 //! kernel takes every probe away.
 
 mod alloc;
 mod btf;
 mod loader;
 mod log;
+mod place;
 mod plan;
+mod process;
 mod sched;
 mod support;
+mod sys;
 
 use std::io;
 
@@ -20,7 +23,9 @@ pub use alloc::{AllocLink, SiteId, SitePlan};
 pub use btf::{Btf, BtfError};
 pub use loader::{Kernel, OBJECT, Sizes};
 pub use log::KernelLog;
+pub use place::{Placement, Probes, detach_all};
 pub use plan::{Plan, Wanted};
+pub use process::{Event, EventReader, EventScope, LoaderLink};
 pub use sched::{Followed, ThreadRow};
 pub use support::{Capability, Facts};
 
@@ -59,7 +64,7 @@ pub enum KernelError {
         /// Where in the file.
         file_offset: u64,
         /// Why.
-        source: Box<aya::programs::ProgramError>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Reading or writing a map failed.
     #[error("BPF map `{map}`: {source}")]
@@ -70,7 +75,7 @@ pub enum KernelError {
         source: Box<aya::maps::MapError>,
     },
     /// The kernel's type information lacks something.
-    #[error("stalls can't be measured on this kernel: {0}; use --stalls off")]
+    #[error("this kernel's type information lacks what the programs need: {0}; use --alloc off --stalls off")]
     Btf(#[from] BtfError),
     /// A file of the system can't be read.
     #[error("can't read {path}: {source}")]

@@ -18,6 +18,11 @@ pub struct Plan {
     pub alloc: bool,
     /// Load the scheduler probes.
     pub stalls: bool,
+    /// Load the programs that tell what happens to whole processes. Without them (no type information, or a pid namespace in
+    /// which process ids mean something else) forks, replaced programs and ends are seen when somebody looks.
+    pub events: bool,
+    /// Place many probes at once if that works here; tried when loading.
+    pub multi: bool,
 }
 
 impl Plan {
@@ -28,7 +33,13 @@ impl Plan {
     /// [`KernelError::Unsupported`] with the reason and the way out, if a wish can't be fulfilled here. Nothing is left
     /// out silently: whoever wants less says so.
     pub fn decide(wanted: Wanted, facts: &Facts) -> Result<Self, KernelError> {
-        let plan = Self { alloc: wanted.alloc, stalls: wanted.stalls };
+        let kernel_side = wanted.alloc || wanted.stalls;
+        let plan = Self {
+            alloc: wanted.alloc,
+            stalls: wanted.stalls,
+            events: kernel_side && facts.btf && facts.initial_pid_namespace,
+            multi: kernel_side,
+        };
         match plan.obstacle(facts) {
             Some(obstacle) => Err(KernelError::Unsupported(obstacle)),
             None => Ok(plan),
@@ -121,7 +132,16 @@ mod tests {
 
     #[test]
     fn a_good_machine_gets_everything() {
-        assert_eq!(Plan::decide(ALL, &able()).unwrap(), Plan { alloc: true, stalls: true });
+        assert_eq!(Plan::decide(ALL, &able()).unwrap(), Plan { alloc: true, stalls: true, events: true, multi: true });
+    }
+
+    #[test]
+    fn counting_alone_does_without_process_events_where_they_cannot_be_had() {
+        let wanted = Wanted { alloc: true, stalls: false };
+        for facts in [Facts { btf: false, ..able() }, Facts { initial_pid_namespace: false, ..able() }] {
+            assert!(!Plan::decide(wanted, &facts).unwrap().events);
+        }
+        assert!(Plan::decide(wanted, &able()).unwrap().events);
     }
 
     #[test]

@@ -33,21 +33,6 @@ pub struct ThreadRow {
 }
 
 impl Kernel {
-    /// From now on, threads that this process starts are followed under `slot`.
-    ///
-    /// # Errors
-    ///
-    /// If the map can't be written.
-    pub fn follow_process(&mut self, pid: u32, slot: u32) -> Result<(), KernelError> {
-        self.targets.insert(pid, slot, 0).map_err(|source| map_error("TARGETS_BY_PID", source))
-    }
-
-    /// New threads of this process are no longer followed.
-    pub fn unfollow_process(&mut self, pid: u32) {
-        // Not there is as good as removed.
-        let _removed = self.targets.remove(&pid);
-    }
-
     /// Follows a thread that exists already.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ struct Placed {
     /// The one that all calls pass.
     own: SiteId,
     /// Those on the instructions by which the allocator calls the function itself.
-    internal: Vec<SiteId>,
+    internal: SiteId,
     last: AllocCounts,
 }
 
@@ -140,7 +140,8 @@ impl AllocWatch {
     }
 
     fn attach(&mut self, kernel: &mut Kernel, process: &Process, found: &Found) -> Result<(), SessionError> {
-        let path = found.pinned.path();
+        let mut plans = Vec::new();
+        let mut hooks = Vec::new();
         for hook in &found.image.hooks {
             let Some(address) = address_in_process(&found.object, hook.site.file_offset) else {
                 tracing::warn!(
@@ -157,23 +158,22 @@ impl AllocWatch {
                 slot: self.slot,
                 reserved: 0,
             };
-            let offsets = hook.internal_calls.iter().map(|call| call.file_offset);
+            let internal = hook.internal_calls.iter().map(|call| call.file_offset).collect();
             // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
-            let plans: Vec<_> = offsets
-                .chain([hook.site.file_offset])
-                .map(|file_offset| SitePlan { file_offset, site })
-                .collect();
-            let links = kernel.attach_alloc(process.pid(), &path, &plans)?;
-            let mut internal: Vec<_> = links.iter().map(AllocLink::id).collect();
-            self.links.extend(links);
-            let Some(own) = internal.pop() else { continue };
+            plans.push(SitePlan { file_offsets: internal, site });
+            plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
+            hooks.push((hook, address));
+        }
+        let link = kernel.attach_alloc(process.pid(), &found.pinned.path(), &plans)?;
+        for ((hook, address), sites) in hooks.into_iter().zip(link.sites().chunks_exact(2)) {
             let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
             if in_place == Some(false) {
                 tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
             }
             let info = Arc::new(site_info(found, hook, in_place));
-            self.sites.push(Placed { info, own, internal, last: AllocCounts::default() });
+            self.sites.push(Placed { info, internal: sites[0], own: sites[1], last: AllocCounts::default() });
         }
+        self.links.push(link);
         Ok(())
     }
 
@@ -267,11 +267,12 @@ fn why_nothing(unknown: &str) -> String {
 
 impl Placed {
     fn read(&mut self, kernel: &Kernel) -> Result<SiteSnapshot, SessionError> {
-        let mut own = AllocCounts::default();
-        for id in &self.internal {
-            own.add(&kernel.alloc_counts(*id)?);
-        }
-        let all = kernel.alloc_counts(self.own)?;
+        let sum = |[mut one, other]: [AllocCounts; 2]| {
+            one.add(&other);
+            one
+        };
+        let own = sum(kernel.alloc_counts(self.internal)?);
+        let all = sum(kernel.alloc_counts(self.own)?);
         let mut counts = all;
         counts.subtract(&own);
         // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the

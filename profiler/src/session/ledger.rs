@@ -81,7 +81,7 @@ impl LedgerWatch {
     /// Follows all threads of a process.
     pub(super) fn begin(kernel: &mut Kernel, process: &Process, slot: u32) -> Result<Self, SessionError> {
         // First the process, then its threads: one that starts in between is found both ways, and counted once.
-        kernel.follow_process(process.pid(), slot)?;
+        kernel.watch_process(process.pid(), slot, false)?;
         let mut watch = Self {
             slot,
             unseen: HashMap::new(),
