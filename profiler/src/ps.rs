@@ -213,11 +213,17 @@ fn cut(text: &str, width: usize) -> String {
 /// What couldn't be read, and what to do about it.
 fn unread(rows: &[Row], hidden: usize) -> String {
     let count = hidden + rows.iter().filter(|row| row.profile == Profile::NoRights).count();
-    let processes = if count == 1 { "process is" } else { "processes are" };
     if count == 0 {
         return String::new();
     }
-    format!("{count} {processes} kept from this user: run as root (sudo profiler ps)\n")
+    let processes = if count == 1 { "process is" } else { "processes are" };
+    // Root without that right can't, either: in most containers, for instance.
+    let way_out = if rustix::process::geteuid().is_root() {
+        "CAP_SYS_PTRACE is needed"
+    } else {
+        "run as root (sudo profiler ps)"
+    };
+    format!("{count} {processes} kept from us: {way_out}\n")
 }
 
 fn runtime_as_object<S: Serializer>(runtime: &Option<Runtime>, serializer: S) -> Result<S::Ok, S::Error> {
