@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod facts;
+mod glob;
 mod identity;
 mod maps;
 mod program;
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub use cgroup::Cgroups;
 pub use facts::ProcessFacts;
+pub use glob::Glob;
 pub use identity::{Process, ThreadSighting};
 pub use maps::{MappedObject, MappedRange, PinnedObject};
 pub use program::{Program, ProgramCache};

@@ -222,7 +222,7 @@ mod tests {
         let sections_at = names_at + names.len();
         let mut bytes = vec![0; DATA];
         let mut put = |at: usize, value: u64, size: usize| {
-            bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size])
+            bytes[at..at + size].copy_from_slice(&value.to_le_bytes()[..size]);
         };
         put(0, 0x0001_0102_464c_457f, 8);
         for (at, value) in [(54, 56), (56, 1), (58, 64), (60, if section.is_some() { 2 } else { 0 })] {

@@ -2,23 +2,15 @@
 
 use std::fmt;
 
-use glob::{MatchOptions, Pattern};
 use regex_lite::Regex;
 use thiserror::Error;
 
-use super::{ProcessFacts, cgroup};
+use super::{Glob, ProcessFacts, cgroup};
 
 /// Bytes of a process's name; the kernel cuts longer ones (`TASK_COMM_LEN` in include/linux/sched.h, less its end mark).
 const COMM_BYTES: usize = 15;
 /// Digits of a container's id that are asked for at least.
 const ID_DIGITS: usize = 8;
-
-/// As in a shell: `*` and `?` stop at a slash, `**` doesn't.
-const LIKE_A_SHELL: MatchOptions = MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: false,
-};
 
 /// What is wrong with a criterion. Each says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -42,7 +34,7 @@ pub enum SelectionError {
     )]
     LongerThanComm(String),
     /// No glob pattern.
-    #[error("--exe {pattern:?} is no pattern ({reason}): write [[] or [*] for what is meant literally")]
+    #[error("--exe {pattern:?} is no pattern ({reason}): put a \\ before what is meant literally")]
     Glob {
         /// As given.
         pattern: String,
@@ -52,9 +44,6 @@ pub enum SelectionError {
     /// A part of a path can't be told from a name.
     #[error("--exe {0:?} can't match: a pattern with a slash is for the whole path; begin it with / or **/")]
     RelativeGlob(String),
-    /// As bash has them; here they would be literal.
-    #[error("--exe {0:?}: braces aren't understood; give --exe once for each (write [{{] for a literal one)")]
-    Braces(String),
     /// Too few digits would match by chance.
     #[error("--container {0:?} is too short: give at least {ID_DIGITS} digits of the container's id")]
     ShortId(String),
@@ -75,7 +64,7 @@ pub enum Criterion {
     /// See [`Criterion::comm`].
     Comm(Regex),
     /// See [`Criterion::exe`].
-    Exe(Pattern),
+    Exe(Glob),
     /// See [`Criterion::cgroup`].
     Cgroup(String),
     /// See [`Criterion::container`].
@@ -139,26 +128,23 @@ impl Criterion {
         Ok(Self::Comm(regex))
     }
 
-    /// A pattern for the path of the process's program, as the process itself sees it; of one without a slash, for the
-    /// file's name alone. `*` and `?` stop at a slash, `**` between two slashes stands for any directories, `[a-z]` and
-    /// `[!a-z]` for one character. The path is that of the file that was started, not of a link to it or of a script.
+    /// A pattern for the path of the process's program, as the process itself sees it; one without a slash is for the
+    /// file's name alone. See [`Glob`] for what the signs mean. The path is that of the file that was started, not of a
+    /// link to it or of a script.
     ///
     /// # Errors
     ///
     /// If it is empty, no pattern, or can't match any path.
     pub fn exe(pattern: &str) -> Result<Self, SelectionError> {
         let pattern = given("exe", pattern)?;
-        if pattern.replace("[{]", "").contains('{') {
-            return Err(SelectionError::Braces(pattern.to_owned()));
-        }
         let whole = if pattern.starts_with("**/") { format!("/{pattern}") } else { pattern.to_owned() };
-        if whole.contains('/') && !whole.starts_with('/') {
+        // The other signs may stand for nothing, or for a slash.
+        if whole.contains('/') && !whole.starts_with(['/', '*', '{', '[']) {
             return Err(SelectionError::RelativeGlob(pattern.to_owned()));
         }
-        Pattern::new(&whole).map(Self::Exe).map_err(|error| SelectionError::Glob {
-            pattern: pattern.to_owned(),
-            reason: format!("{} at character {}", error.msg, error.pos + 1),
-        })
+        Glob::new(&whole)
+            .map(Self::Exe)
+            .map_err(|reason| SelectionError::Glob { pattern: pattern.to_owned(), reason })
     }
 
     /// A control group, with everything below it: the path as in /proc/PID/cgroup, or below /sys/fs/cgroup for
@@ -218,11 +204,7 @@ impl Criterion {
     pub fn matches(&self, facts: &mut ProcessFacts) -> bool {
         match self {
             Self::Comm(regex) => regex.is_match(&facts.comm),
-            Self::Exe(pattern) => facts.exe().is_some_and(|exe| {
-                let whole = pattern.as_str().contains('/');
-                let name = if whole { exe } else { exe.rsplit('/').next().unwrap_or(exe) };
-                pattern.matches_with(name, LIKE_A_SHELL)
-            }),
+            Self::Exe(glob) => facts.exe().is_some_and(|exe| glob.matches(exe)),
             Self::Cgroup(group) => facts.cgroups().is_some_and(|groups| groups.is_within(group)),
             Self::Container(ContainerName::Id(id)) => {
                 // The name of one without an id may look like an id, too; then all of it was given.
@@ -246,7 +228,7 @@ impl Criterion {
     fn text(&self) -> &str {
         match self {
             Self::Comm(regex) => regex.as_str(),
-            Self::Exe(pattern) => pattern.as_str(),
+            Self::Exe(glob) => glob.as_str(),
             Self::Container(ContainerName::Id(text) | ContainerName::Name(text))
             | Self::Cgroup(text)
             | Self::Unit(text) => text,
@@ -339,9 +321,8 @@ mod tests {
             ("sbin", false),
             ("/opt/web/sbin/nginx-1.27", true),
             ("/opt/*/sbin/nginx-?.[0-9][0-9]", true),
-            // One star doesn't cross a slash, two do.
             ("/opt/*", false),
-            ("/opt/**/nginx*", true),
+            ("/{opt,srv}/**/nginx*", true),
             ("**/sbin/nginx*", true),
             ("**/opt/web/sbin/*", true),
             ("/web/sbin/nginx*", false),
@@ -407,16 +388,15 @@ mod tests {
     #[test]
     fn what_cant_select_anything_is_refused_in_one_line_that_says_what_to_do() {
         type Make = fn(&str) -> Result<Criterion, SelectionError>;
-        let cases: [(Make, &str, &str); 17] = [
+        let cases: [(Make, &str, &str); 16] = [
             (Criterion::comm, "", "--comm is empty"),
             (Criterion::comm, "a(b", "put a \\"),
             (Criterion::comm, "node_exporter_v2", "use --exe"),
             (Criterion::comm, "^node.exporter.v2$", "at most 15 bytes"),
             (Criterion::exe, " ", "--exe is empty"),
-            (Criterion::exe, "/usr/[a", "[[]"),
-            (Criterion::exe, "/usr/**bin", "**"),
+            (Criterion::exe, "/usr/[a", "put a \\"),
             (Criterion::exe, "bin/python*", "begin it with /"),
-            (Criterion::exe, "{python,node}", "once for each"),
+            (Criterion::exe, "{python,node", "without its }"),
             (Criterion::cgroup, "", "--cgroup is empty"),
             (Criterion::container, "3f1c9d0", "at least 8"),
             (Criterion::container, "docker://", "use the id"),
