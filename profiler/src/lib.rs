@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod export;
 pub mod kernel;
 pub mod launch;
+pub mod ps;
 pub mod sampler;
 pub mod screen;
 pub mod server;

@@ -6,7 +6,7 @@ use clap::Parser as _;
 use profiler::{
     app,
     cli::{self, Cli, Command, LogConfig, LogFormat, LogLevel, UsageError},
-    doctor, export,
+    doctor, export, ps,
     screen::MakeLogWriter,
     version,
 };
@@ -51,6 +51,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let (options, command) = match cli.command {
         Some(Command::Doctor { json }) => return doctor::run(json),
+        Some(Command::Ps { json }) => return ps::run(json),
         Some(Command::Metrics { markdown }) => {
             print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });
             return Ok(ExitCode::SUCCESS);

@@ -10,6 +10,7 @@ Examples:
   sudo profiler --pid 1234                 live summary here, Prometheus at http://127.0.0.1:7667/metrics
   sudo profiler --pid 1234 --once --json   one window, printed as JSON
   sudo profiler run -- ./server --port 1   start a program and count from its first allocation
+  profiler ps                              the processes of this machine, and what can be told of each
   profiler doctor                          what this machine can do, and what to do about the rest
 
 Exit codes: 0 ended as asked, 1 something failed (one line says what), 2 the command line or config file is wrong.";
@@ -50,6 +51,12 @@ pub enum Command {
     },
     /// What this kernel, these rights and this build can do, and what to do about the rest.
     Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the processes of this machine: what runs in them, and what can be told of each.
+    Ps {
         /// Print JSON.
         #[arg(long)]
         json: bool,

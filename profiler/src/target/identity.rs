@@ -18,7 +18,7 @@ use rustix::{
 use super::TargetError;
 
 /// `PF_KTHREAD` in include/linux/sched.h; field `flags` of /proc/PID/stat.
-const PF_KTHREAD: u32 = 0x0020_0000;
+pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
 /// `PF_EXITING` there.
 const PF_EXITING: u32 = 0x0000_0004;
 /// No file of `/proc` that we read is larger; `maps` of a process with 65,530 mappings is about 6 MB.
@@ -185,7 +185,11 @@ impl AsFd for Process {
 }
 
 /// Reads a file of the process's directory whole, in one go; bytes that aren't UTF-8 become U+FFFD.
-fn read_text(proc: &procfs::process::Process, pid: u32, name: &str) -> Result<String, TargetError> {
+pub(super) fn read_text(
+    proc: &procfs::process::Process,
+    pid: u32,
+    name: &str,
+) -> Result<String, TargetError> {
     let file = proc.open_relative(name).map_err(|error| TargetError::from_proc(pid, name, error))?;
     let mut bytes = Vec::with_capacity(4096);
     file.take(PROC_FILE_LIMIT)
@@ -194,7 +198,7 @@ fn read_text(proc: &procfs::process::Process, pid: u32, name: &str) -> Result<St
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn read_stat(proc: &procfs::process::Process, pid: u32) -> Result<Stat, TargetError> {
+pub(super) fn read_stat(proc: &procfs::process::Process, pid: u32) -> Result<Stat, TargetError> {
     let text = read_text(proc, pid, "stat")?;
     Stat::from_read(text.as_bytes()).map_err(|error| TargetError::from_proc(pid, "stat", error))
 }

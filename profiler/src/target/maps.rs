@@ -125,7 +125,7 @@ impl PinnedObject {
 /// Reads the lines of /proc/PID/maps that stand for executable parts of files.
 ///
 /// The path is the whole rest of the line: names may hold spaces (Documentation/filesystems/proc.rst, 1.1).
-fn parse(maps: &str) -> Vec<MappedObject> {
+pub(super) fn parse(maps: &str) -> Vec<MappedObject> {
     let mut objects: Vec<MappedObject> = Vec::new();
     for line in maps.lines() {
         let Some((range, device, inode, path)) = parse_line(line) else { continue };

@@ -3,16 +3,30 @@
 //! Nothing here writes to a target, signals it, stops it or traces it; everything is read through descriptors that were
 //! opened when the process was identified, so that a process id used again is never taken for the old process.
 
+mod cgroup;
+mod facts;
+mod glob;
 mod identity;
 mod maps;
+mod program;
+mod runtime;
+mod scan;
+mod selection;
 mod usage;
 
 use std::io;
 
 use thiserror::Error;
 
+pub use cgroup::Cgroups;
+pub use facts::ProcessFacts;
+pub use glob::Glob;
 pub use identity::{Process, ThreadSighting};
 pub use maps::{MappedObject, MappedRange, PinnedObject};
+pub use program::{Program, ProgramCache};
+pub use runtime::Runtime;
+pub use scan::{GroupBy, SHORT_ID, Scan, group_name, scan, short_container};
+pub use selection::{ContainerName, Criterion, Selection, SelectionError};
 pub use usage::{MemoryDetail, ProcessUsage, SwitchTally, UsageDetail};
 
 /// What can be wrong with a target.
@@ -51,6 +65,9 @@ pub enum TargetError {
         /// The file.
         what: String,
     },
+    /// The list of processes can't be had.
+    #[error("can't list the processes in /proc: {0}")]
+    Unlisted(String),
     /// Reading failed otherwise.
     #[error("can't read {what} of process {pid}: {source}")]
     Unreadable {
