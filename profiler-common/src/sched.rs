@@ -143,6 +143,17 @@ pub struct Retired {
     pub spent_ns: [u64; STATES],
 }
 
+impl Retired {
+    /// What has been added since an earlier reading.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut rest = Self { threads: self.threads.saturating_sub(earlier.threads), ..*self };
+        for (spent, before) in rest.spent_ns.iter_mut().zip(earlier.spent_ns) {
+            *spent = spent.saturating_sub(before);
+        }
+        rest
+    }
+}
+
 /// How many upper bounds a stall histogram has; one more bucket holds what is longer.
 pub const STALL_BOUNDS: usize = 15;
 
@@ -172,6 +183,16 @@ impl StallCounts {
         self.total_ns += other.total_ns;
         for (sum, n) in self.buckets.iter_mut().zip(other.buckets) {
             *sum += n;
+        }
+    }
+}
+
+impl StallCounts {
+    /// Takes an earlier reading away.
+    pub fn subtract(&mut self, earlier: &Self) {
+        self.total_ns = self.total_ns.saturating_sub(earlier.total_ns);
+        for (sum, n) in self.buckets.iter_mut().zip(earlier.buckets) {
+            *sum = sum.saturating_sub(n);
         }
     }
 }

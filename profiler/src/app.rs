@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, What},
+    config::{Choice, Config, What},
     export::{
         json, prometheus,
         terminal::{self, Style},
@@ -29,7 +29,8 @@ use crate::{
     sampler::{Finished, Handle, Request, Sampler, Started},
     screen::SCREEN,
     server::{self, AppState},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, TargetSnapshot},
+    target::Selection,
 };
 
 /// Does what the configuration says, to the end.
@@ -133,7 +134,7 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
     announce(config, &started.snapshots.borrow(), &addresses);
     let mut snapshots = started.snapshots;
     let mut earlier: Option<Arc<Snapshot>> = None;
-    let live = SCREEN.is_live() && !config.once && !config.json && matches!(config.what, What::Pids(_));
+    let live = SCREEN.is_live() && !config.once && !config.json && matches!(config.what, What::Processes(_));
     let mut painter = if live { Some(spawn_painter()?) } else { None };
     let mut interrupted = false;
     let result = loop {
@@ -212,7 +213,11 @@ fn serve(
     let state = AppState {
         latest: started.snapshots.clone(),
         ask: Arc::new(move || handle.ask(Request::Sample)),
-        context: prometheus::Context { stall_threshold: config.stall_threshold },
+        context: prometheus::Context {
+            stall_threshold: config.stall_threshold,
+            max_series: config.max_series,
+        },
+        waits: waits_for(config).is_some(),
     };
     let router = server::router(state);
     let mut addresses = Vec::with_capacity(listeners.len());
@@ -234,18 +239,39 @@ fn announce(config: &Config, first: &Snapshot, addresses: &[SocketAddr]) {
     if config.once || config.json {
         return;
     }
-    let targets: Vec<_> = first
-        .targets
-        .iter()
-        .map(|target| format!("{} (pid {})", target.info.name, target.info.pid))
-        .collect();
+    let mut parts = vec![watched(config, first)];
     let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}/metrics")).collect();
-    let mut parts = vec![format!("watching {}", targets.join(", "))];
     parts.extend(urls);
-    if matches!(config.what, What::Pids(_)) {
+    if matches!(config.what, What::Processes(_)) {
         parts.push("Ctrl-C ends".to_owned());
     }
     say(&parts.join(" · "));
+}
+
+/// What new processes must match to be observed, if any can come.
+const fn waits_for(config: &Config) -> Option<&Selection> {
+    match &config.what {
+        What::Processes(Choice { selection: Some(selection), newcomers: true, .. }) => Some(selection),
+        _ => None,
+    }
+}
+
+/// What is observed, in a few words.
+fn watched(config: &Config, first: &Snapshot) -> String {
+    const TOLD: usize = 4;
+    let one = |target: &TargetSnapshot| match target.processes.as_slice() {
+        [process] => format!("{} (pid {})", target.name, process.info.pid),
+        processes => format!("{} ({} processes)", target.name, processes.len()),
+    };
+    let mut told: Vec<_> = first.targets.iter().take(TOLD).map(one).collect();
+    if first.targets.len() > TOLD {
+        told.push(format!("{} more", first.targets.len() - TOLD));
+    }
+    match (told.is_empty(), waits_for(config)) {
+        (true, Some(selection)) => format!("waiting for processes that match {selection}"),
+        (false, Some(selection)) => format!("watching {} and what comes of {selection}", told.join(", ")),
+        (_, None) => format!("watching {}", told.join(", ")),
+    }
 }
 
 /// Prints and writes what there was.

@@ -8,7 +8,7 @@ use crate::{
     build_info::BUILD,
     kernel::{Capability, Facts, Plan, Wanted},
     screen::SCREEN,
-    session::Session,
+    session::{Chosen, Session},
     snapshot::{AllocState, Snapshot},
     target::Process,
 };
@@ -139,7 +139,7 @@ fn trials(facts: &Facts) -> Vec<Check> {
     vec![
         trial("counting allocations", Wanted { alloc: true, stalls: false }, |last| {
             let target = last.targets.first().ok_or("no snapshot")?;
-            if let AllocState::NotCounting(reason) = &target.alloc.state {
+            if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
                 return Err(reason.clone());
             }
             let total = target.alloc.total();
@@ -169,7 +169,8 @@ fn trials(facts: &Facts) -> Vec<Check> {
 
 fn observe_ourselves(wanted: Wanted) -> anyhow::Result<Snapshot> {
     let mut session = Session::open(wanted, 1, Duration::from_millis(1), false)?;
-    session.attach(Process::open(std::process::id())?, "profiler".to_owned())?;
+    let process = Process::open(std::process::id())?;
+    session.attach(Chosen { process, group: "profiler".into(), follow: false })?;
     for _ in 0..TRIAL {
         // SAFETY: a block that is freed at once; the C library's own functions, which is where the probes are.
         unsafe { libc::free(std::hint::black_box(libc::malloc(64))) };

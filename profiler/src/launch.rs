@@ -5,7 +5,6 @@
 //! child is let go.
 
 use std::{
-    collections::HashSet,
     ffi::OsString,
     io,
     os::unix::process::CommandExt as _,
@@ -13,8 +12,6 @@ use std::{
 };
 
 use thiserror::Error;
-
-use crate::{session::has_known_allocator, target::Process};
 
 /// More system calls than any dynamic linker makes before the C library is mapped.
 const STEPS: usize = 4000;
@@ -104,15 +101,15 @@ impl Launched {
         self.pid
     }
 
-    /// Lets the child run from system call to system call until a known allocator is mapped, or it is clear that none
-    /// comes (a static program; more steps than a dynamic linker needs).
+    /// Lets the child run from system call to system call until an allocator is mapped, or it is clear that none comes
+    /// (a static program; more steps than a dynamic linker needs). `mapped` tells whether one is, and how many files are.
     ///
     /// # Errors
     ///
     /// If the child ends, or can't be traced.
-    pub fn step_until_allocator(&mut self, process: &Process) -> Result<(), LaunchError> {
-        let mut seen = HashSet::new();
-        if has_known_allocator(process, &mut seen) || seen.len() < 2 {
+    pub fn step_until(&mut self, mut mapped: impl FnMut() -> (bool, usize)) -> Result<(), LaunchError> {
+        let (there, files) = mapped();
+        if there || files < 2 {
             // A program without a dynamic linker maps nothing more.
             return Ok(());
         }
@@ -123,7 +120,7 @@ impl Launched {
             match self.wait_for_stop()? {
                 // 0x80 marks a system call's stop (ptrace(2), PTRACE_O_TRACESYSGOOD).
                 stop if stop == libc::SIGTRAP | 0x80 => {
-                    if self.maps_code() && has_known_allocator(process, &mut seen) {
+                    if self.maps_code() && mapped().0 {
                         return Ok(());
                     }
                 }

@@ -5,9 +5,11 @@
 pub mod app;
 pub mod binary;
 pub mod build_info;
+pub mod chooser;
 pub mod cli;
 pub mod config;
 pub mod doctor;
+pub mod explain;
 pub mod export;
 pub mod kernel;
 pub mod launch;

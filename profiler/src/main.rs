@@ -6,8 +6,9 @@ use clap::Parser as _;
 use profiler::{
     app,
     cli::{self, Cli, Command, LogConfig, LogFormat, LogLevel, UsageError},
-    doctor, export, ps,
+    doctor, explain, export, ps,
     screen::MakeLogWriter,
+    session::Images,
     version,
 };
 
@@ -52,6 +53,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let (options, command) = match cli.command {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Ps { json }) => return ps::run(json),
+        Some(Command::Explain { pid, json, all, debuginfod }) => {
+            return explain::run(pid, json, all, Images::new(debuginfod)?);
+        }
         Some(Command::Metrics { markdown }) => {
             print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });
             return Ok(ExitCode::SUCCESS);

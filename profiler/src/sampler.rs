@@ -4,6 +4,7 @@
 //! and nobody who scrapes should wait for that.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     process::ExitStatus,
     sync::{
@@ -14,21 +15,25 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    config::{Chosen, Config, What},
-    kernel::{KernelLog, Wanted},
+    chooser::Chooser,
+    config::{Config, What},
+    kernel::{Event, EventReader, KernelLog, Wanted},
     launch::{Child, Launched},
-    session::{DetailJob, DetailResult, Session, label_targets},
+    session::{Chosen, DetailJob, DetailResult, Session},
     snapshot::Snapshot,
     target::Process,
 };
 
 /// A snapshot younger than this answers a request as well as a new one.
 const FRESH: Duration = Duration::from_millis(10);
-/// How soon the end of the last target is noticed.
+/// How soon the end of the last target is noticed where no event tells.
 const ALIVE_CHECK: Duration = Duration::from_millis(50);
+/// How long the reader of events may wait without looking whether anybody still listens.
+const EVENT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the sampler can be asked for.
 #[derive(Debug)]
@@ -59,13 +64,14 @@ pub struct Finished {
     pub exit: Option<ExitStatus>,
     /// Our own child, if it runs on.
     pub runs_on: Option<u32>,
-    /// Still holds the probes, which do nothing any more. Dropping it takes them away, about a second per target.
+    /// Still holds the probes, which do nothing any more. Dropping it takes them away.
     pub session: Session,
 }
 
 enum Message {
     Request(Request),
     Detail(DetailResult),
+    Event(Event),
 }
 
 /// Requests to a sampler.
@@ -99,41 +105,47 @@ impl Sampler {
     ///
     /// If attaching fails or the kernel side can't be read any more. Nothing stays behind.
     pub fn run(self, started: oneshot::Sender<Started>) -> anyhow::Result<Finished> {
-        let wanted = Wanted { alloc: self.config.alloc, stalls: self.config.stalls };
-        let open = |targets: usize| {
-            let targets = u32::try_from(targets).context("too many targets")?;
-            anyhow::Ok(Session::open(wanted, targets, self.config.stall_threshold, self.config.trace)?)
-        };
-        let (mut session, mut child) = match &self.config.what {
-            What::Pids(chosen) => {
-                let processes = open_all(chosen)?;
-                let mut session = open(processes.len())?;
-                for (process, name) in processes {
-                    session.attach(process, name)?;
-                }
-                (session, None)
-            }
-            What::Command { argv, name } => {
-                let mut session = open(1)?;
-                let child = start(&mut session, argv, name.clone())?;
-                (session, Some(child))
-            }
-        };
+        let (mut session, mut chooser, mut child) = self.begin()?;
         let began = Instant::now();
         let log = session.take_log();
         let (publish, snapshots) = watch::channel(Arc::new(session.sample()?));
         give_memory_back();
         let told = started.send(Started { snapshots, log, child: child.as_ref().map(Child::pid) });
-        let error = if told.is_ok() { self.watch(&mut session, began, &publish).err() } else { None };
+        let watched =
+            if told.is_ok() { self.watch(&mut session, &mut chooser, began, &publish) } else { Ok(()) };
         let last = session.finish()?;
         let exit = child.as_mut().and_then(Child::try_wait);
         let runs_on = child.filter(|_| exit.is_none()).map(|child| child.pid());
-        Ok(Finished { last, error, exit, runs_on, session })
+        Ok(Finished { last, error: watched.err(), exit, runs_on, session })
+    }
+
+    /// Loads the kernel side and attaches to what exists.
+    fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>)> {
+        let config = &self.config;
+        let wanted = Wanted { alloc: config.alloc, stalls: config.stalls };
+        let mut session = Session::open(wanted, config.places(), config.stall_threshold, config.trace)?;
+        let mut chooser = match &config.what {
+            What::Processes(choice) => Chooser::new(choice.clone()),
+            What::Command { children, .. } => Chooser::of_children(*children),
+        };
+        // Before anything is looked at: what happens from here on is told.
+        if let Some(events) = session.take_events(chooser.looks_for_new())? {
+            spawn_event_reader(events, self.sender.clone())?;
+        }
+        let child = match &config.what {
+            What::Processes(_) => None,
+            What::Command { argv, name, children } => {
+                Some(start(&mut session, argv, name.as_deref(), *children)?)
+            }
+        };
+        chooser.begin(&mut session)?;
+        Ok((session, chooser, child))
     }
 
     fn watch(
         &self,
         session: &mut Session,
+        chooser: &mut Chooser,
         began: Instant,
         publish: &watch::Sender<Arc<Snapshot>>,
     ) -> anyhow::Result<()> {
@@ -147,10 +159,18 @@ impl Sampler {
                 let _sent = details.send(job);
             }
             let now = Instant::now();
-            if deadline.is_some_and(|deadline| now >= deadline) || !session.any_alive() {
+            let over = !session.any_alive() && !chooser.looks_for_new();
+            if over || deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(());
             }
-            let wake = deadline.map_or(due, |deadline| due.min(deadline)).min(now + ALIVE_CHECK);
+            if session.due().is_some_and(|due| due <= now) {
+                session.keep_up();
+            }
+            if chooser.due().is_some_and(|due| due <= now) {
+                chooser.keep_up(session)?;
+            }
+            let wakes = [deadline, session.due(), chooser.due(), Some(now + ALIVE_CHECK)];
+            let wake = wakes.into_iter().flatten().fold(due, Instant::min);
             match self.messages.recv_timeout(wake.saturating_duration_since(now)) {
                 Ok(Message::Request(Request::Stop)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Message::Request(Request::Sample)) if last.elapsed() < FRESH => {
@@ -161,6 +181,14 @@ impl Sampler {
                 Ok(Message::Detail(result)) => {
                     session.detail_done(result, self.config.interval);
                     continue;
+                }
+                Ok(Message::Event(event)) => {
+                    chooser.event(session, event)?;
+                    // However much happens: samples are made at their time.
+                    if Instant::now() < due {
+                        continue;
+                    }
+                    due += self.config.interval;
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() < due => continue,
                 Err(RecvTimeoutError::Timeout) => {
@@ -184,29 +212,45 @@ fn give_memory_back() {
     }
 }
 
-/// Opens all chosen processes before anything is loaded: a wrong number should cost nothing.
-fn open_all(chosen: &[Chosen]) -> anyhow::Result<Vec<(Process, String)>> {
-    let mut processes = Vec::with_capacity(chosen.len());
-    let mut wishes = Vec::with_capacity(chosen.len());
-    for Chosen { pid, name } in chosen {
-        let process = Process::open(*pid)?;
-        wishes.push((*pid, process.comm()?, name.clone()));
-        processes.push(process);
-    }
-    Ok(processes.into_iter().zip(label_targets(&wishes)).collect())
-}
-
 /// Starts our own child and attaches before it has made its first allocation.
-fn start(session: &mut Session, argv: &[OsString], name: Option<String>) -> anyhow::Result<Child> {
+fn start(
+    session: &mut Session,
+    argv: &[OsString],
+    name: Option<&str>,
+    follow: bool,
+) -> anyhow::Result<Child> {
     let mut launched = Launched::start(argv)?;
     let process = Process::open(launched.pid())?;
-    launched.step_until_allocator(&process)?;
-    let label = match name {
-        Some(name) => name,
-        None => process.comm()?,
+    let mut seen = HashSet::new();
+    launched.step_until(|| (session.finds_allocator(&process, &mut seen), seen.len()))?;
+    let group = match name {
+        Some(name) => name.into(),
+        None => process.comm()?.into(),
     };
-    session.attach(process, label)?;
+    session.attach(Chosen { process, group, follow })?;
     Ok(launched.release()?)
+}
+
+/// A thread that hands on what happens to processes. It ends when nobody listens any more.
+fn spawn_event_reader(mut events: EventReader, listener: Sender<Message>) -> anyhow::Result<()> {
+    let patience = Timespec { tv_sec: EVENT_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    let read = move || {
+        loop {
+            let mut fds = [PollFd::new(&events, PollFlags::IN)];
+            // Interrupted or in vain: look again.
+            let _ready = poll(&mut fds, Some(&patience));
+            while let Some(event) = events.next() {
+                if listener.send(Message::Event(event)).is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("profiler-events".to_owned())
+        .spawn(read)
+        .context("can't start a thread")?;
+    Ok(())
 }
 
 /// A thread for readings that may take long.

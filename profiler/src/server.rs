@@ -17,7 +17,7 @@ use crate::{
         json,
         prometheus::{self, CONTENT_TYPE, Context},
     },
-    snapshot::{AllocState, Snapshot},
+    snapshot::{AllocState, Snapshot, TargetSnapshot},
 };
 
 /// A scrape waits this long for fresh figures, then takes the last ones.
@@ -32,6 +32,8 @@ pub struct AppState {
     pub ask: Arc<dyn Fn() + Send + Sync>,
     /// Constants of the exporters.
     pub context: Context,
+    /// New targets may come: being without one is no failure.
+    pub waits: bool,
 }
 
 impl AppState {
@@ -72,7 +74,7 @@ async fn targets(State(state): State<AppState>) -> Response {
 }
 
 async fn ready(State(state): State<AppState>) -> Response {
-    if state.latest.borrow().targets.iter().any(|target| target.up) {
+    if state.waits || state.latest.borrow().targets.iter().any(TargetSnapshot::up) {
         "profiler is ready\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "every target has ended\n").into_response()
@@ -96,19 +98,27 @@ fn landing_page(snapshot: &Snapshot) -> String {
         .iter()
         .map(|target| {
             let live = format!("{} live objects since attach", target.alloc.live_objects());
-            let allocations = match &target.alloc.state {
-                AllocState::Counting => live,
+            let states = target.alloc_states().into_iter().map(|(state, _)| match state {
+                AllocState::Counting => live.clone(),
                 AllocState::Partly(reason) => format!("{live}; {reason}"),
                 AllocState::Off => "not asked for".to_owned(),
                 AllocState::NotCounting(reason) => format!("not counted: {reason}"),
-            };
+            });
+            let pids: Vec<_> = target.processes.iter().map(|process| process.info.pid.to_string()).collect();
+            let mut programs: Vec<_> = target
+                .processes
+                .iter()
+                .map(|process| process.info.exe.as_deref().unwrap_or(&process.info.comm))
+                .collect();
+            programs.sort_unstable();
+            programs.dedup();
             format!(
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-                escape(&target.info.name),
-                target.info.pid,
-                escape(target.info.exe.as_deref().unwrap_or(&target.info.comm)),
-                if target.up { "running" } else { "ended" },
-                escape(&allocations),
+                escape(&target.name),
+                pids.join(" "),
+                escape(&programs.join(", ")),
+                if target.up() { "running" } else { "ended" },
+                escape(&states.collect::<Vec<_>>().join("; ")),
             )
         })
         .collect();

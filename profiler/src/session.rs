@@ -1,10 +1,14 @@
-//! The targets under observation: attaching, sampling, letting go.
+//! The processes under observation: attaching, sampling, letting go.
 //!
-//! Synchronous and single-threaded; `app` decides when. A session owns the kernel side, so dropping it leaves nothing
+//! Synchronous and single-threaded; `sampler` decides when. A session owns the kernel side, so dropping it leaves nothing
 //! behind.
 
 mod alloc;
+mod group;
+mod images;
 mod ledger;
+mod process;
+mod slots;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,21 +20,24 @@ use profiler_common::outcome::Outcome;
 use thiserror::Error;
 
 use crate::{
-    kernel::{Facts, Kernel, KernelError, KernelLog, Plan, Sizes, Wanted},
-    snapshot::{Snapshot, TargetInfo, TargetSnapshot},
-    target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
+    kernel::{
+        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Plan, Sizes, Wanted, detach_all,
+    },
+    snapshot::{ProcessInfo, Snapshot},
+    target::{Process, ProcessUsage, TargetError},
 };
 
-use alloc::AllocWatch;
-pub use alloc::has_known_allocator;
-use ledger::{LedgerWatch, ThreadReading};
+use alloc::Links;
+use group::{Group, Part};
+pub use images::{Analysis, FileId, Images};
+use ledger::ThreadReading;
+use process::{Birth, Watched};
+pub use process::{DetailJob, DetailResult};
+use slots::Slots;
 
-/// Probe sites of one target: ten functions and the allocator's own calls of them, in several programs one after
-/// another (`execve`). 128 of them are 6 KiB per CPU.
-const SITES_PER_TARGET: u32 = 128;
-/// Dear figures are read again after this many times the time they took, so that they cost the target and us at most
-/// half a percent of a CPU.
-const DETAIL_PACE: u32 = 200;
+/// Probe sites of one process, on average: glibc has 10 functions, and half of them are called by the allocator itself,
+/// too; so much again for an allocator beside it or an interpreter's layers.
+const SITES_PER_TARGET: u32 = 40;
 
 /// What can go wrong with a session.
 #[derive(Debug, Error)]
@@ -38,66 +45,64 @@ pub enum SessionError {
     /// With the kernel side.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// With a target.
+    /// With a process.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// There is no place for another process.
+    #[error("no place for another process: {0} are observed already (--max-targets)")]
+    Full(u32),
 }
 
-/// The targets under observation.
-pub struct Session {
-    kernel: Option<Kernel>,
-    watched: Vec<Watched>,
-    own: Option<Process>,
-    plan: Plan,
-    free_slots: Vec<u32>,
-}
-
-/// One target.
-struct Watched {
-    process: Arc<Process>,
-    info: Arc<TargetInfo>,
-    began: Instant,
-    ended: Option<Instant>,
-    usage: Option<ProcessUsage>,
-    detail: Detail,
-    alloc: AllocWatch,
-    ledger: Option<LedgerWatch>,
-}
-
-/// The dear figures of a target: the last reading, and when the next one is due.
-#[derive(Default)]
-struct Detail {
-    last: Option<(UsageDetail, Instant)>,
-    due: Option<Instant>,
-    reading: bool,
-    tally: SwitchTally,
-}
-
-/// A reading of the dear figures that may take long; done elsewhere, so that no scrape waits for it.
-pub struct DetailJob {
-    process: Arc<Process>,
-    tally: SwitchTally,
-}
-
-/// What a [`DetailJob`] brings back.
-pub struct DetailResult {
-    pid: u32,
-    tally: SwitchTally,
-    detail: Option<UsageDetail>,
-    took: Duration,
-}
-
-impl DetailJob {
-    /// Reads. Blocks as long as the kernel needs.
-    pub fn run(mut self) -> DetailResult {
-        let began = Instant::now();
-        let detail = self.process.usage_detail(&mut self.tally).ok();
-        DetailResult { pid: self.process.pid(), tally: self.tally, detail, took: began.elapsed() }
+impl SessionError {
+    /// The word for it among the reasons why a process is not observed.
+    const fn reason(&self) -> &'static str {
+        match self {
+            Self::Full(_) => "max_targets",
+            Self::Target(TargetError::Gone(_) | TargetError::NoSuchProcess(_)) => "ended_before",
+            Self::Kernel(_) | Self::Target(_) => "failed",
+        }
     }
 }
 
+/// Reasons why a chosen process is not observed.
+const NOT_OBSERVED: [&str; 3] = ["max_targets", "ended_before", "failed"];
+
+/// The processes under observation.
+pub struct Session {
+    kernel: Option<Kernel>,
+    images: Images,
+    plan: Plan,
+    watched: Vec<Watched>,
+    groups: Vec<Group>,
+    slots: Slots,
+    not_observed: [u64; NOT_OBSERVED.len()],
+    forgotten: u64,
+    /// Losses of processes that are no longer observed.
+    earlier: Losses,
+    own: Option<Process>,
+}
+
+/// What was lost while observing, beside what the kernel side counts.
+#[derive(Clone, Copy, Default)]
+struct Losses {
+    threads_not_seen: u64,
+    threads_without_place: u64,
+    programs_not_seen: u64,
+    held_back_ns: u64,
+}
+
+/// A process that is chosen, and where it belongs.
+pub struct Chosen {
+    /// Which one.
+    pub process: Process,
+    /// The target that it is shown under.
+    pub group: Arc<str>,
+    /// Whether processes that it forks are observed, too.
+    pub follow: bool,
+}
+
 impl Session {
-    /// Prepares for up to `targets` targets: decides what is possible and loads the kernel side.
+    /// Prepares for up to `targets` processes at a time: decides what is possible and loads the kernel side.
     ///
     /// # Errors
     ///
@@ -110,15 +115,27 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let asked = Instant::now();
         let plan = Plan::decide(wanted, &Facts::gather())?;
-        let sizes = Sizes { targets, sites: targets * SITES_PER_TARGET };
+        // One process alone may have more allocators than the mean.
+        let sites = (targets * SITES_PER_TARGET).max(4 * SITES_PER_TARGET);
         let kernel = if plan.alloc || plan.stalls {
-            Some(Kernel::load(plan, sizes, stall_threshold, trace)?)
+            Some(Kernel::load(plan, Sizes { targets, sites }, stall_threshold, trace)?)
         } else {
             None
         };
         let own = Process::open(std::process::id()).ok();
         tracing::info!("kernel side loaded in {} ms", asked.elapsed().as_millis());
-        Ok(Self { kernel, watched: Vec::new(), own, plan, free_slots: (0..targets).rev().collect() })
+        Ok(Self {
+            kernel,
+            images: Images::default(),
+            plan,
+            watched: Vec::new(),
+            groups: Vec::new(),
+            slots: Slots::new(targets),
+            not_observed: [0; NOT_OBSERVED.len()],
+            forgotten: 0,
+            earlier: Losses::default(),
+            own,
+        })
     }
 
     /// The kernel side's debug lines, once, if they were asked for.
@@ -126,176 +143,315 @@ impl Session {
         self.kernel.as_mut().and_then(Kernel::take_log)
     }
 
-    /// Attaches to a process. `name` is its `target` label, made unique by the caller.
+    /// What happens to processes, once. `of_all`: not only of those that are observed.
     ///
     /// # Errors
     ///
-    /// If the process ends meanwhile or a probe can't be placed; nothing of it stays behind.
-    pub fn attach(&mut self, process: Process, name: String) -> Result<&TargetInfo, SessionError> {
-        let process = Arc::new(process);
-        let info =
-            Arc::new(TargetInfo { name, pid: process.pid(), comm: process.comm()?, exe: process.exe() });
-        let usage = process.usage()?;
-        let began = self.begin(&process);
-        // A process that ended explains every other complaint.
-        let (alloc, ledger) = began.map_err(|error| {
-            if process.is_alive() { error } else { TargetError::Gone(process.pid()).into() }
-        })?;
-        self.watched.push(Watched {
-            process,
-            info: Arc::clone(&info),
-            began: Instant::now(),
-            ended: None,
-            usage: Some(usage),
-            detail: Detail::default(),
-            alloc,
-            ledger,
-        });
+    /// If the kernel side can't be told.
+    pub fn take_events(&mut self, of_all: bool) -> Result<Option<EventReader>, SessionError> {
+        let Some(kernel) = &mut self.kernel else { return Ok(None) };
+        kernel.scope_events(if of_all { EventScope::All } else { EventScope::Targets })?;
+        Ok(kernel.take_events())
+    }
+
+    /// Begins to observe a process.
+    ///
+    /// # Errors
+    ///
+    /// If it ends meanwhile or a probe can't be placed; nothing of it stays behind.
+    pub fn attach(&mut self, chosen: Chosen) -> Result<&ProcessInfo, SessionError> {
+        self.begin(chosen, Birth::default())
+    }
+
+    /// Begins to observe a process that nobody has named: failing is counted and told in the log. `at_ns`: the moment of
+    /// the kernel's clock from which on its calls should have been counted; `None` if that is now. `parent`: whose live
+    /// objects it has inherited. Returns whether it is observed.
+    pub fn adopt(&mut self, chosen: Chosen, at_ns: Option<u64>, parent: Option<u32>) -> bool {
+        let inherited = parent.and_then(|pid| self.live_objects_of(pid)).unwrap_or_default();
+        let pid = chosen.process.pid();
+        let ago = at_ns.map_or(Duration::ZERO, group::since);
+        match self.begin(chosen, Birth { ago, inherited }) {
+            Ok(_) => true,
+            Err(error) => {
+                self.not_adopted(pid, &error);
+                false
+            }
+        }
+    }
+
+    /// Counts a process that should have been observed.
+    pub fn not_adopted(&mut self, pid: u32, error: &SessionError) {
+        let reason = error.reason();
+        if let Some(index) = NOT_OBSERVED.iter().position(|known| *known == reason) {
+            self.not_observed[index] += 1;
+        }
+        tracing::debug!("process {pid} is not observed: {error}");
+    }
+
+    fn begin(&mut self, chosen: Chosen, birth: Birth) -> Result<&ProcessInfo, SessionError> {
+        let Chosen { process, group, follow } = chosen;
+        let slot = self.slots.take().ok_or(SessionError::Full(self.slots.all()))?;
+        let rooms = (&mut self.kernel, &mut self.images, self.plan);
+        let watched = Watched::begin(rooms, process, (Arc::clone(&group), follow), slot, birth)
+            .inspect_err(|_| self.slots.give_back(slot, (Vec::new(), None)))?;
+        match self.groups.iter_mut().find(|known| known.name == group) {
+            Some(known) => known.enter(),
+            None => {
+                let mut new = Group::new(group);
+                new.enter();
+                self.groups.push(new);
+            }
+        }
+        self.watched.push(watched);
         Ok(&self.watched[self.watched.len() - 1].info)
     }
 
-    /// Places the probes (which takes tens of milliseconds), then lets counting and the ledger begin together.
-    fn begin(&mut self, process: &Process) -> Result<(AllocWatch, Option<LedgerWatch>), SessionError> {
-        let asked = Instant::now();
-        let slot = self.free_slots.pop().ok_or_else(|| {
-            KernelError::Unsupported("more targets than this session was opened for".to_owned())
-        })?;
-        let Some(kernel) = &mut self.kernel else { return Ok((AllocWatch::off(slot), None)) };
-        let alloc =
-            if self.plan.alloc { AllocWatch::place(kernel, process, slot)? } else { AllocWatch::off(slot) };
-        let ledger = if self.plan.stalls { Some(LedgerWatch::begin(kernel, process, slot)?) } else { None };
-        alloc.start(kernel)?;
-        if !process.is_alive() {
-            // The probes may sit in another process that has got its id.
-            return Err(TargetError::Gone(process.pid()).into());
-        }
-        tracing::info!("attached to process {} in {} ms", process.pid(), asked.elapsed().as_millis());
-        Ok((alloc, ledger))
+    fn live_objects_of(&mut self, pid: u32) -> Option<Vec<crate::snapshot::LiveObjects>> {
+        let kernel = self.kernel.as_ref()?;
+        let parent = self.watched.iter_mut().find(|watched| watched.info.pid == pid)?;
+        Some(parent.alloc.read(kernel).ok()?.live)
     }
 
-    /// Whether any target still runs.
-    pub fn any_alive(&self) -> bool {
-        self.watched.iter().any(|watched| watched.process.is_alive())
+    /// Whether a process has an allocator mapped. `seen` holds the files that were looked at before.
+    pub fn finds_allocator(&mut self, process: &Process, seen: &mut HashSet<FileId>) -> bool {
+        let mut found = false;
+        for object in process.mapped_objects().unwrap_or_default() {
+            if seen.insert(object.id())
+                && let Some((_, analysis)) = self.images.look_at(process, &object)
+            {
+                found |= analysis.as_ref().as_ref().is_ok_and(|image| !image.hooks.is_empty());
+            }
+        }
+        found
+    }
+
+    /// Whether a process is observed.
+    pub fn observes(&self, pid: u32) -> bool {
+        self.watched.iter().any(|watched| watched.info.pid == pid)
+    }
+
+    /// The target to which a process belongs.
+    pub fn group_of(&self, pid: u32) -> Option<Arc<str>> {
+        self.watched.iter().find(|watched| watched.info.pid == pid).map(|watched| Arc::clone(&watched.group))
+    }
+
+    /// The target to which the children of a process belong, if they are to be followed.
+    pub fn follows(&self, pid: u32) -> Option<Arc<str>> {
+        let parent = self.watched.iter().find(|watched| watched.info.pid == pid && watched.follow)?;
+        Some(Arc::clone(&parent.group))
+    }
+
+    /// The ids of the processes whose children are followed.
+    pub fn followed(&self) -> Vec<u32> {
+        self.watched.iter().filter(|watched| watched.follow).map(|watched| watched.info.pid).collect()
+    }
+
+    /// A process has replaced its program.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's maps can't be read.
+    pub fn replaced(&mut self, pid: u32) -> Result<(), SessionError> {
+        let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) else {
+            return Ok(());
+        };
+        watched.rename();
+        if let Some(kernel) = &self.kernel {
+            // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
+            watched.alloc.read(kernel)?;
+        }
+        Ok(())
+    }
+
+    /// A process has mapped or unmapped a library.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's maps can't be written.
+    pub fn loaded(&mut self, pid: u32) -> Result<(), SessionError> {
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) else {
+            return Ok(());
+        };
+        // Before looking: what is mapped from here on tells again.
+        kernel.clear_loaded(watched.slot)?;
+        let gone = watched.alloc.renew(kernel, &mut self.images, &watched.process, true);
+        self.slots.drop_links(gone);
+        Ok(())
+    }
+
+    /// Whether any process still runs.
+    pub fn any_alive(&mut self) -> bool {
+        self.watched.iter_mut().any(|watched| !watched.has_ended())
+    }
+
+    /// When there is something to be looked at again.
+    pub fn due(&self) -> Option<Instant> {
+        self.watched.iter().map(|watched| watched.alloc.due()).min()
+    }
+
+    /// Looks again at what is due.
+    pub fn keep_up(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        for watched in &mut self.watched {
+            let gone = watched.alloc.keep_up(kernel, &mut self.images, &watched.process);
+            self.slots.drop_links(gone);
+        }
     }
 
     /// Reads everything.
     ///
     /// # Errors
     ///
-    /// If the kernel's maps can't be read. A target that has ended is no error.
+    /// If the kernel's maps can't be read. A process that has ended is no error.
     pub fn sample(&mut self) -> Result<Snapshot, SessionError> {
         let taken = Instant::now();
-        let mut missed = 0;
-        let mut held_back = 0;
-        let mut without_place = 0;
-        let mut targets = Vec::with_capacity(self.watched.len());
-        let slots = self.watched.iter().filter_map(|watched| watched.ledger.as_ref()).map(LedgerWatch::slot);
+        let slots =
+            self.watched.iter().filter(|watched| watched.ledger.is_some()).map(|watched| watched.slot);
         let mut reading = match &self.kernel {
             Some(kernel) if self.plan.stalls => ThreadReading::take(kernel, slots)?,
             _ => ThreadReading::default(),
         };
-        for watched in &mut self.watched {
-            let up = watched.process.is_alive();
-            if !up {
-                watched.ended.get_or_insert(taken);
-                watched.usage = None;
-                if let (Some(kernel), Some(ledger)) = (&mut self.kernel, &watched.ledger) {
-                    // Its id may be used again, by a process that is no business of ours.
-                    kernel.unwatch_process(watched.process.pid(), ledger.slot());
-                }
-            } else if let Ok(usage) = watched.process.usage() {
-                if let Some(kernel) = &mut self.kernel {
-                    watched.alloc.keep_up(kernel, &watched.process, &usage);
-                }
-                // Without memory, the kernel says zero; that is no size.
-                watched.usage = (usage.image.0 != 0).then_some(usage);
+        let mut parts: Vec<(Arc<str>, Part)> = Vec::with_capacity(self.watched.len());
+        let mut losses = self.earlier;
+        for mut watched in std::mem::take(&mut self.watched) {
+            if !watched.has_ended() {
+                let gone = watched.refresh(self.kernel.as_mut(), &mut self.images);
+                self.slots.drop_links(gone);
             }
-            let (alloc, ledger) = match &mut self.kernel {
-                Some(kernel) => {
-                    let ledger = match &mut watched.ledger {
-                        Some(ledger) => {
-                            Some(ledger.read(kernel, &watched.process, reading.of(ledger.slot()))?)
-                        }
-                        None => None,
-                    };
-                    (watched.alloc.read(kernel)?, ledger)
-                }
-                None => (watched.alloc.unread(), None),
-            };
-            if let Some(ledger) = &watched.ledger {
-                missed += ledger.missed;
-                without_place += ledger.without_place;
-                held_back += ledger.held_back_ns;
+            let part = watched.read(&mut self.kernel, &mut reading)?;
+            losses.add(&watched);
+            if watched.is_over(&part) {
+                self.conclude(watched, part)?;
+            } else {
+                parts.push((Arc::clone(&watched.group), part));
+                self.watched.push(watched);
             }
-            targets.push(TargetSnapshot {
-                info: Arc::clone(&watched.info),
-                up,
-                observed: watched.ended.unwrap_or(taken).saturating_duration_since(watched.began),
-                usage: watched.usage.clone(),
-                detail: watched.detail.last.filter(|_| up),
-                alloc,
-                ledger,
-            });
         }
+        self.forgotten += group::forget(&mut self.groups, self.slots.all() as usize);
+        let targets = self.groups.iter().map(|group| {
+            let (mine, others) =
+                std::mem::take(&mut parts).into_iter().partition(|(name, _)| *name == group.name);
+            parts = others;
+            group.snapshot(mine.into_iter().map(|(_, part): (_, Part)| part).collect(), taken)
+        });
+        let targets = targets.collect();
+        Ok(Snapshot {
+            taken_at: SystemTime::now(),
+            taken,
+            targets,
+            losses: self.losses(&losses)?,
+            not_observed: NOT_OBSERVED.into_iter().zip(self.not_observed).collect(),
+            forgotten: self.forgotten,
+            held_back: Duration::from_nanos(losses.held_back_ns),
+            own: self.own_usage(),
+        })
+    }
+
+    fn own_usage(&self) -> Option<ProcessUsage> {
+        self.own.as_ref().and_then(|own| own.usage().ok())
+    }
+
+    /// What was lost, by reason.
+    fn losses(&self, here: &Losses) -> Result<Vec<(&'static str, u64)>, SessionError> {
         let mut losses = Vec::new();
         if let Some(kernel) = &self.kernel {
             losses.extend(kernel.outcomes()?.into_iter().map(|(outcome, count)| {
-                let here = if outcome == Outcome::ThreadsFull { without_place } else { 0 };
-                (outcome.reason(), count + here)
+                let full = if outcome == Outcome::ThreadsFull { here.threads_without_place } else { 0 };
+                (outcome.reason(), count + full)
             }));
             losses.push(("program_busy", kernel.recursion_misses()));
         }
-        losses.push(("thread_not_seen", missed));
-        let own = self.own.as_ref().and_then(|own| own.usage().ok());
-        let held_back = Duration::from_nanos(held_back);
-        Ok(Snapshot { taken_at: SystemTime::now(), taken, targets, losses, held_back, own })
+        losses.push(("thread_not_seen", here.threads_not_seen));
+        losses.push(("program_not_seen", here.programs_not_seen));
+        Ok(losses)
+    }
+
+    /// A process is not observed any more: what it had counted stays with its target.
+    fn conclude(&mut self, mut watched: Watched, part: Part) -> Result<(), SessionError> {
+        self.earlier.add(&watched);
+        if let Some(kernel) = &mut self.kernel {
+            watched.alloc.stop(kernel);
+            // Its id may be used again, by a process that is no business of ours.
+            kernel.unwatch_process(watched.info.pid, watched.slot);
+            if let Some(ledger) = &watched.ledger {
+                ledger.end(kernel)?;
+            }
+        }
+        let living = self.watched.iter().filter(|other| other.group == watched.group).count();
+        if let Some(group) = self.groups.iter_mut().find(|group| group.name == watched.group) {
+            group.retire(part, living);
+        }
+        let links: Links = watched.alloc.take_links();
+        self.slots.give_back(watched.slot, links);
+        Ok(())
+    }
+
+    /// Ends the observation of a process that runs on.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's maps can't be read.
+    pub fn release(&mut self, pid: u32) -> Result<(), SessionError> {
+        let Some(index) = self.watched.iter().position(|watched| watched.info.pid == pid) else {
+            return Ok(());
+        };
+        let mut watched = self.watched.swap_remove(index);
+        let mut reading = match &self.kernel {
+            Some(kernel) if watched.ledger.is_some() => ThreadReading::take(kernel, [watched.slot])?,
+            _ => ThreadReading::default(),
+        };
+        let part = watched.read(&mut self.kernel, &mut reading)?;
+        self.conclude(watched, part)
     }
 
     /// Readings of dear figures that are due. Run them anywhere and bring them back to [`Session::detail_done`].
     pub fn due_details(&mut self) -> Vec<DetailJob> {
         let now = Instant::now();
-        self.watched
-            .iter_mut()
-            .filter(|watched| watched.ended.is_none() && !watched.detail.reading)
-            .filter(|watched| watched.detail.due.is_none_or(|due| due <= now))
-            .map(|watched| {
-                watched.detail.reading = true;
-                DetailJob {
-                    process: Arc::clone(&watched.process),
-                    tally: std::mem::take(&mut watched.detail.tally),
-                }
-            })
-            .collect()
+        self.watched.iter_mut().filter_map(|watched| watched.due_detail(now)).collect()
     }
 
     /// Takes a reading back in.
     pub fn detail_done(&mut self, result: DetailResult, interval: Duration) {
-        let Some(watched) = self.watched.iter_mut().find(|watched| watched.process.pid() == result.pid)
-        else {
-            return;
-        };
-        let now = Instant::now();
-        watched.detail.reading = false;
-        watched.detail.tally = result.tally;
-        watched.detail.due = now.checked_add(interval.max(result.took.saturating_mul(DETAIL_PACE)));
-        if let Some(detail) = result.detail {
-            watched.detail.last = Some((detail, now));
+        if let Some(watched) = self.watched.iter_mut().find(|watched| watched.is_of(&result)) {
+            watched.detail_done(result, interval);
         }
     }
 
     /// Stops counting and reads what there was, exact to the last call. The probes are taken away when the session is
-    /// dropped, which takes about a second per target; they do nothing any more meanwhile.
+    /// dropped; they do nothing any more meanwhile.
     ///
     /// # Errors
     ///
     /// If the kernel's maps can't be read.
     pub fn finish(&mut self) -> Result<Snapshot, SessionError> {
         if let Some(kernel) = &mut self.kernel {
-            for watched in &mut self.watched {
-                watched.alloc.stop(kernel);
-            }
+            self.watched.iter().for_each(|watched| watched.alloc.stop(kernel));
         }
         self.sample()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut links = Vec::new();
+        for watched in &mut self.watched {
+            let (probes, loader) = watched.alloc.take_links();
+            links.extend(probes);
+            drop(loader);
+        }
+        detach_all(links);
+    }
+}
+
+impl Losses {
+    fn add(&mut self, watched: &Watched) {
+        self.programs_not_seen += watched.alloc.programs_not_seen;
+        if let Some(ledger) = &watched.ledger {
+            self.threads_not_seen += ledger.missed;
+            self.threads_without_place += ledger.without_place;
+            self.held_back_ns += ledger.held_back_ns;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use profiler_common::{
 };
 
 use crate::{
-    binary::SiteKind,
+    binary::{Layer, SiteKind},
     stalls::Ledger,
     target::{ProcessUsage, UsageDetail},
 };
@@ -23,41 +23,36 @@ pub struct Snapshot {
     pub taken_at: SystemTime,
     /// When, by the clock that never jumps.
     pub taken: Instant,
-    /// The targets, in the order they were given.
+    /// The targets, in the order in which they came.
     pub targets: Vec<TargetSnapshot>,
     /// What was lost or went wrong: reason and count. All reasons are listed, also at zero.
     pub losses: Vec<(&'static str, u64)>,
+    /// Chosen processes that are not observed, by reason. All reasons are listed, also at zero.
+    pub not_observed: Vec<(&'static str, u64)>,
+    /// Targets that had ended and were forgotten, to keep their number bounded.
+    pub forgotten: u64,
     /// Thread time that would have made a counter sink, and was held back.
     pub held_back: Duration,
     /// Our own process.
     pub own: Option<ProcessUsage>,
 }
 
-/// Who a target is. Doesn't change while we look at it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetInfo {
-    /// Value of the `target` label.
-    pub name: String,
-    /// Process id.
-    pub pid: u32,
-    /// Name of the process when we attached, cleaned.
-    pub comm: String,
-    /// Its program when we attached, cleaned.
-    pub exe: Option<String>,
-}
-
-/// A target at one moment.
+/// A target at one moment: one process, or all processes that are shown under one name.
+///
+/// Totals include the processes that have ended, so that they never sink; sizes are those of the living.
 #[derive(Clone, Debug)]
 pub struct TargetSnapshot {
-    /// Who it is.
-    pub info: Arc<TargetInfo>,
-    /// Whether it still runs.
-    pub up: bool,
-    /// How long it has been observed: since counting began, until now or its end.
+    /// Value of the `target` label.
+    pub name: Arc<str>,
+    /// The living processes; where none lives any more, the last one that did.
+    pub processes: Vec<ProcessSnapshot>,
+    /// Processes that belong or have belonged to it.
+    pub processes_seen: u64,
+    /// How long it has been observed: since its first process was, until now or the end of the last.
     pub observed: Duration,
-    /// What /proc says; `None` after its end.
+    /// What /proc says; `None` when no process lives.
     pub usage: Option<ProcessUsage>,
-    /// What /proc says of what is dear to read, and when that was read.
+    /// What /proc says of what is dear to read, and when the oldest part of that was read.
     pub detail: Option<(UsageDetail, Instant)>,
     /// Allocator calls.
     pub alloc: AllocSnapshot,
@@ -65,18 +60,101 @@ pub struct TargetSnapshot {
     pub ledger: Option<LedgerSnapshot>,
 }
 
-/// Allocator calls of a target.
-#[derive(Clone, Debug)]
-pub struct AllocSnapshot {
-    /// Whether and why (not).
-    pub state: AllocState,
-    /// Every probe site and what it has counted.
-    pub sites: Vec<SiteSnapshot>,
-    /// What sites of an earlier program of the same process had counted before it was replaced (`execve`).
-    pub earlier: Vec<FunctionCounts>,
+impl TargetSnapshot {
+    /// Whether any process of it still runs.
+    pub fn up(&self) -> bool {
+        self.processes.iter().any(|process| process.up)
+    }
+
+    /// Whether the calls of its processes are counted, in one answer.
+    pub fn alloc_state(&self) -> AllocState {
+        let states = self.alloc_states();
+        match states.as_slice() {
+            [] => AllocState::Off,
+            [(state, _)] => (*state).clone(),
+            several => {
+                let told = several.iter().filter_map(|(state, count)| Some((state.tell().1?, count)));
+                let told: Vec<_> =
+                    told.map(|(reason, count)| format!("{count} processes: {reason}")).collect();
+                AllocState::Partly(told.join("; "))
+            }
+        }
+    }
+
+    /// How the calls of its processes are counted, each answer once, with the number of processes.
+    pub fn alloc_states(&self) -> Vec<(&AllocState, usize)> {
+        let mut states: Vec<(&AllocState, usize)> = Vec::new();
+        for process in &self.processes {
+            match states.iter_mut().find(|(state, _)| **state == process.alloc) {
+                Some((_, count)) => *count += 1,
+                None => states.push((&process.alloc, 1)),
+            }
+        }
+        states
+    }
 }
 
-/// Whether a target's allocations are counted.
+/// A process of a target at one moment.
+#[derive(Clone, Debug)]
+pub struct ProcessSnapshot {
+    /// Who it is.
+    pub info: Arc<ProcessInfo>,
+    /// Whether it still runs.
+    pub up: bool,
+    /// Whether its allocator calls are counted.
+    pub alloc: AllocState,
+}
+
+/// Who a process is. A program that replaces itself (`execve`) gives a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Process id.
+    pub pid: u32,
+    /// Its name, cleaned.
+    pub comm: String,
+    /// Its program, cleaned.
+    pub exe: Option<String>,
+}
+
+/// Allocator calls of a target.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AllocSnapshot {
+    /// The program's calls since attach, by layer and function, in that order.
+    pub functions: Vec<FunctionCounts>,
+    /// Objects that live, by layer.
+    pub live: Vec<LiveObjects>,
+    /// Every probe site, once for all processes that have it.
+    pub sites: Vec<Arc<SiteInfo>>,
+    /// Every function that could have been probed and isn't, once.
+    pub unhooked: Vec<Arc<Unhooked>>,
+    /// Time in which processes ran and their calls were not counted: between a fork or `execve` and the probes.
+    pub gap: Duration,
+}
+
+/// Allocations minus frees in one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveObjects {
+    /// Whose.
+    pub layer: Layer,
+    /// Below zero if more was freed of what was there before than was kept of what came since. Of the present program
+    /// of every living process, with what a forked process has inherited from its parent.
+    pub objects: i64,
+}
+
+/// A function of an allocator that isn't probed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unhooked {
+    /// Whose, or `None` if that isn't known.
+    pub layer: Option<Layer>,
+    /// The function's public name; empty if it concerns the whole file.
+    pub name: String,
+    /// The file, cleaned.
+    pub object: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// Whether a process's allocations are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllocState {
     /// Not asked for.
@@ -101,22 +179,11 @@ impl AllocState {
     }
 }
 
-/// A probe site and what it has counted.
-#[derive(Clone, Debug)]
-pub struct SiteSnapshot {
-    /// Which one.
-    pub site: Arc<SiteInfo>,
-    /// The program's calls since attach.
-    pub counts: AllocCounts,
-    /// How often the site's probe fired, and those on the allocator's own calls of it.
-    pub hits: u64,
-    /// How many of the calls the allocator made itself; they are not in `counts`.
-    pub internal: u64,
-}
-
 /// One function's counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionCounts {
+    /// Whose.
+    pub layer: Layer,
     /// Which one.
     pub function: AllocFunction,
     /// The program's calls.
@@ -128,8 +195,10 @@ pub struct FunctionCounts {
 }
 
 /// Where a probe sits, and why there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SiteInfo {
+    /// Whose function.
+    pub layer: Layer,
     /// The function.
     pub function: AllocFunction,
     /// Every allocator name at that address.
@@ -155,7 +224,7 @@ pub struct SiteInfo {
 }
 
 /// Thread time of a target.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct LedgerSnapshot {
     /// Seconds by state.
     pub ledger: Ledger,
@@ -163,41 +232,106 @@ pub struct LedgerSnapshot {
     pub stalls: [StallCounts; CAUSES],
 }
 
+impl LedgerSnapshot {
+    /// Adds another process's.
+    pub fn add(&mut self, other: &Self) {
+        self.ledger.add(&other.ledger);
+        self.stalls.iter_mut().zip(&other.stalls).for_each(|(sum, one)| sum.add(one));
+    }
+}
+
 impl AllocSnapshot {
-    /// Counts by function, of all objects and programs, in the order of [`AllocFunction::ALL`]. Functions that have no
-    /// site are left out.
-    pub fn by_function(&self) -> Vec<FunctionCounts> {
-        let now = self.sites.iter().map(|site| FunctionCounts {
-            function: site.site.function,
-            counts: site.counts,
-            hits: site.hits,
-            internal: site.internal,
-        });
-        let all: Vec<_> = now.chain(self.earlier.iter().copied()).collect();
-        let sum = |function| {
-            let of = all.iter().copied().filter(|one| one.function == function);
-            of.reduce(|mut sum, one| {
-                sum.counts.add(&one.counts);
-                sum.hits += one.hits;
-                sum.internal += one.internal;
-                sum
-            })
-        };
-        AllocFunction::ALL.into_iter().filter_map(sum).collect()
+    /// The functions of allocators; those of interpreters' layers stand on these and are never added to them.
+    pub fn of_allocators(&self) -> impl Iterator<Item = &FunctionCounts> {
+        self.functions.iter().filter(|one| matches!(one.layer, Layer::Allocator(_)))
     }
 
-    /// Everything together.
+    /// Counts by function, of all allocators together, in the order of [`AllocFunction::ALL`].
+    pub fn by_function(&self) -> Vec<(AllocFunction, AllocCounts, u64)> {
+        let mut sums: Vec<(AllocFunction, AllocCounts, u64)> = Vec::new();
+        for one in self.of_allocators() {
+            match sums.iter_mut().find(|(function, ..)| *function == one.function) {
+                Some((_, counts, hits)) => {
+                    counts.add(&one.counts);
+                    *hits += one.hits;
+                }
+                None => sums.push((one.function, one.counts, one.hits)),
+            }
+        }
+        sums.sort_by_key(|(function, ..)| *function);
+        sums
+    }
+
+    /// Everything of one layer together.
+    pub fn total_of(&self, layer: Layer) -> AllocCounts {
+        sum(self.functions.iter().filter(|one| one.layer == layer))
+    }
+
+    /// Everything of all allocators together.
     pub fn total(&self) -> AllocCounts {
-        let mut total = AllocCounts::default();
-        self.by_function().iter().for_each(|one| total.add(&one.counts));
-        total
+        sum(self.of_allocators())
     }
 
-    /// Objects allocated minus objects freed since attach, in the present program. Below zero if the target has freed
-    /// more of what it had before than it has kept of what came since.
+    /// Objects that live in all allocators; see [`LiveObjects::objects`].
     pub fn live_objects(&self) -> i64 {
-        self.sites.iter().fold(0, |live, site| {
-            live.wrapping_add_unsigned(site.counts.allocated()).wrapping_sub_unsigned(site.counts.freed())
-        })
+        let of_allocators = self.live.iter().filter(|one| matches!(one.layer, Layer::Allocator(_)));
+        of_allocators.fold(0, |live, one| live.wrapping_add(one.objects))
     }
+
+    /// The layers that were counted, in their order.
+    pub fn layers(&self) -> Vec<Layer> {
+        let mut layers: Vec<_> = self.functions.iter().map(|one| one.layer).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        layers
+    }
+
+    /// Adds counts, function by function.
+    pub fn add_functions(&mut self, others: &[FunctionCounts]) {
+        for other in others {
+            let same = |one: &&mut FunctionCounts| (one.layer, one.function) == (other.layer, other.function);
+            match self.functions.iter_mut().find(same) {
+                Some(one) => {
+                    one.counts.add(&other.counts);
+                    one.hits += other.hits;
+                    one.internal += other.internal;
+                }
+                None => self.functions.push(*other),
+            }
+        }
+        self.functions.sort_unstable_by_key(|one| (one.layer, one.function));
+    }
+
+    /// Adds live objects, layer by layer.
+    pub fn add_live(&mut self, others: &[LiveObjects]) {
+        for other in others {
+            match self.live.iter_mut().find(|one| one.layer == other.layer) {
+                Some(one) => one.objects = one.objects.wrapping_add(other.objects),
+                None => self.live.push(*other),
+            }
+        }
+        self.live.sort_unstable_by_key(|one| one.layer);
+    }
+
+    /// Adds another process's totals, sites and gaps; its live objects are added apart, as only the living have any.
+    pub fn add_totals(&mut self, other: &Self) {
+        self.add_functions(&other.functions);
+        self.gap += other.gap;
+        for site in &other.sites {
+            if !self.sites.iter().any(|known| Arc::ptr_eq(known, site) || known == site) {
+                self.sites.push(Arc::clone(site));
+            }
+        }
+        for unhooked in &other.unhooked {
+            if !self.unhooked.iter().any(|known| Arc::ptr_eq(known, unhooked) || known == unhooked) {
+                self.unhooked.push(Arc::clone(unhooked));
+            }
+        }
+    }
+}
+
+fn sum<'a>(functions: impl Iterator<Item = &'a FunctionCounts>) -> AllocCounts {
+    let mut total = AllocCounts::default();
+    functions.for_each(|one| total.add(&one.counts));
+    total
 }

@@ -181,7 +181,8 @@ fn every_fork_exec_and_exit_of_two_hundred_short_lives_is_told() {
         };
         let (replaced, ended) = (ids("replaced"), ids("ended"));
         assert!(helper.end().success());
-        let events = events_until(&mut reader, |event| matches!(event, Event::Exit { pid: who, .. } if *who == pid));
+        let events =
+            events_until(&mut reader, |event| matches!(event, Event::Exit { pid: who, .. } if *who == pid));
         let mut last = 0;
         let (mut forked, mut execs, mut exits) = (Vec::new(), Vec::new(), Vec::new());
         for event in &events {
@@ -203,7 +204,8 @@ fn every_fork_exec_and_exit_of_two_hundred_short_lives_is_told() {
         all.sort_unstable();
         forked.sort_unstable();
         assert_eq!(forked, all, "{scope:?}");
-        let (ours, told): (BTreeSet<u32>, BTreeSet<u32>) = (all.into_iter().collect(), exits.iter().copied().collect());
+        let (ours, told): (BTreeSet<u32>, BTreeSet<u32>) =
+            (all.into_iter().collect(), exits.iter().copied().collect());
         if scope == EventScope::All {
             execs.retain(|who| ours.contains(who));
             assert_eq!(execs, replaced);

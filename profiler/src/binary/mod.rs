@@ -116,13 +116,13 @@ pub enum PythonDomain {
 }
 
 impl PythonDomain {
-    /// The value of the `allocator` label.
+    /// The value of the `domain` label.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Raw => "python_raw",
-            Self::Mem => "python_mem",
-            Self::Object => "python_object",
-            Self::MemAndObject => "python_mem_object",
+            Self::Raw => "raw",
+            Self::Mem => "mem",
+            Self::Object => "object",
+            Self::MemAndObject => "mem_object",
         }
     }
 }
@@ -142,7 +142,10 @@ impl Layer {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Allocator(allocator) => allocator.name(),
-            Self::Python(domain) => domain.name(),
+            Self::Python(PythonDomain::Raw) => "python_raw",
+            Self::Python(PythonDomain::Mem) => "python_mem",
+            Self::Python(PythonDomain::Object) => "python_object",
+            Self::Python(PythonDomain::MemAndObject) => "python_mem_object",
         }
     }
 }
@@ -166,9 +169,25 @@ pub struct Image {
     pub hooks: Vec<Hook>,
     /// The functions of a known allocator that have no hook of their own, and why.
     pub left_out: Vec<LeftOut>,
+    /// The place that tells of libraries that are mapped later.
+    pub loader: Option<LoaderHook>,
+}
+
+/// Where the dynamic linker says that it has mapped or unmapped libraries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoaderHook {
+    /// Virtual address of `_dl_debug_state`.
+    pub address: u64,
+    /// The instruction to probe.
+    pub site: Site,
 }
 
 impl Image {
+    /// Why functions of an allocator, if there is one in the file, can't be found; `None` if they can.
+    pub fn lacks_symbols(&self) -> Option<&str> {
+        None
+    }
+
     /// Where in the file the byte lies that is mapped at a virtual address. `None` for addresses outside the mapped
     /// parts and for those that only memory has (`.bss`).
     pub fn file_offset_of(&self, virtual_address: u64) -> Option<u64> {
@@ -275,6 +294,7 @@ pub fn analyse(image: &[u8]) -> Result<Image, BinaryError> {
         defines_malloc,
         hooks,
         left_out,
+        loader: None,
     })
 }
 

@@ -5,10 +5,13 @@ use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+use crate::target::GroupBy;
+
 const EXAMPLES: &str = "\
 Examples:
   sudo profiler --pid 1234                 live summary here, Prometheus at http://127.0.0.1:7667/metrics
   sudo profiler --pid 1234 --once --json   one window, printed as JSON
+  sudo profiler --comm nginx --children    every nginx and its workers, one set of series
   sudo profiler run -- ./server --port 1   start a program and count from its first allocation
   profiler ps                              the processes of this machine, and what can be told of each
   profiler doctor                          what this machine can do, and what to do about the rest
@@ -49,6 +52,22 @@ pub enum Command {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
+    /// What was found in every file that a process has mapped: which functions are probed where and why, which not and why.
+    #[command(max_term_width = 110)]
+    Explain {
+        /// The process.
+        #[arg(short, long, value_name = "PID")]
+        pid: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Files without any allocator function, too.
+        #[arg(long)]
+        all: bool,
+        /// Fetch symbols of stripped programs from this debuginfod server [default: none].
+        #[arg(long, value_name = "URL")]
+        debuginfod: Option<String>,
+    },
     /// What this kernel, these rights and this build can do, and what to do about the rest.
     Doctor {
         /// Print JSON.
@@ -73,10 +92,40 @@ pub enum Command {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Options {
     /// A running process. May be given several times.
-    #[arg(short, long, value_name = "PID")]
+    #[arg(short, long, value_name = "PID", help_heading = "Which processes")]
     pub pid: Vec<u32>,
+    /// Processes whose name matches, as grep matches: --comm nginx, --comm '^worker-'. The kernel keeps 15 letters of a name.
+    #[arg(long, value_name = "REGEX", help_heading = "Which processes")]
+    pub comm: Vec<String>,
+    /// Processes whose program matches: a path as they see it, or a file name: --exe '/opt/*/bin/server', --exe redis-server.
+    #[arg(long, value_name = "GLOB", help_heading = "Which processes")]
+    pub exe: Vec<String>,
+    /// Processes of this control group and those below it.
+    #[arg(long, value_name = "PATH", help_heading = "Which processes")]
+    pub cgroup: Vec<String>,
+    /// Processes of this container: its id, or at least 8 digits of it.
+    #[arg(long, value_name = "ID", help_heading = "Which processes")]
+    pub container: Vec<String>,
+    /// Processes of this unit of systemd.
+    #[arg(long, value_name = "NAME.service", help_heading = "Which processes")]
+    pub unit: Vec<String>,
+    /// Observe the processes that they fork, too, from their first moment.
+    #[arg(long, help_heading = "Which processes")]
+    pub children: bool,
+    /// Of those that match, only processes that start from now on.
+    #[arg(long, conflicts_with = "existing", help_heading = "Which processes")]
+    pub new: bool,
+    /// Of those that match, only processes that run already.
+    #[arg(long, help_heading = "Which processes")]
+    pub existing: bool,
+    /// What the processes of one target have in common [default: what matches goes by name; children go with their parent].
+    #[arg(long, value_name = "WHAT", help_heading = "Which processes")]
+    pub group_by: Option<GroupBy>,
+    /// Processes observed at a time, at most [default: 256].
+    #[arg(long, value_name = "N", help_heading = "Which processes")]
+    pub max_targets: Option<u32>,
     /// The value of the `target` label [default: the process's name]. Once per --pid, in the same order.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Which processes")]
     pub name: Vec<String>,
     /// Time between two samples [default: 1s].
     #[arg(short, long, value_name = "TIME", value_parser = parse_duration)]
@@ -102,6 +151,16 @@ pub struct Options {
     /// An interval at least this long is a stall [default: 1ms].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub stall_threshold: Option<Duration>,
+    /// Account for memory that the processes map themselves (mmap, munmap, mremap, brk). Makes every system call of every
+    /// process on this machine about 40 ns slower [default: off].
+    #[arg(long, value_name = "off|on")]
+    pub mappings: Option<Switch>,
+    /// Fetch symbols of stripped programs from this debuginfod server [default: none].
+    #[arg(long, value_name = "URL")]
+    pub debuginfod: Option<String>,
+    /// Series at /metrics, at most; targets that would go beyond are left out and counted [default: 50000].
+    #[arg(long, value_name = "N")]
+    pub max_series: Option<usize>,
     /// Write the last snapshot to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

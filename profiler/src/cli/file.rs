@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::args::{LogFormat, LogLevel, Switch};
+use crate::target::GroupBy;
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -12,6 +13,19 @@ use super::args::{LogFormat, LogLevel, Switch};
 pub struct File {
     pub pid: Option<OneOrMany<u32>>,
     pub name: Option<OneOrMany<String>>,
+    pub comm: Option<OneOrMany<String>>,
+    pub exe: Option<OneOrMany<String>>,
+    pub cgroup: Option<OneOrMany<String>>,
+    pub container: Option<OneOrMany<String>>,
+    pub unit: Option<OneOrMany<String>>,
+    pub children: Option<bool>,
+    pub new: Option<bool>,
+    pub existing: Option<bool>,
+    pub group_by: Option<GroupBy>,
+    pub max_targets: Option<u32>,
+    pub max_series: Option<usize>,
+    pub mappings: Option<Switch>,
+    pub debuginfod: Option<String>,
     pub interval: Option<String>,
     pub duration: Option<String>,
     pub listen: Option<OneOrMany<String>>,
@@ -29,6 +43,19 @@ pub struct File {
 struct Written {
     pid: Option<OneOrMany<u32>>,
     name: Option<OneOrMany<String>>,
+    comm: Option<OneOrMany<String>>,
+    exe: Option<OneOrMany<String>>,
+    cgroup: Option<OneOrMany<String>>,
+    container: Option<OneOrMany<String>>,
+    unit: Option<OneOrMany<String>>,
+    children: Option<bool>,
+    new: Option<bool>,
+    existing: Option<bool>,
+    group_by: Option<GroupBy>,
+    max_targets: Option<u32>,
+    max_series: Option<usize>,
+    mappings: Option<Switch>,
+    debuginfod: Option<String>,
     interval: Option<String>,
     duration: Option<String>,
     listen: Option<OneOrMany<String>>,
@@ -52,6 +79,19 @@ impl From<Written> for File {
         Self {
             pid: written.pid,
             name: written.name,
+            comm: written.comm,
+            exe: written.exe,
+            cgroup: written.cgroup,
+            container: written.container,
+            unit: written.unit,
+            children: written.children,
+            new: written.new,
+            existing: written.existing,
+            group_by: written.group_by,
+            max_targets: written.max_targets,
+            max_series: written.max_series,
+            mappings: written.mappings,
+            debuginfod: written.debuginfod,
             interval: written.interval,
             duration: written.duration,
             listen: written.listen.or(written.web.listen_address),

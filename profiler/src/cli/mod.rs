@@ -11,9 +11,12 @@ pub use args::{Cli, Command, LogFormat, LogLevel};
 use args::{Options, Switch};
 use file::File;
 
-use crate::config::{
-    Chosen, Config, DEFAULT_INTERVAL, DEFAULT_LISTEN, DEFAULT_STALL_THRESHOLD, MAX_TARGETS,
-    SHORTEST_INTERVAL, What,
+use crate::{
+    config::{
+        Choice, ChosenPid, Config, DEFAULT_INTERVAL, DEFAULT_LISTEN, DEFAULT_MAX_SERIES, DEFAULT_MAX_TARGETS,
+        DEFAULT_STALL_THRESHOLD, HIGHEST_MAX_TARGETS, SHORTEST_INTERVAL, What,
+    },
+    target::{Criterion, Selection, SelectionError},
 };
 
 /// What is wrong with the wish. Exit code 2.
@@ -71,7 +74,8 @@ pub fn resolve(
     let log = log_config(&options, &file);
     let config_path = options.config.clone();
     let path = config_path.as_deref();
-    let names = if options.name.is_empty() { file.name.unwrap_or_default().into_vec() } else { options.name };
+    let names = given(options.name, file.name);
+    let children = options.children || file.children.unwrap_or(false);
     let what = match command {
         Some(argv) => {
             let mut names = names;
@@ -79,14 +83,46 @@ pub fn resolve(
                 return Err(UsageError("run starts one program: give --name once".to_owned()));
             }
             names.iter().try_for_each(|name| check_name(name))?;
-            What::Command { argv, name: names.pop() }
+            What::Command { argv, name: names.pop(), children }
         }
         None => {
-            let pids =
-                if options.pid.is_empty() { file.pid.unwrap_or_default().into_vec() } else { options.pid };
-            What::Pids(choose(pids, names)?)
+            let criteria = [
+                (given(options.comm, file.comm), Criterion::comm as fn(&str) -> _),
+                (given(options.exe, file.exe), Criterion::exe),
+                (given(options.cgroup, file.cgroup), Criterion::cgroup),
+                (given(options.container, file.container), Criterion::container),
+                (given(options.unit, file.unit), Criterion::unit),
+            ];
+            let selection = select(criteria)?;
+            let only_new = options.new || (file.new.unwrap_or(false) && !options.existing);
+            let only_existing = options.existing || (file.existing.unwrap_or(false) && !options.new);
+            if only_new && only_existing {
+                return Err(UsageError(
+                    "new and existing exclude each other: give one, or neither for both".to_owned(),
+                ));
+            }
+            What::Processes(Choice {
+                pids: choose(given(options.pid, file.pid), names, selection.is_some())?,
+                selection,
+                existing: !only_new,
+                newcomers: !only_existing,
+                children,
+                group_by: options.group_by.or(file.group_by),
+            })
         }
     };
+    let max_targets = options.max_targets.or(file.max_targets).unwrap_or(DEFAULT_MAX_TARGETS);
+    if !(1..=HIGHEST_MAX_TARGETS).contains(&max_targets) {
+        return Err(UsageError(format!("--max-targets {max_targets}: give 1 to {HIGHEST_MAX_TARGETS}")));
+    }
+    if let What::Processes(Choice { pids, .. }) = &what
+        && pids.len() > max_targets as usize
+    {
+        return Err(UsageError(format!(
+            "{} processes are too many: at most {max_targets} at once (--max-targets)",
+            pids.len()
+        )));
+    }
     let interval =
         options.interval.or(duration(file.interval, "interval", path)?).unwrap_or(DEFAULT_INTERVAL);
     if interval < SHORTEST_INTERVAL {
@@ -98,8 +134,7 @@ pub fn resolve(
     }
     let once = options.once;
     let lasting = options.duration.or(duration(file.duration, "duration", path)?);
-    let listen =
-        if options.listen.is_empty() { file.listen.unwrap_or_default().into_vec() } else { options.listen };
+    let listen = given(options.listen, file.listen);
     let listen = match listen.as_slice() {
         // One window and the end: nobody would come to read.
         [] if once => Vec::new(),
@@ -119,6 +154,10 @@ pub fn resolve(
             .stall_threshold
             .or(duration(file.stall_threshold, "stall-threshold", path)?)
             .unwrap_or(DEFAULT_STALL_THRESHOLD),
+        max_targets,
+        max_series: options.max_series.or(file.max_series).unwrap_or(DEFAULT_MAX_SERIES),
+        mappings: on(options.mappings.or(file.mappings), false),
+        debuginfod: options.debuginfod.or(file.debuginfod),
         once,
         json: options.json,
         report: options.report.or(file.report),
@@ -126,17 +165,31 @@ pub fn resolve(
     })
 }
 
-fn choose(pids: Vec<u32>, names: Vec<String>) -> Result<Vec<Chosen>, UsageError> {
-    if pids.is_empty() {
-        return Err(UsageError(
-            "which process? Give --pid N, or start one with `profiler run -- COMMAND`".to_owned(),
-        ));
+/// What the command line says, else what the file says.
+fn given<T>(options: Vec<T>, file: Option<file::OneOrMany<T>>) -> Vec<T> {
+    if options.is_empty() { file.map(file::OneOrMany::into_vec).unwrap_or_default() } else { options }
+}
+
+/// A list of words, and what makes a criterion of each.
+type Words = (Vec<String>, fn(&str) -> Result<Criterion, SelectionError>);
+
+fn select(words: [Words; 5]) -> Result<Option<Selection>, UsageError> {
+    let mut criteria = Vec::new();
+    for (words, criterion) in words {
+        for word in words {
+            criteria.push(criterion(&word).map_err(|error| UsageError(error.to_string()))?);
+        }
     }
-    if pids.len() > MAX_TARGETS {
-        return Err(UsageError(format!(
-            "{} processes are too many: at most {MAX_TARGETS} at once",
-            pids.len()
-        )));
+    Ok(if criteria.is_empty() { None } else { Some(Selection { criteria }) })
+}
+
+fn choose(pids: Vec<u32>, names: Vec<String>, selecting: bool) -> Result<Vec<ChosenPid>, UsageError> {
+    if pids.is_empty() && !selecting {
+        return Err(UsageError(
+            "which process? Give --pid N or --comm NAME (`profiler ps` lists what there is), or start one with \
+             `profiler run -- COMMAND`"
+                .to_owned(),
+        ));
     }
     let mut seen = HashSet::new();
     if let Some(twice) = pids.iter().find(|pid| !seen.insert(**pid)) {
@@ -157,7 +210,7 @@ fn choose(pids: Vec<u32>, names: Vec<String>) -> Result<Vec<Chosen>, UsageError>
         }
     }
     let mut names = names.into_iter().map(Some);
-    Ok(pids.into_iter().map(|pid| Chosen { pid, name: names.next().flatten() }).collect())
+    Ok(pids.into_iter().map(|pid| ChosenPid { pid, name: names.next().flatten() }).collect())
 }
 
 fn check_name(name: &str) -> Result<(), UsageError> {
@@ -226,7 +279,9 @@ mod tests {
     #[test]
     fn a_pid_is_enough() {
         let config = config(&["--pid", "12"]).unwrap();
-        assert_eq!(config.what, What::Pids(vec![Chosen { pid: 12, name: None }]));
+        let What::Processes(choice) = config.what else { panic!("processes") };
+        assert_eq!(choice.pids, [ChosenPid { pid: 12, name: None }]);
+        assert!(choice.selection.is_none() && !choice.children);
         assert_eq!(config.interval, DEFAULT_INTERVAL);
         assert_eq!(config.listen, vec![DEFAULT_LISTEN.parse().unwrap()]);
         assert!(config.alloc && config.stalls && !config.once);
@@ -246,7 +301,7 @@ mod tests {
         assert_eq!(config.interval, Duration::from_secs(2));
         assert!(!config.alloc && config.stalls);
         assert_eq!(config.listen, vec!["127.0.0.1:1".parse().unwrap()]);
-        assert!(matches!(config.what, What::Pids(pids) if pids.len() == 2));
+        assert!(matches!(config.what, What::Processes(choice) if choice.pids.len() == 2));
     }
 
     #[test]
@@ -254,6 +309,9 @@ mod tests {
         let cases: &[(&[&str], &str)] = &[
             (&[], "--pid N"),
             (&["--pid", "1", "--pid", "1"], "given twice"),
+            (&["--comm", "("], "--comm"),
+            (&["--comm", "a", "--max-targets", "0"], "1 to 4096"),
+            (&["--pid", "1", "--pid", "2", "--max-targets", "1"], "too many"),
             (&["--pid", "1", "--interval", "1ms"], "shortest"),
             (&["--pid", "1", "--listen", "nowhere"], "IP:PORT"),
             (&["--pid", "1", "--name", "a", "--name", "b"], "once per --pid"),
@@ -269,7 +327,7 @@ mod tests {
     #[test]
     fn run_takes_everything_behind_the_dashes() {
         let config = config(&["run", "--name", "x", "--", "ls", "--pid", "7"]).unwrap();
-        let What::Command { argv, name } = config.what else { panic!("a command") };
+        let What::Command { argv, name, .. } = config.what else { panic!("a command") };
         assert_eq!(argv, ["ls", "--pid", "7"]);
         assert_eq!(name.as_deref(), Some("x"));
     }

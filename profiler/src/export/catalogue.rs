@@ -37,26 +37,42 @@ macro_rules! families {
 
 families! {
     TARGET_INFO: Gauge "profiler_target_info" ["target", "pid", "comm", "exe"]
-        "A process under observation: id, name and program when profiler attached. Always 1.";
+        "A process of a target: its id, name and program. Where no process lives any more, the last one that did. Always 1.";
     TARGET_UP: Gauge "profiler_target_up" ["target"]
-        "1 while the process runs, 0 after its end.";
+        "1 while a process of the target runs, 0 after the end of the last.";
+    TARGET_PROCESSES: Gauge "profiler_target_processes" ["target"]
+        "Processes of the target that run. Sizes below are theirs together; totals include those that have ended.";
+    TARGET_PROCESSES_SEEN: Counter "profiler_target_processes_seen_total" ["target"]
+        "Processes that belong or have belonged to the target.";
     TARGET_OBSERVED: Gauge "profiler_target_observed_seconds" ["target"]
-        "How long the process has been observed: the time that all totals below cover.";
+        "How long the target has been observed: the time that all totals below cover.";
     TARGET_ALLOC_INFO: Gauge "profiler_target_alloc_info" ["target", "state", "reason"]
-        "Whether the allocator calls of the process are counted (state: counting, partly, not_counting, off), and if not, why. Always 1.";
-    ALLOCATIONS: Counter "profiler_allocations_total" ["target", "function"]
-        "Calls that ask for a block, since attach, by function. What libc passes on is counted where it arrives: reallocarray as realloc, realloc(NULL, n) and alignments up to 16 as malloc. Exact, but a call that fails for lack of memory can't be told from one that succeeds.";
-    FREES: Counter "profiler_frees_total" ["target", "function"]
-        "Calls that give a block back, since attach, by function. free(NULL) is none; a realloc that resizes a block is one allocation and one free. Exact.";
-    ALLOCATED_BYTES: Counter "profiler_allocated_bytes_total" ["target"]
+        "Processes of the target by whether their allocator calls are counted (state: counting, partly, not_counting, off), and if not, why.";
+    TARGET_GAP: Counter "profiler_target_gap_seconds_total" ["target"]
+        "Time in which processes of the target ran without their allocator calls being counted: from a fork or execve to the probes. Calls made then are in no total.";
+    ALLOCATIONS: Counter "profiler_allocations_total" ["target", "allocator", "function"]
+        "Calls that ask for a block, since attach, by allocator and function. What an allocator passes on is counted where it arrives: with glibc, reallocarray as realloc, realloc(NULL, n) and alignments up to 16 as malloc. Exact, but a call that fails for lack of memory can't be told from one that succeeds.";
+    FREES: Counter "profiler_frees_total" ["target", "allocator", "function"]
+        "Calls that give a block back, since attach, by allocator and function. free(NULL) is none; a realloc that resizes a block is one allocation and one free. Exact.";
+    ALLOCATED_BYTES: Counter "profiler_allocated_bytes_total" ["target", "allocator"]
         "Bytes asked for by the calls in profiler_allocations_total. Exact as requested; what the allocator rounds up to is not in it.";
-    REFUSED: Counter "profiler_allocations_refused_total" ["target", "function"]
+    REFUSED: Counter "profiler_allocations_refused_total" ["target", "allocator", "function"]
         "Calls that can't succeed whatever memory there is: more than PTRDIFF_MAX bytes, count times size overflows, alignment not allowed. Not in profiler_allocations_total. An overflow in reallocarray never gets to a probe and is in neither.";
-    LIVE_OBJECTS: Gauge "profiler_live_objects" ["target"]
-        "Allocations minus frees since attach. Below zero when the process has freed more of what it had before than it kept of what came since. Doesn't drift.";
-    PROBE_SITE_INFO: Gauge "profiler_probe_site_info" ["target", "function", "names", "object", "build_id", "offset", "instruction", "kind"]
+    LIVE_OBJECTS: Gauge "profiler_live_objects" ["target", "allocator"]
+        "Allocations minus frees since attach, of the present program of every living process, with what a forked process has inherited from its parent. Below zero when more was freed of what was there before than was kept of what came since. Doesn't drift.";
+    PYTHON_ALLOCATIONS: Counter "profiler_python_allocations_total" ["target", "domain", "function"]
+        "Calls that ask CPython's own layers for a block, since attach, by domain and function. These layers stand on the allocator: large blocks and arenas are counted there as well.";
+    PYTHON_FREES: Counter "profiler_python_frees_total" ["target", "domain", "function"]
+        "Calls that give a block back to CPython's own layers, since attach, by domain and function.";
+    PYTHON_BYTES: Counter "profiler_python_allocated_bytes_total" ["target", "domain"]
+        "Bytes asked for by the calls in profiler_python_allocations_total.";
+    PYTHON_LIVE: Gauge "profiler_python_live_objects" ["target", "domain"]
+        "Allocations minus frees in CPython's own layers since attach; as profiler_live_objects.";
+    PROBE_SITE_INFO: Gauge "profiler_probe_site_info" ["target", "allocator", "function", "names", "object", "build_id", "offset", "instruction", "kind"]
         "Where a probe sits: offset in bytes behind the function's entry; kind is emulated (one trap per hit) or single_stepped (two). Always 1.";
-    PROBE_HITS: Counter "profiler_probe_hits_total" ["target", "function"]
+    UNHOOKED_INFO: Gauge "profiler_unhooked_info" ["target", "allocator", "function", "object", "reason"]
+        "An allocator function that should be probed and can't be, or a file whose functions can't be found, and why. Always 1.";
+    PROBE_HITS: Counter "profiler_probe_hits_total" ["target", "allocator", "function"]
         "How often a probe fired while counting was on, whatever the call turned out to be. Each hit costs the target time.";
     THREAD_SECONDS: Counter "profiler_thread_seconds_total" ["target", "state"]
         "Time of all threads by what they were doing: running, runnable (waiting for a CPU), disk (uninterruptible, in I/O wait), uninterruptible (for anything else), futex, stopped, sleeping. The states sum to threads times time.";
@@ -96,6 +112,12 @@ families! {
         "Context switches of all threads by kind: voluntary and involuntary. Of a thread that ended, what it had at the last reading. Read seldom, see profiler_process_detail_age_seconds.";
     PROCESS_DETAIL_AGE: Gauge "profiler_process_detail_age_seconds" ["target"]
         "Age of the figures that are dear to read: they are read so seldom that it costs at most half a percent of a CPU.";
+    NOT_OBSERVED: Counter "profiler_processes_not_observed_total" ["reason"]
+        "Processes that were chosen and are not observed: no place (max_targets), over before it could begin (ended_before), or refused (failed).";
+    FORGOTTEN: Counter "profiler_targets_forgotten_total" []
+        "Targets of which no process lived any more and whose series are gone: as many ended ones are kept as processes can be observed.";
+    LEFT_OUT: Gauge "profiler_targets_left_out" []
+        "Targets that are observed but not shown here, because of --max-series.";
     EVENTS_LOST: Counter "profiler_events_lost_total" ["reason"]
         "What was lost or went wrong while observing, by reason. Anything above zero says which figures to doubt.";
     HELD_BACK: Counter "profiler_ledger_held_back_seconds_total" []

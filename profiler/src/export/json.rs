@@ -5,13 +5,18 @@ use std::{collections::BTreeMap, time::UNIX_EPOCH};
 use profiler_common::sched::{STALL_BOUNDS, StallCause, ThreadState, stall_bound_ns};
 use serde::Serialize;
 
-use crate::snapshot::{SiteInfo, Snapshot, TargetSnapshot};
+use crate::{
+    binary::Layer,
+    snapshot::{ProcessSnapshot, SiteInfo, Snapshot, TargetSnapshot},
+};
 
 #[derive(Serialize)]
 struct Document<'a> {
     /// Seconds since the epoch.
     taken_at: f64,
     targets: Vec<Target<'a>>,
+    processes_not_observed: BTreeMap<&'a str, u64>,
+    targets_forgotten: u64,
     events_lost: BTreeMap<&'a str, u64>,
     ledger_held_back_seconds: f64,
 }
@@ -19,13 +24,21 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Target<'a> {
     target: &'a str,
-    pid: u32,
-    comm: &'a str,
-    exe: Option<&'a str>,
+    /// Of the only process, or of the one that was observed first.
+    pid: Option<u32>,
     up: bool,
+    processes: Vec<Process<'a>>,
+    processes_seen: u64,
     observed_seconds: f64,
-    alloc: Alloc<'a>,
+    /// Time in which processes ran uncounted, between a fork or execve and the probes.
+    gap_seconds: f64,
+    /// Of all processes in one answer.
+    alloc: OwnedAlloc,
     functions: Vec<Function>,
+    allocators: Vec<Totals>,
+    /// CPython's own layers, which stand on the allocators.
+    python: Vec<Totals>,
+    /// Of all allocators together, as the next three.
     allocations: u64,
     frees: u64,
     allocated_bytes: u64,
@@ -35,6 +48,42 @@ struct Target<'a> {
     stalls: Option<Vec<Stalls>>,
     process: Option<ProcessFigures>,
     sites: Vec<Site<'a>>,
+    unhooked: Vec<NotHooked<'a>>,
+}
+
+#[derive(Serialize)]
+struct Process<'a> {
+    pid: u32,
+    comm: &'a str,
+    exe: Option<&'a str>,
+    up: bool,
+    alloc: Alloc<'a>,
+}
+
+/// Everything of one layer.
+#[derive(Serialize)]
+struct Totals {
+    /// As in the `functions` above.
+    allocator: &'static str,
+    allocations: u64,
+    frees: u64,
+    allocated_bytes: u64,
+    live_objects: i64,
+}
+
+#[derive(Serialize)]
+struct NotHooked<'a> {
+    allocator: Option<&'static str>,
+    function: &'a str,
+    object: &'a str,
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+struct OwnedAlloc {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -46,6 +95,7 @@ struct Alloc<'a> {
 
 #[derive(Serialize)]
 struct Function {
+    allocator: &'static str,
     function: &'static str,
     allocations: u64,
     frees: u64,
@@ -91,6 +141,7 @@ struct ProcessFigures {
 
 #[derive(Serialize)]
 struct Site<'a> {
+    allocator: &'static str,
     function: &'static str,
     names: &'a [String],
     object: &'a str,
@@ -113,6 +164,8 @@ pub fn render(snapshot: &Snapshot) -> serde_json::Result<String> {
     let document = Document {
         taken_at: snapshot.taken_at.duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64()),
         targets: snapshot.targets.iter().map(target).collect(),
+        processes_not_observed: snapshot.not_observed.iter().copied().collect(),
+        targets_forgotten: snapshot.forgotten,
         events_lost: snapshot.losses.iter().copied().collect(),
         ledger_held_back_seconds: snapshot.held_back.as_secs_f64(),
     };
@@ -120,9 +173,12 @@ pub fn render(snapshot: &Snapshot) -> serde_json::Result<String> {
 }
 
 fn target(target: &TargetSnapshot) -> Target<'_> {
-    let total = target.alloc.total();
-    let (state, reason) = target.alloc.state.tell();
-    let functions = target.alloc.by_function().into_iter().map(|one| Function {
+    let alloc = &target.alloc;
+    let together = target.alloc_state();
+    let (state, reason) = together.tell();
+    let total = alloc.total();
+    let functions = alloc.functions.iter().map(|one| Function {
+        allocator: one.layer.name(),
         function: one.function.name(),
         allocations: one.counts.allocated(),
         frees: one.counts.freed(),
@@ -132,27 +188,63 @@ fn target(target: &TargetSnapshot) -> Target<'_> {
         internal: one.internal,
         hits: one.hits,
     });
+    let (allocators, python): (Vec<_>, Vec<_>) =
+        alloc.layers().into_iter().partition(|layer| matches!(layer, Layer::Allocator(_)));
+    let totals = |layers: Vec<Layer>| layers.into_iter().map(|layer| totals(target, layer)).collect();
+    let unhooked = alloc.unhooked.iter().map(|one| NotHooked {
+        allocator: one.layer.map(Layer::name),
+        function: &one.name,
+        object: &one.object,
+        reason: &one.reason,
+    });
     let seconds = target.ledger.map(|kept| {
         ThreadState::ALL.map(|state| (state.name(), kept.ledger.seconds(state))).into_iter().collect()
     });
     Target {
-        target: &target.info.name,
-        pid: target.info.pid,
-        comm: &target.info.comm,
-        exe: target.info.exe.as_deref(),
-        up: target.up,
+        target: &target.name,
+        pid: target.processes.first().map(|process| process.info.pid),
+        up: target.up(),
+        processes: target.processes.iter().map(one_process).collect(),
+        processes_seen: target.processes_seen,
         observed_seconds: target.observed.as_secs_f64(),
-        alloc: Alloc { state, reason },
+        gap_seconds: alloc.gap.as_secs_f64(),
+        alloc: OwnedAlloc { state, reason: reason.map(str::to_owned) },
         functions: functions.collect(),
+        allocators: totals(allocators),
+        python: totals(python),
         allocations: total.allocated(),
         frees: total.freed(),
         allocated_bytes: total.bytes,
-        live_objects: target.alloc.live_objects(),
+        live_objects: alloc.live_objects(),
         thread_seconds: seconds,
         threads_ended: target.ledger.map(|kept| kept.ledger.ended),
         stalls: stalls(target),
         process: process(target),
-        sites: target.alloc.sites.iter().map(|site| self::site(&site.site)).collect(),
+        sites: alloc.sites.iter().map(|site| self::site(site)).collect(),
+        unhooked: unhooked.collect(),
+    }
+}
+
+fn one_process(process: &ProcessSnapshot) -> Process<'_> {
+    let (state, reason) = process.alloc.tell();
+    Process {
+        pid: process.info.pid,
+        comm: &process.info.comm,
+        exe: process.info.exe.as_deref(),
+        up: process.up,
+        alloc: Alloc { state, reason },
+    }
+}
+
+fn totals(target: &TargetSnapshot, layer: Layer) -> Totals {
+    let counts = target.alloc.total_of(layer);
+    let live = target.alloc.live.iter().find(|one| one.layer == layer);
+    Totals {
+        allocator: layer.name(),
+        allocations: counts.allocated(),
+        frees: counts.freed(),
+        allocated_bytes: counts.bytes,
+        live_objects: live.map_or(0, |live| live.objects),
     }
 }
 
@@ -196,6 +288,7 @@ fn process(target: &TargetSnapshot) -> Option<ProcessFigures> {
 
 fn site(site: &SiteInfo) -> Site<'_> {
     Site {
+        allocator: site.layer.name(),
         function: site.function.name(),
         names: &site.names,
         object: &site.object,

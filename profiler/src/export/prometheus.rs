@@ -6,10 +6,7 @@ use std::{
     time::Duration,
 };
 
-use profiler_common::{
-    alloc::AllocCounts,
-    sched::{STALL_BOUNDS, StallCause, StallCounts, ThreadState, stall_bound_ns},
-};
+use profiler_common::sched::{STALL_BOUNDS, StallCause, StallCounts, ThreadState, stall_bound_ns};
 use prometheus::{
     Encoder as _, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -18,8 +15,9 @@ use prometheus::{
 
 use super::catalogue::{self as c, Family, Kind};
 use crate::{
+    binary::Layer,
     build_info,
-    snapshot::{FunctionCounts, Snapshot, TargetSnapshot},
+    snapshot::{AllocState, Snapshot, TargetSnapshot},
     target::ProcessUsage,
 };
 
@@ -31,6 +29,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Context {
     /// An interval at least this long is a stall.
     pub stall_threshold: Duration,
+    /// So many series at most, not counting what no target has; a target that has begun is shown whole.
+    pub max_series: usize,
 }
 
 /// Renders a snapshot.
@@ -61,11 +61,25 @@ impl Collector for SnapshotCollector {
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let mut out = Families::default();
         build(&mut out);
-        for target in &self.snapshot.targets {
+        let mut left_out = 0;
+        // The living first: they are what the limit is for.
+        let (up, ended): (Vec<_>, Vec<_>) = self.snapshot.targets.iter().partition(|target| target.up());
+        for target in up.into_iter().chain(ended) {
+            if out.seen.len() >= self.context.max_series {
+                left_out += 1;
+                continue;
+            }
             observed(&mut out, target);
             allocations(&mut out, target);
+            python(&mut out, target);
+            sites(&mut out, target);
             thread_time(&mut out, target);
             process(&mut out, target, &self.snapshot);
+        }
+        out.count(&c::LEFT_OUT, &[], left_out);
+        out.count(&c::FORGOTTEN, &[], self.snapshot.forgotten);
+        for (reason, count) in &self.snapshot.not_observed {
+            out.count(&c::NOT_OBSERVED, &[reason], *count);
         }
         out.value(&c::STALL_THRESHOLD, &[], self.context.stall_threshold.as_secs_f64());
         for (reason, count) in &self.snapshot.losses {
@@ -182,61 +196,96 @@ fn build(out: &mut Families) {
 }
 
 fn observed(out: &mut Families, target: &TargetSnapshot) {
-    let info = &target.info;
-    let name = info.name.as_str();
-    out.value(
-        &c::TARGET_INFO,
-        &[name, &info.pid.to_string(), &info.comm, info.exe.as_deref().unwrap_or("")],
-        1.0,
-    );
-    out.value(&c::TARGET_UP, &[name], f64::from(u8::from(target.up)));
+    let name = &*target.name;
+    for process in &target.processes {
+        let info = &process.info;
+        let exe = info.exe.as_deref().unwrap_or("");
+        out.value(&c::TARGET_INFO, &[name, &info.pid.to_string(), &info.comm, exe], 1.0);
+    }
+    out.value(&c::TARGET_UP, &[name], f64::from(u8::from(target.up())));
+    let running = target.processes.iter().filter(|process| process.up).count();
+    out.count(&c::TARGET_PROCESSES, &[name], running as u64);
+    out.count(&c::TARGET_PROCESSES_SEEN, &[name], target.processes_seen);
     out.value(&c::TARGET_OBSERVED, &[name], target.observed.as_secs_f64());
-    let (state, reason) = target.alloc.state.tell();
-    out.value(&c::TARGET_ALLOC_INFO, &[name, state, reason.unwrap_or("")], 1.0);
+    for (state, processes) in target.alloc_states() {
+        let (state, reason) = state.tell();
+        out.count(&c::TARGET_ALLOC_INFO, &[name, state, reason.unwrap_or("")], processes as u64);
+    }
 }
 
 fn allocations(out: &mut Families, target: &TargetSnapshot) {
-    let name = target.info.name.as_str();
-    let functions = target.alloc.by_function();
-    if functions.is_empty() {
-        return;
-    }
-    for FunctionCounts { function, counts, hits, .. } in &functions {
-        let labels = [name, function.name()];
-        if function.allocates() {
-            out.count(&c::ALLOCATIONS, &labels, counts.allocated());
-            out.count(&c::REFUSED, &labels, counts.refused);
+    let name = &*target.name;
+    for layer in target.alloc.layers() {
+        let Layer::Allocator(allocator) = layer else { continue };
+        let allocator = allocator.name();
+        for one in target.alloc.functions.iter().filter(|one| one.layer == layer) {
+            let labels = [name, allocator, one.function.name()];
+            if one.function.allocates() {
+                out.count(&c::ALLOCATIONS, &labels, one.counts.allocated());
+                out.count(&c::REFUSED, &labels, one.counts.refused);
+            }
+            if one.function.frees() {
+                out.count(&c::FREES, &labels, one.counts.freed());
+            }
+            out.count(&c::PROBE_HITS, &labels, one.hits);
         }
-        if function.frees() {
-            out.count(&c::FREES, &labels, counts.freed());
+        out.count(&c::ALLOCATED_BYTES, &[name, allocator], target.alloc.total_of(layer).bytes);
+        if let Some(live) = target.alloc.live.iter().find(|one| one.layer == layer) {
+            out.value(&c::LIVE_OBJECTS, &[name, allocator], live.objects as f64);
         }
-        out.count(&c::PROBE_HITS, &labels, *hits);
     }
-    let total: AllocCounts = target.alloc.total();
-    out.count(&c::ALLOCATED_BYTES, &[name], total.bytes);
-    out.value(&c::LIVE_OBJECTS, &[name], target.alloc.live_objects() as f64);
+    if target.alloc_states().iter().any(|(state, _)| **state != AllocState::Off) {
+        out.value(&c::TARGET_GAP, &[name], target.alloc.gap.as_secs_f64());
+    }
+}
+
+fn python(out: &mut Families, target: &TargetSnapshot) {
+    let name = &*target.name;
+    for layer in target.alloc.layers() {
+        let Layer::Python(domain) = layer else { continue };
+        let domain = domain.name();
+        for one in target.alloc.functions.iter().filter(|one| one.layer == layer) {
+            let labels = [name, domain, one.function.name()];
+            if one.function.allocates() {
+                out.count(&c::PYTHON_ALLOCATIONS, &labels, one.counts.allocated());
+            }
+            if one.function.frees() {
+                out.count(&c::PYTHON_FREES, &labels, one.counts.freed());
+            }
+            out.count(&c::PROBE_HITS, &[name, layer.name(), one.function.name()], one.hits);
+        }
+        out.count(&c::PYTHON_BYTES, &[name, domain], target.alloc.total_of(layer).bytes);
+        if let Some(live) = target.alloc.live.iter().find(|one| one.layer == layer) {
+            out.value(&c::PYTHON_LIVE, &[name, domain], live.objects as f64);
+        }
+    }
+}
+
+fn sites(out: &mut Families, target: &TargetSnapshot) {
+    let name = &*target.name;
     for site in &target.alloc.sites {
-        let site = &site.site;
-        out.value(
-            &c::PROBE_SITE_INFO,
-            &[
-                name,
-                site.function.name(),
-                &site.names.join(","),
-                &site.object,
-                site.build_id.as_deref().unwrap_or(""),
-                &site.offset.to_string(),
-                &site.instruction,
-                site.kind.name(),
-            ],
-            1.0,
-        );
+        let labels = [
+            name,
+            site.layer.name(),
+            site.function.name(),
+            &site.names.join(","),
+            &site.object,
+            site.build_id.as_deref().unwrap_or(""),
+            &site.offset.to_string(),
+            &site.instruction,
+            site.kind.name(),
+        ];
+        out.value(&c::PROBE_SITE_INFO, &labels, 1.0);
+    }
+    for one in &target.alloc.unhooked {
+        let layer = one.layer.map_or("", Layer::name);
+        out.value(&c::UNHOOKED_INFO, &[name, layer, &one.name, &one.object, &one.reason], 1.0);
     }
 }
 
 fn thread_time(out: &mut Families, target: &TargetSnapshot) {
     let Some(ledger) = &target.ledger else { return };
-    let name = target.info.name.as_str();
+    let name = &*target.name;
     for state in ThreadState::ALL {
         out.value(&c::THREAD_SECONDS, &[name, state.name()], ledger.ledger.seconds(state));
     }
@@ -297,7 +346,7 @@ fn usage(out: &mut Families, families: &UsageFamilies, labels: &[&str], usage: &
 }
 
 fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
-    let name = target.info.name.as_str();
+    let name = &*target.name;
     if let Some(figures) = &target.usage {
         usage(out, &TARGET, &[name], figures);
         out.count(&c::PROCESS_ANONYMOUS, &[name], figures.anonymous_memory_bytes);
@@ -321,44 +370,38 @@ fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
 mod tests {
     use super::*;
     use crate::{
-        binary::SiteKind,
-        snapshot::{AllocSnapshot, AllocState, LedgerSnapshot, SiteInfo, SiteSnapshot, TargetInfo},
+        binary::{Allocator, PythonDomain},
+        snapshot::{
+            AllocSnapshot, FunctionCounts, LedgerSnapshot, LiveObjects, ProcessInfo, ProcessSnapshot,
+        },
         stalls::Ledger,
     };
-    use profiler_common::alloc::AllocFunction;
+    use profiler_common::alloc::{AllocCounts, AllocFunction};
     use std::time::{Instant, SystemTime};
 
-    const CONTEXT: Context = Context { stall_threshold: Duration::from_millis(1) };
+    const CONTEXT: Context = Context { stall_threshold: Duration::from_millis(1), max_series: 10_000 };
 
     fn target(name: &str) -> TargetSnapshot {
-        let site = SiteInfo {
-            function: AllocFunction::Malloc,
-            names: vec!["malloc".to_owned()],
-            object: "/lib/libc.so.6".to_owned(),
-            build_id: None,
-            offset: 0,
-            instruction: "push %r12".to_owned(),
-            kind: SiteKind::Emulated,
-            reason: String::new(),
-            in_place: Some(true),
-            internal_calls: 0,
-            notes: Vec::new(),
-        };
         let counts = AllocCounts { allocations: 7, bytes: 70, ..Default::default() };
+        let of =
+            |layer| FunctionCounts { layer, function: AllocFunction::Malloc, counts, hits: 7, internal: 0 };
+        let layers = [Layer::Allocator(Allocator::Glibc), Layer::Python(PythonDomain::Raw)];
         let mut stalls = [StallCounts::default(); profiler_common::sched::CAUSES];
         stalls[StallCause::Futex as usize].total_ns = 20_000_000_000;
         stalls[StallCause::Futex as usize].buckets[0] = 2;
         stalls[StallCause::Futex as usize].buckets[STALL_BOUNDS] = 1;
+        let info = Arc::new(ProcessInfo { pid: 1, comm: name.to_owned(), exe: None });
         TargetSnapshot {
-            info: Arc::new(TargetInfo { name: name.to_owned(), pid: 1, comm: name.to_owned(), exe: None }),
-            up: true,
+            name: name.into(),
+            processes: vec![ProcessSnapshot { info, up: true, alloc: AllocState::Counting }],
+            processes_seen: 1,
             observed: Duration::from_secs(2),
             usage: None,
             detail: None,
             alloc: AllocSnapshot {
-                state: AllocState::Counting,
-                sites: vec![SiteSnapshot { site: Arc::new(site), counts, hits: 7, internal: 0 }],
-                earlier: Vec::new(),
+                functions: layers.map(of).to_vec(),
+                live: layers.map(|layer| LiveObjects { layer, objects: 7 }).to_vec(),
+                ..Default::default()
             },
             ledger: Some(LedgerSnapshot { ledger: Ledger::default(), stalls }),
         }
@@ -370,6 +413,8 @@ mod tests {
             taken: Instant::now(),
             targets,
             losses: vec![("threads_full", 0)],
+            not_observed: vec![("max_targets", 0)],
+            forgotten: 0,
             held_back: Duration::ZERO,
             own: None,
         })
@@ -379,9 +424,10 @@ mod tests {
     fn counts_and_histograms_come_out_as_prometheus_wants_them() {
         let text = render(&snapshot(vec![target("app")]), CONTEXT).unwrap();
         for line in [
-            "profiler_allocations_total{target=\"app\",function=\"malloc\"} 7",
-            "profiler_allocated_bytes_total{target=\"app\"} 70",
-            "profiler_live_objects{target=\"app\"} 7",
+            "profiler_allocations_total{target=\"app\",allocator=\"glibc\",function=\"malloc\"} 7",
+            "profiler_allocated_bytes_total{target=\"app\",allocator=\"glibc\"} 70",
+            "profiler_live_objects{target=\"app\",allocator=\"glibc\"} 7",
+            "profiler_python_live_objects{target=\"app\",domain=\"raw\"} 7",
             "profiler_stalls_total{target=\"app\",cause=\"futex\"} 3",
             "profiler_stall_seconds_bucket{target=\"app\",cause=\"futex\",le=\"0.001\"} 2",
             "profiler_stall_seconds_bucket{target=\"app\",cause=\"futex\",le=\"16.384\"} 2",
@@ -391,7 +437,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
         }
-        assert!(!text.contains("profiler_frees_total{target=\"app\",function=\"malloc\""));
+        assert!(!text.contains("profiler_frees_total{target=\"app\""), "malloc frees nothing");
     }
 
     #[test]
@@ -401,6 +447,17 @@ mod tests {
         assert_eq!(of_b, 1, "a server refuses a scrape with a series twice");
         let one = render(&snapshot(vec![target("a")]), CONTEXT).unwrap();
         assert!(!one.contains("target=\"b\""));
+    }
+
+    #[test]
+    fn targets_beyond_the_limit_are_left_out_whole_and_counted() {
+        let mut ended = target("ended");
+        ended.processes[0].up = false;
+        let context = Context { max_series: 40, ..CONTEXT };
+        let text = render(&snapshot(vec![ended, target("a"), target("b")]), context).unwrap();
+        assert!(text.contains("profiler_target_up{target=\"a\"} 1"));
+        assert!(!text.contains("\"ended\"") && !text.contains("target=\"b\""), "{text}");
+        assert!(text.contains("profiler_targets_left_out 2"));
     }
 
     #[test]

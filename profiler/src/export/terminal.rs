@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use profiler_common::sched::{StallCause, ThreadState};
 
-use crate::snapshot::{AllocState, Snapshot, TargetSnapshot};
+use crate::{
+    binary::Layer,
+    snapshot::{AllocState, Snapshot, TargetSnapshot},
+};
 
 /// How the text may look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,15 +19,15 @@ pub struct Style {
 }
 
 impl Style {
-    fn dim(self, text: &str) -> String {
+    pub(crate) fn dim(self, text: &str) -> String {
         if self.colour { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         if self.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn warn(self, text: &str) -> String {
+    pub(crate) fn warn(self, text: &str) -> String {
         if self.colour { format!("\x1b[33m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
@@ -33,14 +36,14 @@ impl Style {
 pub fn render(now: &Snapshot, earlier: Option<&Snapshot>, style: Style) -> String {
     let mut lines = Vec::new();
     for target in &now.targets {
-        let before = earlier.and_then(|earlier| {
-            earlier
-                .targets
-                .iter()
-                .find(|before| before.info.pid == target.info.pid && before.info.name == target.info.name)
-        });
+        let before =
+            earlier.and_then(|earlier| earlier.targets.iter().find(|before| before.name == target.name));
         target_lines(&mut lines, target, before, style);
         lines.push(String::new());
+    }
+    for (reason, count) in now.not_observed.iter().filter(|(_, count)| *count > 0) {
+        let text = format!("  not observed: {} processes ({reason})", grouped(*count as f64));
+        lines.push(style.warn(&text));
     }
     for (reason, count) in now.losses.iter().filter(|(_, count)| *count > 0) {
         lines.push(style.warn(&format!("  lost: {reason} {}", grouped(*count as f64))));
@@ -62,16 +65,18 @@ fn target_lines(
     before: Option<&TargetSnapshot>,
     style: Style,
 ) {
-    let info = &target.info;
-    let state = if target.up { String::new() } else { format!(" · {}", style.warn("ended")) };
-    let exe = info.exe.as_deref().unwrap_or(&info.comm);
-    lines.push(format!(
-        "{} · pid {} · {} · observed {}{state}",
-        style.bold(&info.name),
-        info.pid,
-        exe,
-        duration(target.observed.as_secs_f64()),
-    ));
+    let state = if target.up() { String::new() } else { format!(" · {}", style.warn("ended")) };
+    let who = match target.processes.as_slice() {
+        [one] if target.processes_seen == 1 => {
+            format!("pid {} · {}", one.info.pid, one.info.exe.as_deref().unwrap_or(&one.info.comm))
+        }
+        several => {
+            let running = several.iter().filter(|process| process.up).count();
+            format!("{} processes, {} so far", grouped(running as f64), grouped(target.processes_seen as f64))
+        }
+    };
+    let observed = duration(target.observed.as_secs_f64());
+    lines.push(format!("{} · {who} · observed {observed}{state}", style.bold(&target.name)));
     allocation_lines(lines, target, before, style);
     memory_line(lines, target, style);
     thread_lines(lines, target, before, style);
@@ -87,16 +92,26 @@ fn allocation_lines(
     before: Option<&TargetSnapshot>,
     style: Style,
 ) {
-    match &target.alloc.state {
-        AllocState::Off => return,
-        AllocState::NotCounting(reason) => {
-            row(lines, style, "calls", &style.warn(&format!("not counted: {reason}")));
-            if target.alloc.by_function().is_empty() {
-                return;
+    let states = target.alloc_states();
+    if states.iter().all(|(state, _)| **state == AllocState::Off) {
+        return;
+    }
+    let some = |count: usize| {
+        if count == target.processes.len() { String::new() } else { format!("{count} processes: ") }
+    };
+    for (state, count) in states {
+        match state {
+            AllocState::NotCounting(reason) => {
+                row(lines, style, "calls", &style.warn(&format!("{}not counted: {reason}", some(count))));
             }
+            AllocState::Partly(reason) => {
+                row(lines, style, "partly", &style.warn(&format!("{}{reason}", some(count))));
+            }
+            AllocState::Counting | AllocState::Off => {}
         }
-        AllocState::Partly(reason) => row(lines, style, "partly", &style.warn(reason)),
-        AllocState::Counting => {}
+    }
+    if target.alloc.functions.is_empty() {
+        return;
     }
     let total = target.alloc.total();
     let earlier = before.map(|before| before.alloc.total()).unwrap_or_default();
@@ -126,9 +141,25 @@ fn allocation_lines(
             style.bold(&signed(target.alloc.live_objects())),
         ),
     );
-    let mut functions = target.alloc.by_function();
+    for layer in target.alloc.layers() {
+        layer_lines(lines, target, layer, style);
+    }
+    if target.alloc.gap.as_secs_f64() >= 0.0005 {
+        let gap = duration(target.alloc.gap.as_secs_f64());
+        row(
+            lines,
+            style,
+            "gap",
+            &format!("{gap} after forks and execve ran uncounted, all processes together"),
+        );
+    }
+}
+
+/// The functions of one allocator, or of an interpreter's layer, the busiest first.
+fn layer_lines(lines: &mut Vec<String>, target: &TargetSnapshot, layer: Layer, style: Style) {
+    let mut functions: Vec<_> = target.alloc.functions.iter().filter(|one| one.layer == layer).collect();
     functions.sort_by_key(|one| std::cmp::Reverse(one.hits));
-    let used: Vec<_> = functions
+    let mut used: Vec<_> = functions
         .iter()
         .map(|one| {
             (one.function, if one.function.allocates() { one.counts.allocated() } else { one.counts.freed() })
@@ -136,9 +167,15 @@ fn allocation_lines(
         .filter(|(_, calls)| *calls > 0)
         .map(|(function, calls)| format!("{} {}", function.name(), grouped(calls as f64)))
         .collect();
-    if !used.is_empty() {
-        row(lines, style, "by", &used.join(" · "));
+    if used.is_empty() {
+        return;
     }
+    if matches!(layer, Layer::Python(_))
+        && let Some(live) = target.alloc.live.iter().find(|one| one.layer == layer)
+    {
+        used.push(format!("live objects {}", style.bold(&signed(live.objects))));
+    }
+    row(lines, style, layer.name(), &used.join(" · "));
 }
 
 fn memory_line(lines: &mut Vec<String>, target: &TargetSnapshot, style: Style) {

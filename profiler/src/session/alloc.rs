@@ -1,15 +1,22 @@
-//! A target's allocator probes.
+//! A process's allocator probes, through its whole life: fork, `execve`, objects that come and go.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
 
-use super::SessionError;
+use super::{
+    SessionError,
+    images::{FileId, Images},
+};
 use crate::{
-    binary::{self, Hook, Image},
-    kernel::{AllocLink, Kernel, SiteId, SitePlan},
-    snapshot::{AllocSnapshot, AllocState, FunctionCounts, SiteInfo, SiteSnapshot},
-    target::{MappedObject, MappedRange, PinnedObject, Process, ProcessUsage, TargetError},
+    binary::{Hook, Image, Layer, LeftOutReason},
+    kernel::{AllocLink, Kernel, LoaderLink, SiteId, SitePlan},
+    snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, SiteInfo, Unhooked},
+    target::{MappedObject, PinnedObject, Process, TargetError},
     text::clean,
 };
 
@@ -19,36 +26,72 @@ const NAMES_TOLD: usize = 3;
 const BREAKPOINT: u8 = 0xcc;
 /// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
 const OPTIMISED: u8 = 0xe8;
+/// When a new program is looked at, counted from its start (`execve`): often at first, because its libraries are mapped
+/// within about a millisecond; at the last look, probes whose file isn't mapped any more are taken away.
+const LOOKS: [Duration; 6] = [
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(16),
+    Duration::from_millis(64),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
+/// How often the mapped files are looked at when nothing tells of changes: a process without a dynamic linker that we
+/// know, or a mapping that passes it by.
+const SLOW_LOOK: Duration = Duration::from_secs(30);
+/// A reading during which the program was replaced is repeated at most this often.
+const READ_TRIES: usize = 3;
 
-/// A target's allocator probes.
+/// A process's allocator probes.
 pub(super) struct AllocWatch {
     slot: u32,
     state: AllocState,
-    links: Vec<AllocLink>,
-    sites: Vec<Placed>,
+    objects: Vec<PlacedObject>,
+    loader: Option<(FileId, LoaderLink)>,
+    /// What probes had counted that are gone: those of an earlier program, or of a library that was unloaded.
     earlier: Vec<FunctionCounts>,
-    /// The program that the probes belong to; see [`ProcessUsage::image`].
-    image: Option<(u64, u64)>,
-    /// Files that have been looked at in vain.
-    seen: HashSet<FileId>,
+    /// What the process had of its parent's live objects when it was forked; gone with the next `execve`.
+    inherited: Vec<LiveObjects>,
+    /// The kernel side's number of the program that was current at the last reading.
+    epoch: u32,
+    /// When the present program began, and how many of the looks at it have been made.
+    looks: Option<(Instant, usize)>,
+    next_slow_look: Instant,
+    /// Mapped files that have nothing to hook.
+    nothing_in: HashSet<FileId>,
+    unhooked: Vec<Arc<Unhooked>>,
+    /// Since when the process runs without any probe; `None` while it is counted.
+    uncounted_since: Option<Instant>,
+    gap: Duration,
+    /// Programs that came and went between two readings: what they left alive can't be told from their successor's.
+    pub(super) programs_not_seen: u64,
+}
+
+/// A mapped file with probes in it.
+struct PlacedObject {
+    id: FileId,
+    placed: Instant,
+    link: AllocLink,
+    sites: Vec<PlacedSite>,
 }
 
 /// A function's probes.
-struct Placed {
+struct PlacedSite {
     info: Arc<SiteInfo>,
     /// The one that all calls pass.
     own: SiteId,
     /// Those on the instructions by which the allocator calls the function itself.
-    internal: SiteId,
-    last: AllocCounts,
+    internal: Option<SiteId>,
+    /// The program's calls, by bank, at the last reading.
+    last: [AllocCounts; 2],
+    hits: u64,
+    of_allocator: u64,
+    /// What the present program's bank held when that program began.
+    base: AllocCounts,
 }
 
-/// A mapped object with an allocator that we know.
-struct Found {
-    object: MappedObject,
-    pinned: PinnedObject,
-    image: Image,
-}
+/// Probes on their way out. Dropping them takes time; see [`super::Trash`].
+pub(super) type Links = (Vec<AllocLink>, Option<LoaderLink>);
 
 impl AllocWatch {
     /// Nothing was asked for.
@@ -56,144 +99,50 @@ impl AllocWatch {
         Self {
             slot,
             state: AllocState::Off,
-            links: Vec::new(),
-            sites: Vec::new(),
+            objects: Vec::new(),
+            loader: None,
             earlier: Vec::new(),
-            image: None,
-            seen: HashSet::new(),
+            inherited: Vec::new(),
+            epoch: 0,
+            looks: None,
+            next_slow_look: Instant::now() + SLOW_LOOK,
+            nothing_in: HashSet::new(),
+            unhooked: Vec::new(),
+            uncounted_since: None,
+            gap: Duration::ZERO,
+            programs_not_seen: 0,
         }
     }
 
-    /// Finds the allocators and places the probes. Nothing is counted before [`AllocWatch::start`].
-    pub(super) fn place(kernel: &mut Kernel, process: &Process, slot: u32) -> Result<Self, SessionError> {
-        let (found, unknown) = find_allocators(process)?;
-        let mut watch = Self::off(slot);
-        for one in &found {
-            watch.attach(kernel, process, one)?;
-        }
-        let unknown = shortened(&unknown);
-        watch.state = match (watch.links.is_empty(), unknown.is_empty()) {
-            (true, _) => AllocState::NotCounting(why_nothing(&unknown)),
-            (false, true) => AllocState::Counting,
-            (false, false) => AllocState::Partly(format!(
-                "glibc's allocator only; {unknown} has another one that isn't known yet"
-            )),
+    /// Finds the allocators and places the probes. Nothing is counted before [`AllocWatch::start`]. `uncounted`: how long
+    /// the process has run already since the moment from which its calls should be counted.
+    pub(super) fn place(
+        kernel: &mut Kernel,
+        images: &mut Images,
+        process: &Process,
+        slot: u32,
+        (uncounted, inherited): (Duration, Vec<LiveObjects>),
+    ) -> Result<Self, SessionError> {
+        let now = Instant::now();
+        let mut watch = Self {
+            inherited,
+            uncounted_since: Some(now.checked_sub(uncounted).unwrap_or(now)),
+            epoch: kernel.epoch(slot)?,
+            ..Self::off(slot)
         };
+        watch.look(kernel, images, process)?;
+        if uncounted.is_zero() {
+            // What ran before we came is no gap: nothing was promised for that.
+            watch.gap = Duration::ZERO;
+        } else {
+            // A fork is often followed by an execve.
+            watch.looks = Some((now, 0));
+        }
         Ok(watch)
     }
 
-    /// Keeps up with what the process does: another program (`execve`), an allocator that is mapped later, a main thread
-    /// that ends.
-    pub(super) fn keep_up(&mut self, kernel: &mut Kernel, process: &Process, usage: &ProcessUsage) {
-        if self.state == AllocState::Off {
-            return;
-        }
-        if usage.image.0 == 0 || usage.image.1 == 0 {
-            // It has no memory any more: it is ending, or only its main thread has ended. The probes' filter goes by
-            // that thread's memory (kernel/trace/trace_uprobe.c, uprobe_perf_filter).
-            if process.lives_on_without_its_main_thread() {
-                self.state = AllocState::NotCounting(
-                    "its main thread has ended, and with it the kernel takes the probes away".to_owned(),
-                );
-            }
-            return;
-        }
-        let before = *self.image.get_or_insert(usage.image);
-        if before.1 != usage.image.1 {
-            self.image = Some(usage.image);
-            self.leave(kernel);
-            tracing::warn!(
-                "process {} has replaced its program (execve): its first allocations are not counted",
-                process.pid()
-            );
-        }
-        if matches!(self.state, AllocState::NotCounting(_)) && has_known_allocator(process, &mut self.seen) {
-            self.place_again(kernel, process);
-        }
-    }
-
-    /// The probes belong to a program that is gone: what they have counted stays in the sums.
-    fn leave(&mut self, kernel: &mut Kernel) {
-        self.stop(kernel);
-        match self.read(kernel) {
-            Ok(last) => self.earlier = last.by_function(),
-            Err(error) => tracing::warn!("{error}"),
-        }
-        self.sites.clear();
-        self.seen.clear();
-        self.state = AllocState::NotCounting("it has replaced its program".to_owned());
-        let links = std::mem::take(&mut self.links);
-        // Takes a second; nobody waits for it. Without a thread to spare, here and now.
-        let _thread = std::thread::Builder::new().spawn(move || drop(links));
-    }
-
-    fn place_again(&mut self, kernel: &mut Kernel, process: &Process) {
-        let again =
-            Self::place(kernel, process, self.slot).and_then(|watch| watch.start(kernel).map(|()| watch));
-        let (earlier, image, seen) =
-            (std::mem::take(&mut self.earlier), self.image, std::mem::take(&mut self.seen));
-        *self = again.unwrap_or_else(|error| Self {
-            state: AllocState::NotCounting(error.to_string()),
-            ..Self::off(self.slot)
-        });
-        (self.earlier, self.image, self.seen) = (earlier, image, seen);
-    }
-
-    fn attach(&mut self, kernel: &mut Kernel, process: &Process, found: &Found) -> Result<(), SessionError> {
-        let mut plans = Vec::new();
-        let mut hooks = Vec::new();
-        for hook in &found.image.hooks {
-            let Some(address) = address_in_process(&found.object, hook.site.file_offset) else {
-                tracing::warn!(
-                    "{}: {} is not mapped executable",
-                    clean(&found.object.path),
-                    hook.function.name()
-                );
-                continue;
-            };
-            let site = AllocSite {
-                op: hook.op as u8,
-                registers: hook.registers.map(|register| register as u8),
-                flags: hook.flags,
-                slot: self.slot,
-                reserved: 0,
-            };
-            let internal = hook.internal_calls.iter().map(|call| call.file_offset).collect();
-            // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
-            plans.push(SitePlan { file_offsets: internal, site });
-            plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
-            hooks.push((hook, address));
-        }
-        let link = kernel.attach_alloc(process.pid(), &found.pinned.path(), &plans)?;
-        for ((hook, address), sites) in hooks.into_iter().zip(link.sites().chunks_exact(2)) {
-            let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
-            if in_place == Some(false) {
-                tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
-            }
-            let info = Arc::new(site_info(found, hook, in_place));
-            self.sites.push(Placed { info, internal: sites[0], own: sites[1], last: AllocCounts::default() });
-        }
-        self.links.push(link);
-        Ok(())
-    }
-
-    /// Reads what was counted.
-    pub(super) fn read(&mut self, kernel: &Kernel) -> Result<AllocSnapshot, SessionError> {
-        let mut sites: Vec<_> = self.sites.iter_mut().collect();
-        // Frees first: a block that is allocated and freed in between must not look as if it had been freed only.
-        sites.sort_by_key(|placed| placed.info.function != AllocFunction::Free);
-        let mut read = sites.into_iter().map(|placed| placed.read(kernel)).collect::<Result<Vec<_>, _>>()?;
-        read.sort_by_key(|site| site.site.function);
-        Ok(AllocSnapshot { sites: read, ..self.unread() })
-    }
-
-    /// The state alone, without counts.
-    pub(super) fn unread(&self) -> AllocSnapshot {
-        AllocSnapshot { state: self.state.clone(), sites: Vec::new(), earlier: self.earlier.clone() }
-    }
-
     /// Lets all sites count, at one instant.
-    pub(super) fn start(&self, kernel: &mut Kernel) -> Result<(), SessionError> {
+    pub(super) fn start(&mut self, kernel: &mut Kernel) -> Result<(), SessionError> {
         Ok(kernel.count_calls(self.slot, true)?)
     }
 
@@ -203,104 +152,325 @@ impl AllocWatch {
             tracing::warn!("{error}");
         }
     }
-}
 
-/// What a file is, whatever its name: device and inode.
-pub type FileId = ((i32, i32), u64);
-
-/// Whether a known allocator is mapped. `seen` holds the files that were looked at before, so that asking again is cheap.
-pub fn has_known_allocator(process: &Process, seen: &mut HashSet<FileId>) -> bool {
-    let mut found = false;
-    for object in process.mapped_objects().unwrap_or_default() {
-        if !seen.insert((object.device, object.inode)) {
-            continue;
-        }
-        found |= look_at(process, &object).is_some_and(|(_, image)| !image.hooks.is_empty());
+    /// When the mapped files should be looked at next.
+    pub(super) fn due(&self) -> Instant {
+        let look = self.looks.and_then(|(began, made)| Some(began + *LOOKS.get(made)?));
+        look.map_or(self.next_slow_look, |look| look.min(self.next_slow_look))
     }
-    found
-}
 
-/// A mapped file and what the analysis says of it; `None` (and a line for the log) if either can't be had.
-fn look_at(process: &Process, object: &MappedObject) -> Option<(PinnedObject, Image)> {
-    let told = |error: &dyn std::fmt::Display| tracing::debug!("{}: {error}", clean(&object.path));
-    let pinned = process.pin(object).inspect_err(|error| told(error)).ok()?;
-    let bytes = pinned.read().inspect_err(|error| told(error)).ok()?;
-    let image = binary::analyse(&bytes).inspect_err(|error| told(error)).ok()?;
-    Some((pinned, image))
-}
+    /// Looks at the mapped files if that is due.
+    pub(super) fn keep_up(&mut self, kernel: &mut Kernel, images: &mut Images, process: &Process) -> Links {
+        if self.state == AllocState::Off || Instant::now() < self.due() {
+            return (Vec::new(), None);
+        }
+        let made = self.looks.map(|(began, made)| (began, made + 1));
+        self.looks = made.filter(|(_, made)| *made < LOOKS.len());
+        // The first looks may come before the new program's libraries are mapped.
+        let settled = self.looks.is_none();
+        self.renew(kernel, images, process, settled)
+    }
 
-/// The mapped objects with an allocator that we know, and the names of those with one that we don't.
-fn find_allocators(process: &Process) -> Result<(Vec<Found>, Vec<String>), SessionError> {
-    let mut found = Vec::new();
-    let mut unknown = Vec::new();
-    for object in process.mapped_objects()? {
-        let (pinned, image) = match look_at(process, &object) {
-            Some(looked) => looked,
-            None if !process.is_alive() => return Err(TargetError::Gone(process.pid()).into()),
-            None => continue,
+    /// Looks at the mapped files: places what is new. Once things have `settled`, takes away what is gone.
+    pub(super) fn renew(
+        &mut self,
+        kernel: &mut Kernel,
+        images: &mut Images,
+        process: &Process,
+        settled: bool,
+    ) -> Links {
+        self.next_slow_look = Instant::now() + SLOW_LOOK;
+        let mapped = match self.look(kernel, images, process) {
+            Ok(mapped) => mapped,
+            Err(error) => {
+                if process.is_alive() {
+                    tracing::warn!("process {}: {error}", process.pid());
+                }
+                return (Vec::new(), None);
+            }
         };
-        if image.allocator.is_some() && !image.hooks.is_empty() {
-            found.push(Found { object, pinned, image });
-        } else if image.defines_malloc {
-            unknown.push(clean(&object.path));
+        if !settled || mapped.is_empty() {
+            return (Vec::new(), None);
+        }
+        let loader = self.loader.take_if(|(id, _)| !mapped.contains(id)).map(|(_, link)| link);
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.objects).into_iter().partition(|object| mapped.contains(&object.id));
+        self.objects = kept;
+        let mut sums = AllocSnapshot { functions: std::mem::take(&mut self.earlier), ..Default::default() };
+        for site in gone.iter().flat_map(|object| &object.sites) {
+            sums.add_functions(&[site.functions()]);
+        }
+        self.earlier = sums.functions;
+        (gone.into_iter().map(|object| object.link).collect(), loader)
+    }
+
+    /// Gives all probes away.
+    pub(super) fn take_links(&mut self) -> Links {
+        let loader = self.loader.take().map(|(_, link)| link);
+        (std::mem::take(&mut self.objects).into_iter().map(|object| object.link).collect(), loader)
+    }
+
+    /// Places probes in whatever is mapped and has none; returns what is mapped.
+    fn look(
+        &mut self,
+        kernel: &mut Kernel,
+        images: &mut Images,
+        process: &Process,
+    ) -> Result<HashSet<FileId>, SessionError> {
+        let objects = process.mapped_objects()?;
+        let mapped: HashSet<FileId> = objects.iter().map(MappedObject::id).collect();
+        self.nothing_in.retain(|id| mapped.contains(id));
+        for object in &objects {
+            let id = object.id();
+            if self.nothing_in.contains(&id) || self.objects.iter().any(|placed| placed.id == id) {
+                continue;
+            }
+            let looked = images.look_at(process, object);
+            if looked.is_none() && !process.is_alive() {
+                return Err(TargetError::Gone(process.pid()).into());
+            }
+            let image = looked
+                .as_ref()
+                .and_then(|(pinned, analysis)| Some((pinned, analysis.as_ref().as_ref().ok()?)));
+            let Some((pinned, image)) = image else {
+                self.nothing_in.insert(id);
+                continue;
+            };
+            self.note_unhooked(object, image);
+            if let Some(loader) = image.loader.as_ref().filter(|_| self.loader.is_none()) {
+                match kernel.attach_loader(process.pid(), &pinned.path(), loader.site.file_offset, self.slot)
+                {
+                    Ok(link) => self.loader = Some((id, link)),
+                    Err(error) => tracing::warn!("process {}: {error}", process.pid()),
+                }
+            }
+            if image.hooks.is_empty() {
+                self.nothing_in.insert(id);
+            } else {
+                let placed = place_object(kernel, process, (object, pinned, image), self.slot)?;
+                self.objects.push(placed);
+            }
+        }
+        self.judge(process, &mapped);
+        Ok(mapped)
+    }
+
+    fn note_unhooked(&mut self, object: &MappedObject, image: &Image) {
+        let mut note = |layer, name: &str, reason: String| {
+            let (name, object) = (clean(name), clean(&object.path));
+            let unhooked = Unhooked { layer, name, object, reason };
+            if !self.unhooked.iter().any(|known| **known == unhooked) {
+                self.unhooked.push(Arc::new(unhooked));
+            }
+        };
+        for left in &image.left_out {
+            if let LeftOutReason::NoSite(error) = &left.reason {
+                note(Some(left.layer), &left.name, error.to_string());
+            }
+        }
+        if let Some(reason) = image.lacks_symbols() {
+            note(None, "", reason.to_owned());
         }
     }
-    Ok((found, unknown))
+
+    /// Finds out whether calls are counted now, and ends a gap if they are.
+    fn judge(&mut self, process: &Process, mapped: &HashSet<FileId>) {
+        let counts = |object: &&PlacedObject| {
+            let of_allocator = |site: &PlacedSite| matches!(site.info.layer, Layer::Allocator(_));
+            mapped.contains(&object.id) && object.sites.iter().any(of_allocator)
+        };
+        if let Some(placed) = self.objects.iter().filter(counts).map(|object| object.placed).min() {
+            if let Some(since) = self.uncounted_since.take() {
+                // Probes that were there before have counted from the start.
+                self.gap += placed.saturating_duration_since(since);
+            }
+            let files: HashSet<&str> = self.unhooked.iter().map(|one| one.object.as_str()).collect();
+            self.state = match shortened(files) {
+                none if none.is_empty() => AllocState::Counting,
+                some => AllocState::Partly(format!(
+                    "not every function could be probed ({some}): see profiler explain"
+                )),
+            };
+        } else if process.is_alive() {
+            self.uncounted_since.get_or_insert_with(Instant::now);
+            let whole = self.unhooked.iter().find(|one| one.layer.is_none());
+            self.state = AllocState::NotCounting(whole.map_or_else(
+                || "no allocator is mapped: neither its program nor a library defines malloc".to_owned(),
+                |one| format!("{}: {}", one.object, one.reason),
+            ));
+        }
+    }
+
+    /// Reads what was counted.
+    pub(super) fn read(&mut self, kernel: &Kernel) -> Result<AllocSnapshot, SessionError> {
+        let mut epoch = kernel.epoch(self.slot)?;
+        for _ in 0..READ_TRIES {
+            if epoch != self.epoch {
+                self.replaced(epoch);
+            }
+            self.read_sites(kernel)?;
+            let now = kernel.epoch(self.slot)?;
+            if now == epoch {
+                break;
+            }
+            epoch = now;
+        }
+        let mut sums = AllocSnapshot {
+            functions: self.earlier.clone(),
+            live: self.inherited.clone(),
+            unhooked: self.unhooked.clone(),
+            gap: self.gap
+                + self
+                    .uncounted_since
+                    .filter(|_| self.has_counted())
+                    .map_or(Duration::ZERO, |since| since.elapsed()),
+            ..Default::default()
+        };
+        let bank = (self.epoch & 1) as usize;
+        for site in self.objects.iter().flat_map(|object| &object.sites) {
+            sums.add_functions(&[site.functions()]);
+            let mut live = site.last[bank];
+            live.subtract(&site.base);
+            let objects = 0_i64.wrapping_add_unsigned(live.allocated()).wrapping_sub_unsigned(live.freed());
+            sums.add_live(&[LiveObjects { layer: site.info.layer, objects }]);
+            sums.sites.push(Arc::clone(&site.info));
+        }
+        sums.sites.sort_by_key(|site| (site.layer, site.function));
+        Ok(sums)
+    }
+
+    /// Whether this process was ever counted: only then does time without probes make a gap.
+    fn has_counted(&self) -> bool {
+        !self.earlier.is_empty() || !self.objects.is_empty()
+    }
+
+    fn read_sites(&mut self, kernel: &Kernel) -> Result<(), SessionError> {
+        let mut sites: Vec<_> = self.objects.iter_mut().flat_map(|object| &mut object.sites).collect();
+        // Frees first: a block that is allocated and freed in between must not look as if it had been freed only.
+        sites.sort_by_key(|site| site.info.function.allocates());
+        sites.into_iter().try_for_each(|site| site.read(kernel))
+    }
+
+    /// The process has replaced its program: what it had is gone, and the other bank counts from now on.
+    fn replaced(&mut self, epoch: u32) {
+        let programs = epoch.wrapping_sub(self.epoch);
+        self.programs_not_seen += u64::from(programs.saturating_sub(1));
+        self.epoch = epoch;
+        self.inherited.clear();
+        self.nothing_in.clear();
+        self.unhooked.clear();
+        let bank = (epoch & 1) as usize;
+        for site in self.objects.iter_mut().flat_map(|object| &mut object.sites) {
+            // Nobody has written to that bank since its last reading, unless programs were missed.
+            site.base = site.last[bank];
+        }
+        self.looks = Some((Instant::now(), 0));
+        self.uncounted_since = Some(Instant::now());
+    }
+
+    pub(super) const fn state(&self) -> &AllocState {
+        &self.state
+    }
+
+    /// Says that nothing is counted any more.
+    pub(super) fn give_up(&mut self, reason: &str) {
+        self.state = AllocState::NotCounting(reason.to_owned());
+    }
+}
+
+/// Places the probes of one file.
+fn place_object(
+    kernel: &mut Kernel,
+    process: &Process,
+    (object, pinned, image): (&MappedObject, &PinnedObject, &Image),
+    slot: u32,
+) -> Result<PlacedObject, SessionError> {
+    let mut plans = Vec::new();
+    let mut hooks = Vec::new();
+    for hook in &image.hooks {
+        let Some(address) = object.address_of(hook.site.file_offset) else {
+            tracing::warn!("{}: {} is not mapped executable", clean(&object.path), hook.function.name());
+            continue;
+        };
+        let site = AllocSite {
+            op: hook.op as u8,
+            registers: hook.registers.map(|register| register as u8),
+            flags: hook.flags,
+            slot,
+            reserved: 0,
+        };
+        // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
+        if !hook.internal_calls.is_empty() {
+            let file_offsets = hook.internal_calls.iter().map(|call| call.file_offset).collect();
+            plans.push(SitePlan { file_offsets, site });
+        }
+        plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
+        hooks.push((hook, address));
+    }
+    let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
+    let mut ids = link.sites().iter().copied();
+    let mut sites = Vec::with_capacity(hooks.len());
+    for (hook, address) in hooks {
+        let internal = if hook.internal_calls.is_empty() { None } else { ids.next() };
+        let Some(own) = ids.next() else { break };
+        let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
+        if in_place == Some(false) {
+            tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
+        }
+        sites.push(PlacedSite {
+            info: Arc::new(site_info(object, image, hook, in_place)),
+            own,
+            internal,
+            last: Default::default(),
+            hits: 0,
+            of_allocator: 0,
+            base: AllocCounts::default(),
+        });
+    }
+    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, sites })
+}
+
+impl PlacedSite {
+    fn read(&mut self, kernel: &Kernel) -> Result<(), SessionError> {
+        let own = self.internal.map(|id| kernel.alloc_counts(id)).transpose()?.unwrap_or_default();
+        let all = kernel.alloc_counts(self.own)?;
+        self.hits = all.iter().chain(&own).map(AllocCounts::hits).sum();
+        self.of_allocator = own.iter().map(AllocCounts::hits).sum();
+        for ((mut counts, own), last) in all.into_iter().zip(own).zip(&mut self.last) {
+            counts.subtract(&own);
+            // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the
+            // difference is one too small for a moment, and a counter must not sink.
+            counts.raise_to(last);
+            *last = counts;
+        }
+        Ok(())
+    }
+
+    /// Everything that was counted here so far.
+    fn functions(&self) -> FunctionCounts {
+        let mut counts = self.last[0];
+        counts.add(&self.last[1]);
+        let (layer, function): (Layer, AllocFunction) = (self.info.layer, self.info.function);
+        FunctionCounts { layer, function, counts, hits: self.hits, internal: self.of_allocator }
+    }
 }
 
 /// The first few names: a target could map thousands, and a label must stay short.
-fn shortened(names: &[String]) -> String {
+fn shortened(names: HashSet<&str>) -> String {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_unstable();
     let more = names.len().saturating_sub(NAMES_TOLD);
     let told = names[..names.len() - more].join(", ");
     if more > 0 { format!("{told} and {more} more") } else { told }
 }
 
-fn why_nothing(unknown: &str) -> String {
-    if unknown.is_empty() {
-        "no known allocator is mapped: neither its program nor a library of it exports malloc (a static or stripped \
-         program, or a language with an allocator of its own)"
-            .to_owned()
-    } else {
-        format!("its allocator is not known yet: {unknown}")
-    }
-}
-
-impl Placed {
-    fn read(&mut self, kernel: &Kernel) -> Result<SiteSnapshot, SessionError> {
-        let sum = |[mut one, other]: [AllocCounts; 2]| {
-            one.add(&other);
-            one
-        };
-        let own = sum(kernel.alloc_counts(self.internal)?);
-        let all = sum(kernel.alloc_counts(self.own)?);
-        let mut counts = all;
-        counts.subtract(&own);
-        // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the
-        // difference is one too small for a moment, and a counter must not sink.
-        counts.raise_to(&self.last);
-        self.last = counts;
-        let site = Arc::clone(&self.info);
-        Ok(SiteSnapshot { site, counts, hits: all.hits() + own.hits(), internal: own.hits() })
-    }
-}
-
-/// Where a place of the file is in the process.
-fn address_in_process(object: &MappedObject, file_offset: u64) -> Option<u64> {
-    let inside = |range: &&MappedRange| {
-        file_offset
-            .checked_sub(range.file_offset)
-            .is_some_and(|at| at < range.end.saturating_sub(range.start))
-    };
-    let range = object.ranges.iter().find(inside)?;
-    Some(range.start + (file_offset - range.file_offset))
-}
-
-fn site_info(found: &Found, hook: &Hook, in_place: Option<bool>) -> SiteInfo {
+fn site_info(object: &MappedObject, image: &Image, hook: &Hook, in_place: Option<bool>) -> SiteInfo {
     SiteInfo {
+        layer: hook.layer,
         function: hook.function,
         names: hook.names.iter().map(|name| clean(name)).collect(),
-        object: clean(&found.object.path),
-        build_id: found.image.build_id.clone(),
+        object: clean(&object.path),
+        build_id: image.build_id.clone(),
         offset: hook.site.offset,
         instruction: hook.site.instruction.clone(),
         kind: hook.site.kind,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_common::sched::{Retired, STATE_UNKNOWN, STATES, ThreadState};
+use profiler_common::sched::{CAUSES, Retired, STATE_UNKNOWN, STATES, StallCounts, ThreadState};
 
 use super::SessionError;
 use crate::{
@@ -30,6 +30,8 @@ pub(super) struct LedgerWatch {
     scanned: Instant,
     suspects: HashSet<u32>,
     last: Ledger,
+    /// What an earlier process has left in the slot.
+    base: (Retired, [StallCounts; CAUSES]),
     /// Starts and ends of threads that the tracepoints didn't show, so far.
     pub(super) missed: u64,
     /// Threads that had no place in the map, at most.
@@ -73,21 +75,16 @@ impl ThreadReading {
 }
 
 impl LedgerWatch {
-    /// The target's place in the kernel side's maps.
-    pub(super) const fn slot(&self) -> u32 {
-        self.slot
-    }
-
     /// Follows all threads of a process.
     pub(super) fn begin(kernel: &mut Kernel, process: &Process, slot: u32) -> Result<Self, SessionError> {
-        // First the process, then its threads: one that starts in between is found both ways, and counted once.
-        kernel.watch_process(process.pid(), slot, false)?;
+        // The process is followed already: a thread that starts in between is found both ways, and counted once.
         let mut watch = Self {
             slot,
             unseen: HashMap::new(),
             scanned: Instant::now(),
             suspects: HashSet::new(),
             last: Ledger::default(),
+            base: (kernel.retired(slot)?, kernel.stalls(slot)?),
             missed: 0,
             without_place: 0,
             stale_ns: [0; STATES],
@@ -144,7 +141,7 @@ impl LedgerWatch {
             let (rows, unseen) = self.place_unseen(kernel, process, rows, reading.now_ns)?;
             if kernel.retired(self.slot)? == retired {
                 let records = rows.iter().map(|row| (row.tid, row.record));
-                let mut ended = retired;
+                let mut ended = retired.since(&self.base.0);
                 ended.spent_ns.iter_mut().zip(self.stale_ns).for_each(|(sum, stale)| *sum += stale);
                 ledger = Ledger::add_up(records, &unseen, &ended, reading.now_ns);
             }
@@ -161,7 +158,16 @@ impl LedgerWatch {
             self.scanned = Instant::now();
             self.rescan(kernel, process)?;
         }
-        Ok(LedgerSnapshot { ledger, stalls: kernel.stalls(self.slot)? })
+        let mut stalls = kernel.stalls(self.slot)?;
+        stalls.iter_mut().zip(&self.base.1).for_each(|(now, before)| now.subtract(before));
+        Ok(LedgerSnapshot { ledger, stalls })
+    }
+
+    /// Forgets all threads: the process has ended, or isn't observed any more.
+    pub(super) fn end(&self, kernel: &mut Kernel) -> Result<(), SessionError> {
+        let rows = ThreadReading::take(kernel, [self.slot])?.rows.remove(&self.slot).unwrap_or_default();
+        rows.iter().for_each(|row| kernel.unfollow_thread(row.tid));
+        Ok(())
     }
 
     /// Finds out what threads do that have had no event yet: a look at /proc between two readings of the record.

@@ -63,6 +63,13 @@ impl Ledger {
         Some(ledger)
     }
 
+    /// Adds another process's.
+    pub fn add(&mut self, other: &Self) {
+        self.spent_ns.iter_mut().zip(other.spent_ns).for_each(|(sum, spent)| *sum += spent);
+        self.living += other.living;
+        self.ended += other.ended;
+    }
+
     /// Keeps every state from sinking below an earlier reading (which a guess in `unseen` could cause); returns how
     /// many nanoseconds were held back.
     pub fn hold(&mut self, earlier: &Self) -> u64 {

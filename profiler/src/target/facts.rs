@@ -82,6 +82,12 @@ impl ProcessFacts {
         })
     }
 
+    /// When it started by the kernel's clock, in nanoseconds; to a hundredth of a second. (That clock stands still while the
+    /// machine sleeps, and this time doesn't: then it is too late, and a gap that is reckoned from it too short.)
+    pub fn started_ns(&self) -> Option<u64> {
+        self.start_ticks.checked_mul(1_000_000_000 / procfs::ticks_per_second())
+    }
+
     /// Whether it is this very process.
     pub fn is_ourselves(&self) -> bool {
         self.pid == *OURSELVES

@@ -39,12 +39,28 @@ pub struct MappedObject {
     pub ranges: Vec<MappedRange>,
 }
 
+impl MappedObject {
+    /// What the file is, whatever its name: device and inode.
+    pub const fn id(&self) -> ((i32, i32), u64) {
+        (self.device, self.inode)
+    }
+
+    /// Where a place of the file is in the process, if that place is mapped executable.
+    pub fn address_of(&self, file_offset: u64) -> Option<u64> {
+        self.ranges.iter().find_map(|range| {
+            let distance = file_offset.checked_sub(range.file_offset)?;
+            (distance < range.end.saturating_sub(range.start)).then(|| range.start + distance)
+        })
+    }
+}
+
 /// A mapped file, opened: the very file that the process runs, also when it was deleted, replaced, or lives in
 /// another mount namespace.
 #[derive(Debug)]
 pub struct PinnedObject {
     file: File,
     size: u64,
+    changed: (i64, i64),
 }
 
 impl Process {
@@ -77,7 +93,7 @@ impl Process {
             let source = std::io::Error::other("it is no regular file");
             return Err(TargetError::Unreadable { pid: self.pid(), what: link, source });
         }
-        Ok(PinnedObject { size: metadata.len(), file })
+        Ok(PinnedObject { size: metadata.len(), changed: (metadata.mtime(), metadata.mtime_nsec()), file })
     }
 
     /// The same file by its name in the process's root; only if it still is the same file.
@@ -100,6 +116,16 @@ impl PinnedObject {
     /// A path that leads to exactly this file as long as `self` lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// Its size in bytes when it was opened.
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// When its contents were last changed: seconds since the epoch, and nanoseconds.
+    pub const fn changed(&self) -> (i64, i64) {
+        self.changed
     }
 
     /// The file's bytes. Read and not mapped: its owner may cut it short at any time, which would kill us with SIGBUS.

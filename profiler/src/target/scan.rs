@@ -71,12 +71,12 @@ pub fn scan(selection: &Selection) -> Result<Scan, TargetError> {
     Ok(found)
 }
 
-/// The name of the target that the process belongs to, cleaned. With [`GroupBy::Pid`] it is `comm-pid`, a container is
+/// The name of the target that the process belongs to, cleaned. With [`GroupBy::Pid`] it is `comm:pid`, a container is
 /// named by the first 12 digits of its id. What has no unit, container, control group or readable program goes by its
 /// `comm`.
 pub fn group_name(facts: &mut ProcessFacts, by: GroupBy) -> String {
     let name = match by {
-        GroupBy::Pid => Some(format!("{}-{}", facts.comm, facts.pid)),
+        GroupBy::Pid => Some(format!("{}:{}", facts.comm, facts.pid)),
         GroupBy::Comm => None,
         GroupBy::Exe => facts.exe().map(str::to_owned),
         GroupBy::Cgroup => facts.cgroups().map(|groups| groups.path().to_owned()),
@@ -106,7 +106,7 @@ mod tests {
         let mut web = example("nginx", Some("/usr/sbin/nginx"), &format!("0::/docker/{ID}\n"));
         let mut alone = example("a\nb", None, "");
         for (by, expected, without) in [
-            (GroupBy::Pid, "nginx-4242", "a\u{fffd}b-4242"),
+            (GroupBy::Pid, "nginx:4242", "a\u{fffd}b:4242"),
             (GroupBy::Comm, "nginx", "a\u{fffd}b"),
             (GroupBy::Exe, "/usr/sbin/nginx", "a\u{fffd}b"),
             (GroupBy::Unit, "nginx", "a\u{fffd}b"),

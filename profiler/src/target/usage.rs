@@ -37,6 +37,37 @@ pub struct ProcessUsage {
     pub image: (u64, u64),
 }
 
+impl ProcessUsage {
+    /// Adds another process's figures: sums, but for limits (the lowest) and the start (the earliest).
+    pub fn add(&mut self, other: &Self) {
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        self.cpu_seconds += other.cpu_seconds;
+        self.open_fds = self.open_fds.zip(other.open_fds).map(|(a, b)| a + b);
+        self.max_fds = least(self.max_fds, other.max_fds);
+        self.virtual_memory_bytes += other.virtual_memory_bytes;
+        self.virtual_memory_max_bytes = least(self.virtual_memory_max_bytes, other.virtual_memory_max_bytes);
+        self.resident_memory_bytes += other.resident_memory_bytes;
+        self.start_time_seconds = self.start_time_seconds.min(other.start_time_seconds);
+        self.threads += other.threads;
+        self.anonymous_memory_bytes += other.anonymous_memory_bytes;
+        self.swap_bytes += other.swap_bytes;
+        self.minor_faults += other.minor_faults;
+        self.major_faults += other.major_faults;
+    }
+}
+
+impl UsageDetail {
+    /// Adds another process's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.memory = self.memory.zip(other.memory).map(|(a, b)| MemoryDetail {
+            proportional_bytes: a.proportional_bytes + b.proportional_bytes,
+            unique_bytes: a.unique_bytes + b.unique_bytes,
+        });
+        self.voluntary_switches += other.voluntary_switches;
+        self.involuntary_switches += other.involuntary_switches;
+    }
+}
+
 /// Figures that take time in proportion to the process: read as seldom as keeps that cost small.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageDetail {

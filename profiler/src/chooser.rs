@@ -1,0 +1,249 @@
+//! Which processes are observed: those that were named, those that match, and what comes of them.
+//!
+//! New ones are told by the kernel side's events (fork and `execve`); a slow look through `/proc` catches what events
+//! have missed. The kernel side may be absent (`--alloc off --stalls off`): then only the slow look is left.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+
+use crate::{
+    config::{Choice, ChosenPid},
+    kernel::Event,
+    session::{Chosen, Session, label_targets},
+    target::{GroupBy, Process, ProcessFacts, Selection, TargetError, group_name, scan},
+};
+
+/// How often `/proc` is compared with what is observed.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// Why a process is observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// It was named by its id.
+    Named,
+    /// It matches.
+    Matches,
+    /// A process that is observed has forked it.
+    Child,
+}
+
+/// Keeps the observed processes in step with the wish.
+pub struct Chooser {
+    choice: Choice,
+    why: HashMap<u32, Why>,
+    next_scan: Instant,
+}
+
+impl Chooser {
+    /// Nothing is observed yet.
+    pub fn new(choice: Choice) -> Self {
+        Self { choice, why: HashMap::new(), next_scan: Instant::now() + RESCAN }
+    }
+
+    /// Nothing is looked for; children of what is observed may be followed.
+    pub fn of_children(children: bool) -> Self {
+        Self::new(Choice { children, ..Choice::default() })
+    }
+
+    /// Whether events of processes that aren't observed yet matter.
+    pub const fn looks_for_new(&self) -> bool {
+        self.choice.selection.is_some() && self.choice.newcomers
+    }
+
+    /// Whether anything can still be added.
+    const fn may_grow(&self) -> bool {
+        self.looks_for_new() || self.choice.children
+    }
+
+    /// Begins with the processes that exist.
+    ///
+    /// # Errors
+    ///
+    /// If one that was named can't be observed, or nothing matches and nothing is waited for.
+    pub fn begin(&mut self, session: &mut Session) -> anyhow::Result<()> {
+        for (process, group) in self.open_named()? {
+            let pid = process.pid();
+            session.attach(Chosen { process, group, follow: self.choice.children })?;
+            self.why.insert(pid, Why::Named);
+        }
+        if let Some(selection) = self.choice.selection.clone() {
+            let found = scan(&selection)?;
+            if self.choice.existing {
+                for mut facts in found.processes {
+                    self.take_up(session, &mut facts, Why::Matches, None);
+                }
+            }
+            if found.hidden > 0 {
+                tracing::warn!(
+                    "{} processes could not be judged for lack of rights: run as root",
+                    found.hidden
+                );
+            }
+            if self.why.is_empty() && !self.choice.newcomers {
+                bail!("no process matches {selection}: `profiler ps` lists what there is");
+            }
+        }
+        self.adopt_children(session, false)
+    }
+
+    /// Opens all named processes before anything is attached: a wrong number should cost nothing.
+    fn open_named(&self) -> anyhow::Result<Vec<(Process, Arc<str>)>> {
+        let mut processes = Vec::with_capacity(self.choice.pids.len());
+        let mut wishes = Vec::with_capacity(self.choice.pids.len());
+        for ChosenPid { pid, name } in &self.choice.pids {
+            let process = Process::open(*pid)?;
+            let comm = match self.choice.group_by {
+                Some(by) if name.is_none() => group_name(&mut ProcessFacts::read(*pid)?, by),
+                _ => process.comm()?,
+            };
+            wishes.push((*pid, comm, name.clone()));
+            processes.push(process);
+        }
+        let labels = match self.choice.group_by {
+            // Equal names are what grouping is for.
+            Some(_) => wishes.into_iter().map(|(_, group, name)| name.unwrap_or(group)).collect(),
+            None => label_targets(&wishes),
+        };
+        Ok(processes.into_iter().zip(labels.into_iter().map(Arc::from)).collect())
+    }
+
+    /// Observes one more process, if it still is the one that was looked at. `at_ns`: from when on its calls should have
+    /// been counted, if that is known.
+    fn take_up(&mut self, session: &mut Session, facts: &mut ProcessFacts, why: Why, at_ns: Option<u64>) {
+        let parent = facts.parent;
+        let pid = facts.pid;
+        if session.observes(pid) {
+            return;
+        }
+        let group: Arc<str> = match (session.follows(parent), self.choice.group_by) {
+            (Some(group), None) if why == Why::Child => group,
+            (_, by) => group_name(facts, by.unwrap_or(GroupBy::Comm)).into(),
+        };
+        let process = match Process::open(pid) {
+            Ok(process) => process,
+            Err(error) => return session.not_adopted(pid, &error.into()),
+        };
+        let again = ProcessFacts::read(pid).map(|again| again.start_ticks);
+        if again.ok() != Some(facts.start_ticks) {
+            return session.not_adopted(pid, &TargetError::Gone(pid).into());
+        }
+        let chosen = Chosen { process, group, follow: self.choice.children };
+        // What it has inherited can be told of a child that was just forked.
+        let parent = (why == Why::Child && at_ns.is_some()).then_some(parent);
+        if session.adopt(chosen, at_ns, parent) {
+            self.why.insert(pid, why);
+        }
+    }
+
+    /// Something has happened to a process.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel's maps can't be read or written.
+    pub fn event(&mut self, session: &mut Session, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Fork { parent, child, at_ns } => {
+                let why = if session.follows(parent).is_some() { Why::Child } else { Why::Matches };
+                self.consider(session, child, why, at_ns);
+            }
+            Event::Exec { pid, at_ns, .. } if session.observes(pid) => {
+                session.replaced(pid)?;
+                self.reconsider(session, pid, at_ns)?;
+            }
+            Event::Exec { pid, at_ns, .. } => self.consider(session, pid, Why::Matches, at_ns),
+            Event::Exit { pid, .. } => {
+                self.why.remove(&pid);
+            }
+            Event::Loaded { pid, .. } => session.loaded(pid)?,
+        }
+        Ok(())
+    }
+
+    /// A process that isn't observed: should it be?
+    fn consider(&mut self, session: &mut Session, pid: u32, why: Why, at_ns: u64) {
+        if why == Why::Matches && !self.looks_for_new() {
+            return;
+        }
+        let mut facts = match ProcessFacts::read(pid) {
+            Ok(facts) => facts,
+            // Whether it would have matched can't be told; of a child it is known.
+            Err(error) if why == Why::Child => return session.not_adopted(pid, &error.into()),
+            Err(_) => return,
+        };
+        let selection = self.choice.selection.as_ref();
+        if why == Why::Child || selection.is_some_and(|selection| selection.matches(&mut facts)) {
+            self.take_up(session, &mut facts, why, Some(at_ns));
+        }
+    }
+
+    /// An observed process has replaced its program: it may have another name now, or not be meant any more.
+    fn reconsider(&mut self, session: &mut Session, pid: u32, at_ns: u64) -> anyhow::Result<()> {
+        let Some(why) = self.why.get(&pid).copied() else { return Ok(()) };
+        let Ok(mut facts) = ProcessFacts::read(pid) else { return Ok(()) };
+        let selection = self.choice.selection.as_ref();
+        if why == Why::Matches && !selection.is_some_and(|selection| selection.matches(&mut facts)) {
+            self.why.remove(&pid);
+            return Ok(session.release(pid)?);
+        }
+        let by = match (why, self.choice.group_by) {
+            (Why::Matches, by) => by.unwrap_or(GroupBy::Comm),
+            (Why::Child, Some(by)) => by,
+            _ => return Ok(()),
+        };
+        if session.group_of(pid).is_some_and(|group| *group != *group_name(&mut facts, by)) {
+            session.release(pid)?;
+            self.take_up(session, &mut facts, why, Some(at_ns));
+        }
+        Ok(())
+    }
+
+    /// Observes the children of what is observed, and theirs. `missed`: they should have been observed from their start.
+    fn adopt_children(&mut self, session: &mut Session, missed: bool) -> anyhow::Result<()> {
+        if !self.choice.children {
+            return Ok(());
+        }
+        let mut rest = scan(&Selection::default())?.processes;
+        loop {
+            let followed = session.followed();
+            let (children, others): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|facts| followed.contains(&facts.parent));
+            if children.is_empty() {
+                return Ok(());
+            }
+            for mut facts in children {
+                let born = facts.started_ns().filter(|_| missed);
+                self.take_up(session, &mut facts, Why::Child, born);
+            }
+            // A whole family may have been missed.
+            rest = others;
+        }
+    }
+
+    /// When `/proc` is to be looked through.
+    pub fn due(&self) -> Option<Instant> {
+        self.may_grow().then_some(self.next_scan)
+    }
+
+    /// Looks through `/proc` for what events have missed.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` can't be listed.
+    pub fn keep_up(&mut self, session: &mut Session) -> anyhow::Result<()> {
+        self.next_scan = Instant::now() + RESCAN;
+        self.adopt_children(session, true)?;
+        if let Some(selection) = self.choice.selection.clone().filter(|_| self.choice.newcomers) {
+            for mut facts in scan(&selection)?.processes {
+                let born = facts.started_ns();
+                self.take_up(session, &mut facts, Why::Matches, born);
+            }
+        }
+        self.why.retain(|pid, _| session.observes(*pid));
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! Targets as they are shown: processes under one name, with what those that have ended leave behind.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    snapshot::{AllocSnapshot, LedgerSnapshot, ProcessSnapshot, TargetSnapshot},
+    target::{ProcessUsage, UsageDetail},
+};
+
+/// One process's part at one moment.
+pub(super) struct Part {
+    pub process: ProcessSnapshot,
+    pub usage: Option<ProcessUsage>,
+    pub detail: Option<(UsageDetail, Instant)>,
+    pub alloc: AllocSnapshot,
+    pub ledger: Option<LedgerSnapshot>,
+}
+
+/// A target: its name and what its ended processes leave behind.
+pub(super) struct Group {
+    pub name: Arc<str>,
+    began: Instant,
+    /// When its last process ended, while none lives.
+    ended: Option<Instant>,
+    processes_seen: u64,
+    /// Totals of ended processes; no live objects.
+    alloc: AllocSnapshot,
+    ledger: Option<LedgerSnapshot>,
+    counters: Counters,
+    /// The last process that ended: its live objects are shown while no other lives.
+    last: Option<(ProcessSnapshot, AllocSnapshot)>,
+}
+
+/// What /proc counts and forgets with the process.
+#[derive(Clone, Copy, Default)]
+struct Counters {
+    cpu_seconds: f64,
+    minor_faults: u64,
+    major_faults: u64,
+    voluntary_switches: u64,
+    involuntary_switches: u64,
+}
+
+impl Group {
+    pub fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            began: Instant::now(),
+            ended: None,
+            processes_seen: 0,
+            alloc: AllocSnapshot::default(),
+            ledger: None,
+            counters: Counters::default(),
+            last: None,
+        }
+    }
+
+    /// Another process belongs to it.
+    pub const fn enter(&mut self) {
+        self.processes_seen += 1;
+        self.ended = None;
+    }
+
+    /// A process has ended, or belongs to another target from now on: what it had counted stays in the sums.
+    pub fn retire(&mut self, part: Part, living: usize) {
+        self.alloc.add_totals(&part.alloc);
+        if let Some(ledger) = &part.ledger {
+            let sum = self.ledger.get_or_insert_default();
+            sum.add(ledger);
+            // Its threads are as gone as it is, whether or not the last of them was seen ending.
+            sum.ledger.ended += sum.ledger.living;
+            sum.ledger.living = 0;
+        }
+        if let Some(usage) = &part.usage {
+            self.counters.cpu_seconds += usage.cpu_seconds;
+            self.counters.minor_faults += usage.minor_faults;
+            self.counters.major_faults += usage.major_faults;
+        }
+        if let Some((detail, _)) = &part.detail {
+            self.counters.voluntary_switches += detail.voluntary_switches;
+            self.counters.involuntary_switches += detail.involuntary_switches;
+        }
+        if living == 0 {
+            self.ended = Some(Instant::now());
+        }
+        self.last = Some((part.process, part.alloc));
+    }
+
+    /// When the last of its processes ended; `None` while one lives.
+    pub const fn ended(&self) -> Option<Instant> {
+        self.ended
+    }
+
+    /// Everything together.
+    pub fn snapshot(&self, parts: Vec<Part>, taken: Instant) -> TargetSnapshot {
+        let mut alloc = self.alloc.clone();
+        let mut ledger = self.ledger;
+        let mut usage: Option<ProcessUsage> = None;
+        let mut detail: Option<(UsageDetail, Instant)> = None;
+        let mut processes = Vec::with_capacity(parts.len().max(1));
+        for part in parts {
+            alloc.add_totals(&part.alloc);
+            alloc.add_live(&part.alloc.live);
+            if let Some(one) = &part.ledger {
+                ledger.get_or_insert_default().add(one);
+            }
+            match (&mut usage, part.usage) {
+                (Some(sum), Some(one)) => sum.add(&one),
+                (none, one) => *none = none.take().or(one),
+            }
+            match (&mut detail, part.detail) {
+                (Some((sum, read_at)), Some((one, at))) => {
+                    sum.add(&one);
+                    *read_at = (*read_at).min(at);
+                }
+                (none, one) => *none = none.take().or(one),
+            }
+            processes.push(part.process);
+        }
+        if processes.is_empty()
+            && let Some((process, last)) = &self.last
+        {
+            processes.push(process.clone());
+            alloc.add_live(&last.live);
+        }
+        if let Some(usage) = &mut usage {
+            usage.cpu_seconds += self.counters.cpu_seconds;
+            usage.minor_faults += self.counters.minor_faults;
+            usage.major_faults += self.counters.major_faults;
+        }
+        if let Some((detail, _)) = &mut detail {
+            detail.voluntary_switches += self.counters.voluntary_switches;
+            detail.involuntary_switches += self.counters.involuntary_switches;
+        }
+        TargetSnapshot {
+            name: Arc::clone(&self.name),
+            processes,
+            processes_seen: self.processes_seen,
+            observed: self.ended.unwrap_or(taken).saturating_duration_since(self.began),
+            usage,
+            detail,
+            alloc,
+            ledger,
+        }
+    }
+}
+
+/// Forgets the targets that ended first, until at most `keep` ended ones are left; returns how many went.
+pub(super) fn forget(groups: &mut Vec<Group>, keep: usize) -> u64 {
+    let mut ended: Vec<Instant> = groups.iter().filter_map(Group::ended).collect();
+    if ended.len() <= keep {
+        return 0;
+    }
+    ended.sort_unstable();
+    let from = ended[ended.len() - keep..].first().copied();
+    let before = groups.len();
+    groups.retain(|group| group.ended().is_none_or(|at| from.is_some_and(|from| at >= from)));
+    (before - groups.len()) as u64
+}
+
+/// The time that a moment of the kernel's clock lies back.
+pub(super) fn since(at_ns: u64) -> Duration {
+    Duration::from_nanos(crate::kernel::now_ns().saturating_sub(at_ns))
+}

@@ -1,0 +1,230 @@
+//! One process under observation, from attach to its end.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    SessionError,
+    alloc::{AllocWatch, Links},
+    group::Part,
+    images::Images,
+    ledger::{LedgerWatch, ThreadReading},
+};
+use crate::{
+    kernel::{Kernel, Placement, Plan},
+    snapshot::{AllocSnapshot, LiveObjects, ProcessInfo, ProcessSnapshot},
+    target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
+};
+
+/// Dear figures are read again after this many times the time they took, so that they cost the target and us at most
+/// half a percent of a CPU.
+const DETAIL_PACE: u32 = 200;
+/// How long the last events of an ended process may take to arrive.
+const LAST_EVENTS: Duration = Duration::from_millis(100);
+
+/// One process under observation.
+pub(super) struct Watched {
+    pub process: Arc<Process>,
+    pub info: Arc<ProcessInfo>,
+    /// The target that it belongs to.
+    pub group: Arc<str>,
+    /// Whether processes that it forks are observed, too.
+    pub follow: bool,
+    pub slot: u32,
+    pub alloc: AllocWatch,
+    pub ledger: Option<LedgerWatch>,
+    ended: Option<Instant>,
+    usage: Option<ProcessUsage>,
+    detail: Detail,
+}
+
+/// The dear figures of a process: the last reading, and when the next one is due.
+#[derive(Default)]
+struct Detail {
+    last: Option<(UsageDetail, Instant)>,
+    due: Option<Instant>,
+    reading: bool,
+    tally: SwitchTally,
+}
+
+/// A reading of the dear figures that may take long; done elsewhere, so that no scrape waits for it.
+pub struct DetailJob {
+    process: Arc<Process>,
+    tally: SwitchTally,
+}
+
+/// What a [`DetailJob`] brings back.
+pub struct DetailResult {
+    process: Arc<Process>,
+    tally: SwitchTally,
+    detail: Option<UsageDetail>,
+    took: Duration,
+}
+
+impl DetailJob {
+    /// Reads. Blocks as long as the kernel needs.
+    pub fn run(mut self) -> DetailResult {
+        let began = Instant::now();
+        let detail = self.process.usage_detail(&mut self.tally).ok();
+        DetailResult { process: self.process, tally: self.tally, detail, took: began.elapsed() }
+    }
+}
+
+/// From when on a new process's calls should be counted, and what it had then.
+#[derive(Default)]
+pub(super) struct Birth {
+    /// How long it has run already since that moment.
+    pub ago: Duration,
+    /// What it has of its parent's live objects.
+    pub inherited: Vec<LiveObjects>,
+}
+
+impl Watched {
+    /// Places the probes (which takes milliseconds), then lets counting and the ledger begin together.
+    pub fn begin(
+        (kernel, images, plan): (&mut Option<Kernel>, &mut Images, Plan),
+        process: Process,
+        (group, follow): (Arc<str>, bool),
+        slot: u32,
+        birth: Birth,
+    ) -> Result<Self, SessionError> {
+        let asked = Instant::now();
+        let pid = process.pid();
+        let info = Arc::new(ProcessInfo { pid, comm: process.comm()?, exe: process.exe() });
+        let usage = process.usage()?;
+        let mut watched = Self {
+            process: Arc::new(process),
+            info,
+            group,
+            follow,
+            slot,
+            alloc: AllocWatch::off(slot),
+            ledger: None,
+            ended: None,
+            usage: Some(usage),
+            detail: Detail::default(),
+        };
+        let Some(kernel) = kernel else { return Ok(watched) };
+        // Before the probes: an execve in between must be seen.
+        kernel.watch_process(pid, slot, follow)?;
+        let placed = watched.place(kernel, images, plan, birth);
+        if placed.is_err() || !watched.process.is_alive() {
+            kernel.unwatch_process(pid, slot);
+            // The probes may sit in another process that has got its id; a process that ended explains every complaint.
+            return Err(match placed {
+                Err(error) if watched.process.is_alive() => error,
+                _ => TargetError::Gone(pid).into(),
+            });
+        }
+        tracing::info!("attached to process {pid} in {} ms", asked.elapsed().as_millis());
+        Ok(watched)
+    }
+
+    fn place(
+        &mut self,
+        kernel: &mut Kernel,
+        images: &mut Images,
+        plan: Plan,
+        birth: Birth,
+    ) -> Result<(), SessionError> {
+        if plan.alloc {
+            let since = (birth.ago, birth.inherited);
+            self.alloc = AllocWatch::place(kernel, images, &self.process, self.slot, since)?;
+        }
+        if plan.stalls {
+            self.ledger = Some(LedgerWatch::begin(kernel, &self.process, self.slot)?);
+        }
+        self.alloc.start(kernel)
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        if self.ended.is_none() && !self.process.is_alive() {
+            self.ended = Some(Instant::now());
+        }
+        self.ended.is_some()
+    }
+
+    /// Whether it has ended and nothing more of it is to come.
+    pub fn is_over(&self, part: &Part) -> bool {
+        let threads = part.ledger.as_ref().map_or(0, |kept| kept.ledger.living);
+        self.ended.is_some_and(|ended| threads == 0 || ended.elapsed() >= LAST_EVENTS)
+    }
+
+    /// Reads the figures of /proc; keeps up with a changed program.
+    pub fn refresh(&mut self, kernel: Option<&mut Kernel>, images: &mut Images) -> Links {
+        let Ok(usage) = self.process.usage() else { return (Vec::new(), None) };
+        let mut gone = (Vec::new(), None);
+        let single = kernel.as_ref().is_some_and(|kernel| kernel.placement() == Placement::Single);
+        if let Some(kernel) = kernel {
+            gone = self.alloc.keep_up(kernel, images, &self.process);
+        }
+        // Without memory, the kernel says zero; that is no size. It is ending, or only its main thread has ended.
+        if usage.image.0 != 0 {
+            self.usage = Some(usage);
+        } else if single && self.process.lives_on_without_its_main_thread() {
+            // The filter of such probes goes by that thread's memory (kernel/trace/trace_uprobe.c, uprobe_perf_filter).
+            self.alloc.give_up("its main thread has ended, and with it the kernel takes the probes away");
+        }
+        gone
+    }
+
+    /// Its program has been replaced: name and path are new.
+    pub fn rename(&mut self) {
+        if let Ok(comm) = self.process.comm() {
+            self.info = Arc::new(ProcessInfo { pid: self.info.pid, comm, exe: self.process.exe() });
+        }
+    }
+
+    /// Everything of it at this moment. `reading` was made just now, for all processes together.
+    pub fn read(
+        &mut self,
+        kernel: &mut Option<Kernel>,
+        reading: &mut ThreadReading,
+    ) -> Result<Part, SessionError> {
+        let (mut alloc, mut kept) = (AllocSnapshot::default(), None);
+        if let Some(kernel) = kernel {
+            if let Some(ledger) = &mut self.ledger {
+                kept = Some(ledger.read(kernel, &self.process, reading.of(self.slot))?);
+            }
+            alloc = self.alloc.read(kernel)?;
+        }
+        let up = self.ended.is_none();
+        Ok(Part {
+            process: ProcessSnapshot { info: Arc::clone(&self.info), up, alloc: self.alloc.state().clone() },
+            usage: self.usage.clone(),
+            detail: self.detail.last,
+            alloc,
+            ledger: kept,
+        })
+    }
+
+    /// A reading of the dear figures, if one is due.
+    pub fn due_detail(&mut self, now: Instant) -> Option<DetailJob> {
+        let due =
+            self.ended.is_none() && !self.detail.reading && self.detail.due.is_none_or(|due| due <= now);
+        due.then(|| {
+            self.detail.reading = true;
+            let tally = std::mem::take(&mut self.detail.tally);
+            DetailJob { process: Arc::clone(&self.process), tally }
+        })
+    }
+
+    /// Whether a reading is of this process.
+    pub fn is_of(&self, result: &DetailResult) -> bool {
+        Arc::ptr_eq(&self.process, &result.process)
+    }
+
+    /// Takes a reading back in.
+    pub fn detail_done(&mut self, result: DetailResult, interval: Duration) {
+        let now = Instant::now();
+        self.detail.reading = false;
+        self.detail.tally = result.tally;
+        self.detail.due = now.checked_add(interval.max(result.took.saturating_mul(DETAIL_PACE)));
+        if let Some(detail) = result.detail {
+            self.detail.last = Some((detail, now));
+        }
+    }
+}
