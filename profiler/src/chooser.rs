@@ -15,7 +15,7 @@ use crate::{
     config::{Choice, ChosenPid},
     kernel::Event,
     session::{Chosen, Session, label_targets},
-    target::{GroupBy, Process, ProcessFacts, Selection, TargetError, group_name, scan},
+    target::{GroupBy, Process, ProcessFacts, Selection, group_name, scan},
 };
 
 /// How often `/proc` is compared with what is observed.
@@ -124,14 +124,10 @@ impl Chooser {
             (Some(group), None) if why == Why::Child => group,
             (_, by) => group_name(facts, by.unwrap_or(GroupBy::Comm)).into(),
         };
-        let process = match Process::open(pid) {
+        let process = match facts.open() {
             Ok(process) => process,
             Err(error) => return session.not_adopted(pid, &error.into()),
         };
-        let again = ProcessFacts::read(pid).map(|again| again.start_ticks);
-        if again.ok() != Some(facts.start_ticks) {
-            return session.not_adopted(pid, &TargetError::Gone(pid).into());
-        }
         let chosen = Chosen { process, group, follow: self.choice.children };
         // What it has inherited can be told of a child that was just forked.
         let parent = (why == Why::Child && at_ns.is_some()).then_some(parent);

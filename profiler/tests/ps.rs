@@ -7,7 +7,7 @@ use std::{
     os::fd::AsRawFd as _,
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use common::{
@@ -144,27 +144,37 @@ fn another_user_gets_a_list_and_is_told_what_is_missing_from_it() {
     assert!(last.contains("root") && last.contains("kept from us"), "{last}");
 }
 
+/// The least CPU time that some work takes, of three times. Other tests and the machine's load make any time but that
+/// meaningless: it is how long the work lasts where nothing else goes on.
+fn least(whose: libc::c_int, work: &mut dyn FnMut()) -> Duration {
+    let spent = || {
+        // SAFETY: plain numbers; all zeroes is a value of it.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel fills in what it is given.
+        unsafe { libc::getrusage(whose, &mut usage) };
+        let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+        time(usage.ru_utime) + time(usage.ru_stime)
+    };
+    let times = (0..3).map(|_| {
+        let before = spent();
+        work();
+        spent() - before
+    });
+    times.min().unwrap_or_default()
+}
+
 #[test]
 fn five_hundred_processes_are_listed_and_chosen_in_no_time() {
     let _alone = common::alone();
     let started: Vec<Guarded> = (0..500).map(|_| waiting(Command::new("sleep").arg("120"))).collect();
-    let fastest = |work: &mut dyn FnMut()| {
-        let times = (0..3).map(|_| {
-            let begun = Instant::now();
-            work();
-            begun.elapsed()
-        });
-        times.min().unwrap_or_default()
-    };
     let mut rows = Vec::new();
-    let list = fastest(&mut || rows = listed());
+    let list = least(libc::RUSAGE_CHILDREN, &mut || rows = listed());
     let sleeping = started.iter().filter(|child| rows.iter().any(|row| row["pid"] == child.pid()));
     assert_eq!(sleeping.count(), started.len());
     let selection =
         |criterion: Result<Criterion, _>| Selection { criteria: vec![criterion.expect("a criterion")] };
-    let mut found = 0;
-    let mut choose =
-        |selection: &Selection| fastest(&mut || found = scan(selection).expect("a scan").processes.len());
+    let choose =
+        |selection: &Selection| least(libc::RUSAGE_THREAD, &mut || drop(scan(selection).expect("a scan")));
     let (by_name, by_program) =
         (choose(&selection(Criterion::comm("^sleep$"))), choose(&selection(Criterion::exe("sleep"))));
     let by_unit = choose(&selection(Criterion::unit("no-such")));
@@ -172,6 +182,5 @@ fn five_hundred_processes_are_listed_and_chosen_in_no_time() {
         "500 processes: listed in {list:?}; chosen by name in {by_name:?}, by program {by_program:?}, by unit {by_unit:?}"
     );
     assert!(list < Duration::from_secs(1), "listed in {list:?}");
-    // Far above what it takes (a few milliseconds), and far below what anybody would notice.
-    assert!(by_name.max(by_program).max(by_unit) < Duration::from_millis(300));
+    assert!(by_name.max(by_program).max(by_unit) < Duration::from_millis(100));
 }

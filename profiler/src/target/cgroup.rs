@@ -190,7 +190,7 @@ mod tests {
     /// Lines as such machines show them: path, unit, container.
     #[test]
     fn the_group_the_unit_and_the_container_are_found_in_what_real_machines_say() {
-        let cases: [(&str, &str, &str, &str); 18] = [
+        let cases: [(&str, &str, &str, &str); 20] = [
             ("0::/system.slice/nginx.service\n", "/system.slice/nginx.service", "nginx.service", ""),
             ("0::/init.scope\n", "/init.scope", "init.scope", ""),
             (
@@ -251,6 +251,20 @@ mod tests {
                 "12:cpu,cpuacct:/\n3:memory:/system.slice/cron.service\n1:name=systemd:/system.slice/cron.service\n0::/system.slice/cron.service\n",
                 "/system.slice/cron.service",
                 "cron.service",
+                "",
+            ),
+            // Docker in Docker: the inner one
+            (
+                "0::/docker/00000000000000000000000000000000000000000000000000000000000000aa/docker/ID\n",
+                "/docker/00000000000000000000000000000000000000000000000000000000000000aa/docker/ID",
+                "",
+                "ID",
+            ),
+            // version 1 only, where systemd knows more than the controllers
+            (
+                "12:pids:/user.slice/user-0.slice\n1:name=systemd:/user.slice/user-0.slice/session-1.scope\n",
+                "/user.slice/user-0.slice/session-1.scope",
+                "session-1.scope",
                 "",
             ),
             // version 1 only, without systemd

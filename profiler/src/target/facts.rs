@@ -11,7 +11,7 @@ use procfs::process::Stat;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::{
-    TargetError,
+    Process, TargetError,
     cgroup::Cgroups,
     identity::{PF_KTHREAD, read_stat, read_text},
     maps::{self, MappedObject},
@@ -28,7 +28,8 @@ static OURSELVES: LazyLock<u32> = LazyLock::new(|| {
 });
 
 /// A process as it was at one moment. What isn't public is read at the first question, from the same process: its
-/// id together with its start time is never taken for another's.
+/// id together with its start time is never taken for another's. It may replace its program at any time (`execve`):
+/// then everything but the identity has to be read anew.
 #[derive(Debug)]
 pub struct ProcessFacts {
     /// Its id.
@@ -86,6 +87,20 @@ impl ProcessFacts {
     /// machine sleeps, and this time doesn't: then it is too late, and a gap that is reckoned from it too short.)
     pub fn started_ns(&self) -> Option<u64> {
         self.start_ticks.checked_mul(1_000_000_000 / procfs::ticks_per_second())
+    }
+
+    /// Opens it to be observed: this process, or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::open`]; also if the id belongs to another process by now.
+    pub fn open(&self) -> Result<Process, TargetError> {
+        let process = Process::open(self.pid)?;
+        if process.stat()?.starttime == self.start_ticks {
+            Ok(process)
+        } else {
+            Err(TargetError::Gone(self.pid))
+        }
     }
 
     /// Whether it is this very process.
@@ -262,8 +277,10 @@ mod tests {
     #[test]
     fn an_id_used_again_is_not_the_old_process() {
         let mut me = ProcessFacts::read(std::process::id()).unwrap();
+        assert!(me.open().is_ok());
         me.release();
         me.start_ticks += 1;
+        assert!(me.open().is_err_and(|error| error.is_gone()));
         assert_eq!(me.exe(), None);
         assert_eq!(me.cgroups(), None);
     }

@@ -128,18 +128,20 @@ mod tests {
             criteria: vec![Criterion::exe("sleep").unwrap(), Criterion::comm("^sleep$").unwrap()],
         };
         let begun = Instant::now();
-        let found = loop {
-            let ours: Vec<u32> = scan(&selection)
+        let (found, held) = loop {
+            let mut scanned = scan(&selection).unwrap().processes;
+            // Other tests start some, too.
+            scanned.retain(|facts| expected.contains(&facts.pid));
+            let open: Vec<_> = std::fs::read_dir("/proc/self/fd")
                 .unwrap()
-                .processes
-                .iter()
-                .filter(|facts| facts.parent == std::process::id())
-                .map(|facts| facts.pid)
+                .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
                 .collect();
-            // `env` becomes `sleep` when it gets its turn; other tests start some, too.
-            let found: Vec<u32> = ours.into_iter().filter(|pid| expected.contains(pid)).collect();
+            let is_held = |pid| open.iter().any(|path| path.as_os_str() == format!("/proc/{pid}").as_str());
+            let held = expected.iter().any(is_held);
+            let found: Vec<u32> = scanned.iter().map(|facts| facts.pid).collect();
+            // `env` becomes `sleep` when it gets its turn.
             if found == expected || begun.elapsed().as_secs() > 20 {
-                break found;
+                break (found, held);
             }
         };
         for mut child in started {
@@ -147,6 +149,7 @@ mod tests {
             child.wait().unwrap();
         }
         assert_eq!(found, expected);
+        assert!(!held, "what was found costs no descriptor each");
         let everything = scan(&Selection::default()).unwrap().processes;
         assert!(everything.iter().all(|facts| facts.pid != std::process::id() && !facts.kernel_thread));
         assert!(everything.iter().all(|facts| !expected.contains(&facts.pid)));
