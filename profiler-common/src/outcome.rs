@@ -14,16 +14,20 @@ pub enum Outcome {
     SwitchNotSeen = 4,
     /// A thread ended but the sums of its target could not be found.
     RetiredUnknown = 3,
+    /// A program break was moved, but where it was before had not been kept: the call began before its process was
+    /// followed, or `BREAKS` was full. It is missing from the counts of `brk`.
+    BreakUnknown = 5,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its slots.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::UnknownSite,
         Self::ThreadsFull,
         Self::ClockBackwards,
         Self::RetiredUnknown,
         Self::SwitchNotSeen,
+        Self::BreakUnknown,
     ];
 
     /// The value of the `reason` label.
@@ -34,6 +38,7 @@ impl Outcome {
             Self::ClockBackwards => "clock_backwards",
             Self::RetiredUnknown => "retired_unknown",
             Self::SwitchNotSeen => "switch_not_seen",
+            Self::BreakUnknown => "break_unknown",
         }
     }
 }

@@ -99,7 +99,7 @@ impl Sampler {
     ///
     /// If attaching fails or the kernel side can't be read any more. Nothing stays behind.
     pub fn run(self, started: oneshot::Sender<Started>) -> anyhow::Result<Finished> {
-        let wanted = Wanted { alloc: self.config.alloc, stalls: self.config.stalls };
+        let wanted = Wanted { alloc: self.config.alloc, stalls: self.config.stalls, mappings: false };
         let open = |targets: usize| {
             let targets = u32::try_from(targets).context("too many targets")?;
             anyhow::Ok(Session::open(wanted, targets, self.config.stall_threshold, self.config.trace)?)

@@ -2,4 +2,5 @@
 
 mod alloc;
 mod empty;
+mod mapping;
 mod sched;

@@ -1,7 +1,7 @@
 //! Loads the embedded object, sized and configured for this run.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,15 +9,16 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
-    programs::{BtfTracePoint, Program, UProbe},
+    programs::{BtfTracePoint, Program, TracePoint, UProbe},
 };
 use profiler_common::{
     alloc::{AllocCounts, AllocSite},
+    mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
-use super::{Btf, Facts, KernelError, KernelLog, Plan, Raw, SiteId};
+use super::{Btf, Facts, KernelError, KernelLog, Plan, Raw, SiteId, mapping::BreakOffsets};
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/profiler-ebpf.o"));
@@ -46,6 +47,9 @@ pub struct Kernel {
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
+    pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
+    /// Closed to take the programs away from their events.
+    pub(super) mapping_links: Vec<OwnedFd>,
     outcomes: PerCpuArray<MapData, u64>,
     pub(super) next_site: u32,
     pub(super) freed_sites: Arc<Mutex<Vec<SiteId>>>,
@@ -65,6 +69,7 @@ impl Kernel {
         trace: bool,
     ) -> Result<Self, KernelError> {
         let offsets = if plan.stalls { TaskOffsets::find()? } else { TaskOffsets::default() };
+        let break_offsets = if plan.mappings { BreakOffsets::find()? } else { BreakOffsets::default() };
         let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
         // Below every level, so that the verifier removes the log statements.
         let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
@@ -77,6 +82,7 @@ impl Kernel {
             .map_max_entries("COUNTING", sizes.targets)
             .map_max_entries("RETIRED", sizes.targets)
             .map_max_entries("STALLS", sizes.targets * CAUSES as u32)
+            .map_max_entries("MAPPING_COUNTS", if plan.mappings { sizes.targets * KINDS as u32 } else { 1 })
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .override_global("STALL_THRESHOLD_NS", &threshold, true)
             .override_global("TASK_PID", &offsets.pid, true)
@@ -84,12 +90,17 @@ impl Kernel {
             .override_global("TASK_STATE", &offsets.state, true)
             .override_global("TASK_IOWAIT_BYTE", &offsets.iowait_byte, true)
             .override_global("TASK_IOWAIT_MASK", &offsets.iowait_mask, true)
-            .override_global("TASK_COMPAT_STATUS", &offsets.compat_status, true);
+            .override_global("TASK_COMPAT_STATUS", &offsets.compat_status, true)
+            .override_global("TASK_MM", &break_offsets.task_mm, true)
+            .override_global("MM_BRK", &break_offsets.mm_brk, true);
         if !plan.stalls {
-            loader
-                .map_max_entries("THREADS", 1)
-                .map_max_entries("HINTS", 1)
-                .map_max_entries("TARGETS_BY_PID", 1);
+            loader.map_max_entries("THREADS", 1).map_max_entries("HINTS", 1);
+        }
+        if !plan.mappings {
+            loader.map_max_entries("BREAKS", 1);
+        }
+        if !plan.stalls && !plan.mappings {
+            loader.map_max_entries("TARGETS_BY_PID", 1);
         }
         if !trace {
             // The smallest ring buffer there is.
@@ -106,6 +117,8 @@ impl Kernel {
             hints: take(&mut ebpf, "HINTS", HashMap::try_from)?,
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
             stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
+            mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
+            mapping_links: Vec::new(),
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
             ebpf,
             log,
@@ -115,6 +128,9 @@ impl Kernel {
         };
         if plan.stalls {
             kernel.attach_tracepoints()?;
+        }
+        if plan.mappings {
+            kernel.attach_mappings()?;
         }
         if plan.alloc {
             kernel.uprobe("alloc")?.load().map_err(|source| refused("load", "alloc", source))?;
@@ -146,6 +162,13 @@ impl Kernel {
         program(&mut self.ebpf, name)
     }
 
+    /// A program for an event of the tracing system, loaded.
+    pub(super) fn tracepoint(&mut self, name: &'static str) -> Result<&TracePoint, KernelError> {
+        let program: &mut TracePoint = program(&mut self.ebpf, name)?;
+        program.load().map_err(|source| refused("load", name, source))?;
+        Ok(program)
+    }
+
     /// What was lost in the kernel so far.
     ///
     /// # Errors
@@ -167,16 +190,22 @@ impl Kernel {
     /// How often the kernel left out a scheduler program because it was still at work on that CPU (kernel/bpf,
     /// `recursion_misses`). aya doesn't show the figure, the program's fdinfo does.
     pub fn recursion_misses(&self) -> u64 {
-        let misses = |name: &str| {
-            let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
-            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse::<u64>().ok()
-        };
-        TRACEPOINTS.into_iter().filter_map(misses).sum()
+        TRACEPOINTS.into_iter().filter_map(|name| self.misses(name)).sum()
+    }
+
+    /// The same for one program; `None` if it isn't loaded.
+    pub(super) fn misses(&self, name: &str) -> Option<u64> {
+        let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
     }
 }
 
-fn refused(action: &'static str, program: &'static str, source: aya::programs::ProgramError) -> KernelError {
+pub(super) fn refused(
+    action: &'static str,
+    program: &'static str,
+    source: aya::programs::ProgramError,
+) -> KernelError {
     KernelError::Program { action, program, source: Box::new(source) }
 }
 
@@ -283,6 +312,8 @@ mod tests {
             ("HINTS", 4),
             ("RETIRED", size(size_of::<Retired>())),
             ("STALLS", size(size_of::<StallCounts>())),
+            ("MAPPING_COUNTS", size(size_of::<MappingCounts>())),
+            ("BREAKS", 8),
             ("OUTCOMES", 8),
         ];
         for (map, value) in contract {
@@ -304,8 +335,15 @@ mod tests {
             "TASK_IOWAIT_BYTE",
             "TASK_IOWAIT_MASK",
             "TASK_COMPAT_STATUS",
+            "TASK_MM",
+            "MM_BRK",
         ];
-        for name in TRACEPOINTS.into_iter().chain(["alloc", "empty"]).chain(knobs) {
+        for name in TRACEPOINTS
+            .into_iter()
+            .chain(["alloc", "empty"])
+            .chain(super::super::mapping::programs())
+            .chain(knobs)
+        {
             assert!(names.iter().any(|there| there == name), "{name} is missing");
         }
     }

@@ -1,16 +1,18 @@
 //! The one door to the kernel's BPF side, and the only room that names `aya`.
 //!
-//! `support` gathers facts, `plan` decides from them (pure), `loader` acts, `alloc` and `sched` attach and read the
-//! two probe families. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
+//! `support` gathers facts, `plan` decides from them (pure), `loader` acts, `alloc`, `sched` and `mapping` attach and read
+//! the three probe families. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
 //! kernel takes every probe away.
 
 mod alloc;
 mod btf;
 mod loader;
 mod log;
+mod mapping;
 mod plan;
 mod sched;
 mod support;
+mod tracefs;
 
 use std::io;
 
@@ -22,7 +24,7 @@ pub use loader::{Kernel, OBJECT, Sizes};
 pub use log::KernelLog;
 pub use plan::{Plan, Wanted};
 pub use sched::{Followed, ThreadRow};
-pub use support::{Capability, Facts};
+pub use support::{Capability, Facts, SyscallTracepoints};
 
 /// What can go wrong at the door.
 #[derive(Debug, Error)]
@@ -60,6 +62,14 @@ pub enum KernelError {
         file_offset: u64,
         /// Why.
         source: Box<aya::programs::ProgramError>,
+    },
+    /// An event of the tracing system couldn't be used.
+    #[error("can't count at the kernel's event {event}: {source}")]
+    Event {
+        /// Its name.
+        event: String,
+        /// Why.
+        source: io::Error,
     },
     /// Reading or writing a map failed.
     #[error("BPF map `{map}`: {source}")]
