@@ -12,6 +12,7 @@
 //! * A reservation (`PROT_NONE`) becomes memory by `mprotect`, which isn't followed: glibc's arenas of further threads
 //!   show as `reserve` only, and the surplus that it trims from them as `unmap`. (Go maps over its reservations: those
 //!   show in both kinds.)
+//! * Huge pages of the usual size (`MAP_HUGETLB` alone) are taken for 2 MiB, whatever the kernel was told at boot.
 //! * `madvise(MADV_DONTNEED)` gives memory back and leaves the mapping. A process that ends or calls `execve` gives back all.
 //! * What no call asks for: the stack and other `MAP_GROWSDOWN` mappings as they grow, and what `execve`, `shmat` or a driver map.
 //!   A private mapping of `/dev/zero` is anonymous memory, but by its call it is a file's.

@@ -180,9 +180,14 @@ static void special_calls(struct worker *me)
     char *left = remap(me, GROW, 12288, private, 9000, 9000, MREMAP_MAYMOVE | 4 /* MREMAP_DONTUNMAP */);
     if (shared == NULL || again == NULL || private == NULL || left == NULL || left == private)
         fail("a special call");
-    /* Huge pages: works only where there are some. */
-    long huge = syscall(SYS_mmap, NULL, 5000L, usable, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << 26, -1, 0L);
-    note(me, ANONYMOUS, huge != -1, 2 << 20);
+    /* Huge pages, of a named and of the usual size. Without a reservation the call succeeds where there are none. */
+    int huge = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB;
+    for (int flags = 0; flags <= MAP_NORESERVE; flags += MAP_NORESERVE) {
+        long named = syscall(SYS_mmap, NULL, 5000L, usable, huge | flags | 21 << 26, -1, 0L);
+        note(me, ANONYMOUS, named != -1, 2 << 20);
+        long usual = syscall(SYS_mmap, NULL, (2L << 20) + 1, usable, huge | flags, -1, 0L);
+        note(me, ANONYMOUS, usual != -1, 4 << 20);
+    }
 }
 
 static void *work(void *argument)
