@@ -8,6 +8,7 @@
 #![no_std]
 
 pub mod alloc;
+pub mod mapping;
 pub mod outcome;
 pub mod process;
 pub mod sched;

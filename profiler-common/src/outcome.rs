@@ -16,17 +16,21 @@ pub enum Outcome {
     RetiredUnknown = 3,
     /// The `PROCESS_EVENTS` ring was full: a fork, a replaced program or an end wasn't told.
     EventsFull = 5,
+    /// A program break was moved, but where it was before had not been kept: the call began before its process was
+    /// followed, or `BREAKS` was full. It is missing from the counts of `brk`.
+    BreakUnknown = 6,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its slots.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::UnknownSite,
         Self::ThreadsFull,
         Self::ClockBackwards,
         Self::RetiredUnknown,
         Self::SwitchNotSeen,
         Self::EventsFull,
+        Self::BreakUnknown,
     ];
 
     /// The value of the `reason` label.
@@ -38,6 +42,7 @@ impl Outcome {
             Self::RetiredUnknown => "retired_unknown",
             Self::SwitchNotSeen => "switch_not_seen",
             Self::EventsFull => "events_full",
+            Self::BreakUnknown => "break_unknown",
         }
     }
 }

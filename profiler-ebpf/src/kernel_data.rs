@@ -3,7 +3,11 @@
 //! Offsets inside `task_struct` differ between kernels. The user side finds them in the running kernel's BTF and sets
 //! them before loading, where the verifier sees them as constants: a read costs one load, as in the kernel itself.
 
-use aya_ebpf::{Global, helpers::generated::bpf_task_pt_regs, programs::BtfTracePointContext};
+use aya_ebpf::{
+    Global,
+    helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    programs::BtfTracePointContext,
+};
 use profiler_common::sched::ThreadState;
 
 #[unsafe(no_mangle)]
@@ -31,6 +35,12 @@ static SIGNAL_LIVE: Global<u64> = Global::new(0);
 /// Whether the tracepoint `sched_process_exit` tells that the last thread ends (Linux 6.16).
 #[unsafe(no_mangle)]
 static EXIT_TELLS_GROUP_DEAD: Global<u8> = Global::new(0);
+/// `task_struct.mm`: the process's memory.
+#[unsafe(no_mangle)]
+static TASK_MM: Global<u64> = Global::new(0);
+/// `mm_struct.brk`: the program break.
+#[unsafe(no_mangle)]
+static MM_BRK: Global<u64> = Global::new(0);
 
 /// A kernel task. The pointer comes from a tracepoint's argument, so the verifier checks every access through it.
 #[derive(Clone, Copy)]
@@ -41,6 +51,13 @@ impl Task {
     #[inline(always)]
     pub fn argument(ctx: &BtfTracePointContext, n: usize) -> Self {
         Self(ctx.arg::<*const u8>(n))
+    }
+
+    /// The thread that the program runs in.
+    #[inline(always)]
+    pub fn current() -> Self {
+        // SAFETY: the helper takes nothing and returns the current task, which lives as long as the program runs.
+        Self(unsafe { bpf_get_current_task_btf() } as *const u8)
     }
 
     #[inline(always)]
@@ -84,13 +101,39 @@ impl Task {
         self.read::<u8>(TASK_IOWAIT_BYTE.load()) & TASK_IOWAIT_MASK.load() != 0
     }
 
+    /// A register of the task, which must be the current one, as it was saved when it entered the kernel. `at` is a
+    /// constant inside `pt_regs`.
+    #[inline(always)]
+    fn register(self, at: usize) -> u64 {
+        // SAFETY: the helper takes a task and returns its saved user registers.
+        let regs = unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) } as *const u8;
+        // SAFETY: the verifier knows the type behind the pointer and checks the offset.
+        unsafe { core::ptr::read_volatile(regs.add(at).cast::<u64>()) }
+    }
+
+    /// The `n`th argument of the 64-bit system call that the task, which must be the current one, is in. Still there
+    /// when the call ends: only the result's register is written (arch/x86/entry/common.c).
+    #[inline(always)]
+    pub fn argument_of_call(self, n: usize) -> u64 {
+        // rdi, rsi, rdx, r10: the order of the system call convention, at their places in arch/x86/include/asm/ptrace.h.
+        self.register([14 * 8, 13 * 8, 12 * 8, 7 * 8][n])
+    }
+
+    /// Where the program break of the task's process is; `None` for a task without memory of its own.
+    #[inline(always)]
+    pub fn program_break(self) -> Option<u64> {
+        let mm = self.read::<*const u8>(TASK_MM.load());
+        if mm.is_null() {
+            return None;
+        }
+        // SAFETY: the verifier knows the type behind the pointer and lets the read fail as zero should the memory be gone.
+        Some(unsafe { core::ptr::read_volatile(mm.add(MM_BRK.load() as usize).cast::<u64>()) })
+    }
+
     /// Whether the task, which must be the current one, is inside a futex system call.
     #[inline(always)]
     fn in_futex(self) -> bool {
-        // SAFETY: the helper takes a task and returns its saved user registers.
-        let regs = unsafe { bpf_task_pt_regs(self.0.cast_mut().cast()) } as *const u8;
-        // SAFETY: the verifier knows the type behind the pointer; ORIG_AX is a constant inside it.
-        let call = unsafe { core::ptr::read_volatile(regs.add(ORIG_AX).cast::<u64>()) };
+        let call = self.register(ORIG_AX);
         if self.read::<u32>(TASK_COMPAT_STATUS.load()) & TS_COMPAT != 0 {
             // arch/x86/entry/syscalls/syscall_32.tbl: futex, futex_time64, futex_waitv, futex_wait, futex_requeue
             matches!(call, 240 | 422 | 449 | 455 | 456)

@@ -11,6 +11,7 @@ use aya_ebpf::{
 };
 use profiler_common::{
     alloc::{AllocSite, SiteCounts},
+    mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::{Switches, TargetEntry},
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
@@ -70,6 +71,17 @@ pub static RETIRED: Array<Retired> = Array::with_max_entries(TARGETS, 0);
 /// Key: `slot * CAUSES + cause`. Written at the end of a stall, per CPU; read by the user side.
 #[map]
 pub static STALLS: PerCpuArray<StallCounts> = PerCpuArray::with_max_entries(TARGETS * CAUSES as u32, 0);
+
+/// Key: `slot * KINDS + kind`. Written when a call that maps memory ends, per CPU; read by the user side.
+#[map]
+pub static MAPPING_COUNTS: PerCpuArray<MappingCounts> =
+    PerCpuArray::with_max_entries(TARGETS * KINDS as u32, 0);
+
+/// Key: thread id; value: the program break before the `brk` call that the thread is in. Written when the call begins,
+/// removed when it ends, which it does also for a thread that is killed meanwhile. So an entry stays only where the kernel
+/// leaves out the program at a call's end; the thread's next call uses it up. When full: `Outcome::BreakUnknown`.
+#[map]
+pub static BREAKS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 
 /// Key: `Outcome`. Written wherever something is lost, per CPU; read by the user side.
 #[map]

@@ -137,7 +137,7 @@ fn trials(facts: &Facts) -> Vec<Check> {
         }
     };
     vec![
-        trial("counting allocations", Wanted { alloc: true, stalls: false }, |last| {
+        trial("counting allocations", Wanted { alloc: true, stalls: false, mappings: false }, |last| {
             let target = last.targets.first().ok_or("no snapshot")?;
             if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
                 return Err(reason.clone());
@@ -156,7 +156,7 @@ fn trials(facts: &Facts) -> Vec<Check> {
                 total.hits()
             ))
         }),
-        trial("measuring stalls", Wanted { alloc: false, stalls: true }, |last| {
+        trial("measuring stalls", Wanted { alloc: false, stalls: true, mappings: false }, |last| {
             let kept = last.targets.first().and_then(|target| target.ledger).ok_or("no ledger")?;
             let (sum, time) = (kept.ledger.total_seconds(), last.targets[0].observed.as_secs_f64());
             if sum < time * 0.9 {

@@ -122,7 +122,7 @@ impl Sampler {
     /// Loads the kernel side and attaches to what exists.
     fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>)> {
         let config = &self.config;
-        let wanted = Wanted { alloc: config.alloc, stalls: config.stalls };
+        let wanted = Wanted { alloc: config.alloc, stalls: config.stalls, mappings: config.mappings };
         let mut session = Session::open(wanted, config.places(), config.stall_threshold, config.trace)?;
         let mut chooser = match &config.what {
             What::Processes(choice) => Chooser::new(choice.clone()),

@@ -117,7 +117,7 @@ impl Session {
         let plan = Plan::decide(wanted, &Facts::gather())?;
         // One process alone may have more allocators than the mean.
         let sites = (targets * SITES_PER_TARGET).max(4 * SITES_PER_TARGET);
-        let kernel = if plan.alloc || plan.stalls {
+        let kernel = if plan.alloc || plan.stalls || plan.mappings {
             Some(Kernel::load(plan, Sizes { targets, sites }, stall_threshold, trace)?)
         } else {
             None
@@ -360,7 +360,7 @@ impl Session {
                 let full = if outcome == Outcome::ThreadsFull { here.threads_without_place } else { 0 };
                 (outcome.reason(), count + full)
             }));
-            losses.push(("program_busy", kernel.recursion_misses()));
+            losses.push(("program_busy", kernel.recursion_misses() + kernel.mapping_misses()));
         }
         losses.push(("thread_not_seen", here.threads_not_seen));
         losses.push(("program_not_seen", here.programs_not_seen));

@@ -7,6 +7,7 @@ use std::{
 
 use profiler_common::{
     alloc::{AllocCounts, AllocFunction},
+    mapping::{KINDS, MappingCounts},
     sched::{CAUSES, StallCounts},
 };
 
@@ -58,7 +59,12 @@ pub struct TargetSnapshot {
     pub alloc: AllocSnapshot,
     /// Thread time; `None` if it isn't kept.
     pub ledger: Option<LedgerSnapshot>,
+    /// Memory that the processes mapped and unmapped themselves, by kind; `None` if it isn't accounted for.
+    pub mappings: Option<Mappings>,
 }
+
+/// System calls that map and unmap memory, by [`MappingKind`](profiler_common::mapping::MappingKind).
+pub type Mappings = [MappingCounts; KINDS];
 
 impl TargetSnapshot {
     /// Whether any process of it still runs.

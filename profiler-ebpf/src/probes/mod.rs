@@ -4,5 +4,6 @@ mod alloc;
 mod empty;
 mod loaded;
 mod process;
+mod mapping;
 mod sched;
 mod trial;

@@ -152,7 +152,7 @@ pub struct Options {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub stall_threshold: Option<Duration>,
     /// Account for memory that the processes map themselves (mmap, munmap, mremap, brk). Makes every system call of every
-    /// process on this machine about 40 ns slower [default: off].
+    /// process on this machine about 90 ns slower [default: off].
     #[arg(long, value_name = "off|on")]
     pub mappings: Option<Switch>,
     /// Fetch symbols of stripped programs from this debuginfod server [default: none].

@@ -74,6 +74,12 @@ families! {
         "An allocator function that should be probed and can't be, or a file whose functions can't be found, and why. Always 1.";
     PROBE_HITS: Counter "profiler_probe_hits_total" ["target", "allocator", "function"]
         "How often a probe fired while counting was on, whatever the call turned out to be. Each hit costs the target time.";
+    MAPPING_CALLS: Counter "profiler_mapping_calls_total" ["target", "kind"]
+        "Successful system calls that map or unmap memory, by kind; the allocator's own are in it. Only with --mappings on. Kinds: anonymous, shared, reserve (no access: no memory yet), file, unmap, remap_grow, remap_shrink, remap_move, brk_grow, brk_shrink.";
+    MAPPING_BYTES: Counter "profiler_mapping_bytes_total" ["target", "kind"]
+        "Bytes mapped or unmapped by the calls in profiler_mapping_calls_total, in whole pages. unmap and the remaps don't tell files from anonymous memory; what MAP_FIXED replaces and what mprotect makes of a reservation is not seen.";
+    MAPPING_FAILED: Counter "profiler_mapping_failed_total" ["target", "kind"]
+        "System calls of that kind that failed. Not in profiler_mapping_calls_total.";
     THREAD_SECONDS: Counter "profiler_thread_seconds_total" ["target", "state"]
         "Time of all threads by what they were doing: running, runnable (waiting for a CPU), disk (uninterruptible, in I/O wait), uninterruptible (for anything else), futex, stopped, sleeping. The states sum to threads times time.";
     STALLS: Counter "profiler_stalls_total" ["target", "cause"]

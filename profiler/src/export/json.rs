@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
+use profiler_common::mapping::{MappingCounts, MappingKind};
 use profiler_common::sched::{STALL_BOUNDS, StallCause, ThreadState, stall_bound_ns};
 use serde::Serialize;
 
 use crate::{
     binary::Layer,
-    snapshot::{ProcessSnapshot, SiteInfo, Snapshot, TargetSnapshot},
+    snapshot::{Mappings, ProcessSnapshot, SiteInfo, Snapshot, TargetSnapshot},
 };
 
 #[derive(Serialize)]
@@ -46,6 +47,7 @@ struct Target<'a> {
     thread_seconds: Option<BTreeMap<&'static str, f64>>,
     threads_ended: Option<u64>,
     stalls: Option<Vec<Stalls>>,
+    mappings: Option<Vec<Mapping>>,
     process: Option<ProcessFigures>,
     sites: Vec<Site<'a>>,
     unhooked: Vec<NotHooked<'a>>,
@@ -104,6 +106,15 @@ struct Function {
     ignored: u64,
     internal: u64,
     hits: u64,
+}
+
+/// System calls of one kind that map or unmap memory.
+#[derive(Clone, Copy, Serialize)]
+struct Mapping {
+    kind: &'static str,
+    calls: u64,
+    bytes: u64,
+    failed: u64,
 }
 
 #[derive(Serialize)]
@@ -219,6 +230,10 @@ fn target(target: &TargetSnapshot) -> Target<'_> {
         thread_seconds: seconds,
         threads_ended: target.ledger.map(|kept| kept.ledger.ended),
         stalls: stalls(target),
+        mappings: target
+            .mappings
+            .as_ref()
+            .map(|counts| MappingKind::ALL.map(|kind| mapping(kind, counts)).to_vec()),
         process: process(target),
         sites: alloc.sites.iter().map(|site| self::site(site)).collect(),
         unhooked: unhooked.collect(),
@@ -246,6 +261,11 @@ fn totals(target: &TargetSnapshot, layer: Layer) -> Totals {
         allocated_bytes: counts.bytes,
         live_objects: live.map_or(0, |live| live.objects),
     }
+}
+
+const fn mapping(kind: MappingKind, counts: &Mappings) -> Mapping {
+    let MappingCounts { calls, bytes, failed } = counts[kind as usize];
+    Mapping { kind: kind.name(), calls, bytes, failed }
 }
 
 fn stalls(target: &TargetSnapshot) -> Option<Vec<Stalls>> {

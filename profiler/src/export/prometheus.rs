@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use profiler_common::sched::{STALL_BOUNDS, StallCause, StallCounts, ThreadState, stall_bound_ns};
+use profiler_common::{
+    mapping::MappingKind,
+    sched::{STALL_BOUNDS, StallCause, StallCounts, ThreadState, stall_bound_ns},
+};
 use prometheus::{
     Encoder as _, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -73,6 +76,7 @@ impl Collector for SnapshotCollector {
             allocations(&mut out, target);
             python(&mut out, target);
             sites(&mut out, target);
+            mappings(&mut out, target);
             thread_time(&mut out, target);
             process(&mut out, target, &self.snapshot);
         }
@@ -283,6 +287,17 @@ fn sites(out: &mut Families, target: &TargetSnapshot) {
     }
 }
 
+fn mappings(out: &mut Families, target: &TargetSnapshot) {
+    let Some(counts) = &target.mappings else { return };
+    for kind in MappingKind::ALL {
+        let labels = [&*target.name, kind.name()];
+        let one = &counts[kind as usize];
+        out.count(&c::MAPPING_CALLS, &labels, one.calls);
+        out.count(&c::MAPPING_BYTES, &labels, one.bytes);
+        out.count(&c::MAPPING_FAILED, &labels, one.failed);
+    }
+}
+
 fn thread_time(out: &mut Families, target: &TargetSnapshot) {
     let Some(ledger) = &target.ledger else { return };
     let name = &*target.name;
@@ -404,6 +419,7 @@ mod tests {
                 ..Default::default()
             },
             ledger: Some(LedgerSnapshot { ledger: Ledger::default(), stalls }),
+            mappings: None,
         }
     }
 

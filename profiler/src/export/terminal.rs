@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use profiler_common::mapping::MappingKind;
 use profiler_common::sched::{StallCause, ThreadState};
 
 use crate::{
@@ -79,6 +80,7 @@ fn target_lines(
     lines.push(format!("{} · {who} · observed {observed}{state}", style.bold(&target.name)));
     allocation_lines(lines, target, before, style);
     memory_line(lines, target, style);
+    mapping_line(lines, target, style);
     thread_lines(lines, target, before, style);
 }
 
@@ -193,6 +195,20 @@ fn memory_line(lines: &mut Vec<String>, target: &TargetSnapshot, style: Style) {
         let _infallible = write!(text, " · swapped {}", bytes(usage.swap_bytes as f64));
     }
     row(lines, style, "memory", &text);
+}
+
+fn mapping_line(lines: &mut Vec<String>, target: &TargetSnapshot, style: Style) {
+    let Some(counts) = &target.mappings else { return };
+    let used: Vec<_> = MappingKind::ALL
+        .into_iter()
+        .map(|kind| (kind, counts[kind as usize]))
+        .filter(|(_, counts)| counts.calls > 0)
+        .map(|(kind, counts)| {
+            format!("{} {} ({})", kind.name(), grouped(counts.calls as f64), bytes(counts.bytes as f64))
+        })
+        .collect();
+    let text = if used.is_empty() { "none so far".to_owned() } else { used.join(" · ") };
+    row(lines, style, "mappings", &text);
 }
 
 fn thread_lines(

@@ -1,7 +1,7 @@
 //! Loads the embedded object, sized and configured for this run.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,10 +9,11 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Program, UProbe},
+    programs::{BtfTracePoint, Program, TracePoint, UProbe},
 };
 use profiler_common::{
     alloc::{AllocSite, SiteCounts},
+    mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::TargetEntry,
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
@@ -21,6 +22,7 @@ use profiler_common::{
 use super::{
     Btf, EventReader, Facts, KernelError, KernelLog, Plan, Raw, SiteId,
     alloc::Switchboard,
+    mapping::BreakOffsets,
     place::{MapFds, Multi},
 };
 
@@ -56,6 +58,9 @@ pub struct Kernel {
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
+    pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
+    /// Closed to take the programs away from their events.
+    pub(super) mapping_links: Vec<OwnedFd>,
     outcomes: PerCpuArray<MapData, u64>,
     pub(super) next_site: u32,
     pub(super) freed_sites: Arc<Mutex<Vec<SiteId>>>,
@@ -78,6 +83,7 @@ impl Kernel {
         trace: bool,
     ) -> Result<Self, KernelError> {
         let offsets = TaskOffsets::find(plan)?;
+        let break_offsets = if plan.mappings { BreakOffsets::find()? } else { BreakOffsets::default() };
         let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
         // Below every level, so that the verifier removes the log statements.
         let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
@@ -91,6 +97,7 @@ impl Kernel {
             .map_max_entries("TARGETS_BY_PID", sizes.targets)
             .map_max_entries("RETIRED", sizes.targets)
             .map_max_entries("STALLS", sizes.targets * CAUSES as u32)
+            .map_max_entries("MAPPING_COUNTS", if plan.mappings { sizes.targets * KINDS as u32 } else { 1 })
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .override_global("STALL_THRESHOLD_NS", &threshold, true)
             .override_global("TASK_PID", &offsets.pid, true)
@@ -102,7 +109,9 @@ impl Kernel {
             .override_global("TASK_FLAGS", &offsets.flags, true)
             .override_global("TASK_SIGNAL", &offsets.signal, true)
             .override_global("SIGNAL_LIVE", &offsets.signal_live, true)
-            .override_global("EXIT_TELLS_GROUP_DEAD", &offsets.exit_tells_group_dead, true);
+            .override_global("EXIT_TELLS_GROUP_DEAD", &offsets.exit_tells_group_dead, true)
+            .override_global("TASK_MM", &break_offsets.task_mm, true)
+            .override_global("MM_BRK", &break_offsets.mm_brk, true);
         // The smallest ring buffer there is.
         let page = rustix::param::page_size() as u32;
         if !plan.stalls {
@@ -111,6 +120,9 @@ impl Kernel {
                 .map_max_entries("HINTS", 1)
                 .map_max_entries("RETIRED", 1)
                 .map_max_entries("STALLS", 1);
+        }
+        if !plan.mappings {
+            loader.map_max_entries("BREAKS", 1);
         }
         if !plan.events {
             loader.map_max_entries("PROCESS_EVENTS", page);
@@ -137,6 +149,8 @@ impl Kernel {
             hints: take(&mut ebpf, "HINTS", HashMap::try_from)?,
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
             stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
+            mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
+            mapping_links: Vec::new(),
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
             ebpf,
             log,
@@ -154,6 +168,9 @@ impl Kernel {
         }
         if plan.stalls {
             kernel.attach_tracepoints(&SCHED_TRACEPOINTS)?;
+        }
+        if plan.mappings {
+            kernel.attach_mappings()?;
         }
         if plan.alloc {
             kernel.load_uprobes(plan.multi, &map_fds)?;
@@ -202,6 +219,13 @@ impl Kernel {
         program(&mut self.ebpf, name)
     }
 
+    /// A program for an event of the tracing system, loaded.
+    pub(super) fn tracepoint(&mut self, name: &'static str) -> Result<&TracePoint, KernelError> {
+        let program: &mut TracePoint = program(&mut self.ebpf, name)?;
+        program.load().map_err(|source| refused("load", name, source))?;
+        Ok(program)
+    }
+
     /// What was lost in the kernel so far.
     ///
     /// # Errors
@@ -223,16 +247,22 @@ impl Kernel {
     /// How often the kernel left out a tracepoint's program because it was still at work on that CPU (kernel/bpf,
     /// `recursion_misses`). aya doesn't show the figure, the program's fdinfo does.
     pub fn recursion_misses(&self) -> u64 {
-        let misses = |name: &str| {
-            let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
-            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse::<u64>().ok()
-        };
-        PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).filter_map(misses).sum()
+        PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).filter_map(|name| self.misses(name)).sum()
+    }
+
+    /// The same for one program; `None` if it isn't loaded.
+    pub(super) fn misses(&self, name: &str) -> Option<u64> {
+        let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
     }
 }
 
-fn refused(action: &'static str, program: &'static str, source: aya::programs::ProgramError) -> KernelError {
+pub(super) fn refused(
+    action: &'static str,
+    program: &'static str,
+    source: aya::programs::ProgramError,
+) -> KernelError {
     KernelError::Program { action, program, source: Box::new(source) }
 }
 
@@ -362,6 +392,8 @@ mod tests {
             ("HINTS", 4),
             ("RETIRED", size(size_of::<Retired>())),
             ("STALLS", size(size_of::<StallCounts>())),
+            ("MAPPING_COUNTS", size(size_of::<MappingCounts>())),
+            ("BREAKS", 8),
             ("OUTCOMES", 8),
         ];
         for (map, value) in contract {
@@ -388,8 +420,11 @@ mod tests {
             "TASK_SIGNAL",
             "SIGNAL_LIVE",
             "EXIT_TELLS_GROUP_DEAD",
+            "TASK_MM",
+            "MM_BRK",
         ];
         let programs = PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).chain(UPROBES);
+        let programs = programs.chain(super::super::mapping::programs());
         for name in programs.chain(knobs) {
             assert!(names.iter().any(|there| there == name), "{name} is missing");
         }

@@ -1,19 +1,22 @@
 //! The one door to the kernel's BPF side, and the only room that names `aya`.
 //!
 //! `support` gathers facts, `plan` decides from them (pure), `loader` acts, `place` places probes (with `sys` for what aya
-//! can't do), `alloc` and `sched` attach and read the two probe families, `process` tells what happens to processes. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
+//! can't do), `alloc`, `sched` and `mapping` attach and read the three probe families, `process` tells what happens to
+//! processes. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
 //! kernel takes every probe away.
 
 mod alloc;
 mod btf;
 mod loader;
 mod log;
+mod mapping;
 mod place;
 mod plan;
 mod process;
 mod sched;
 mod support;
 mod sys;
+mod tracefs;
 
 use std::io;
 
@@ -27,7 +30,7 @@ pub use place::{Placement, Probes, detach_all};
 pub use plan::{Plan, Wanted};
 pub use process::{Event, EventReader, EventScope, LoaderLink};
 pub use sched::{Followed, ThreadRow};
-pub use support::{Capability, Facts};
+pub use support::{Capability, Facts, SyscallTracepoints};
 
 /// What can go wrong at the door.
 #[derive(Debug, Error)]
@@ -65,6 +68,14 @@ pub enum KernelError {
         file_offset: u64,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An event of the tracing system couldn't be used.
+    #[error("can't count at the kernel's event {event}: {source}")]
+    Event {
+        /// Its name.
+        event: String,
+        /// Why.
+        source: io::Error,
     },
     /// Reading or writing a map failed.
     #[error("BPF map `{map}`: {source}")]

@@ -1,6 +1,6 @@
 //! The decision: from facts and wishes to what will be loaded. Pure.
 
-use super::{Capability, Facts, KernelError};
+use super::{Capability, Facts, KernelError, SyscallTracepoints};
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,9 +9,11 @@ pub struct Wanted {
     pub alloc: bool,
     /// Keep the ledger of thread time.
     pub stalls: bool,
+    /// Count calls that map memory. Makes every system call of the machine dearer.
+    pub mappings: bool,
 }
 
-/// What will be loaded. Neither means that the kernel side isn't needed at all.
+/// What will be loaded. None of them means that the kernel side isn't needed at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Load the allocator probes.
@@ -23,6 +25,8 @@ pub struct Plan {
     pub events: bool,
     /// Place many probes at once if that works here; tried when loading.
     pub multi: bool,
+    /// Load the probes of system calls that map memory.
+    pub mappings: bool,
 }
 
 impl Plan {
@@ -33,10 +37,11 @@ impl Plan {
     /// [`KernelError::Unsupported`] with the reason and the way out, if a wish can't be fulfilled here. Nothing is left
     /// out silently: whoever wants less says so.
     pub fn decide(wanted: Wanted, facts: &Facts) -> Result<Self, KernelError> {
-        let kernel_side = wanted.alloc || wanted.stalls;
+        let kernel_side = wanted.alloc || wanted.stalls || wanted.mappings;
         let plan = Self {
             alloc: wanted.alloc,
             stalls: wanted.stalls,
+            mappings: wanted.mappings,
             events: kernel_side && facts.btf && facts.initial_pid_namespace,
             multi: kernel_side,
         };
@@ -48,7 +53,7 @@ impl Plan {
 
     /// The first thing that stands in the way.
     fn obstacle(self, facts: &Facts) -> Option<String> {
-        if !self.alloc && !self.stalls {
+        if !self.alloc && !self.stalls && !self.mappings {
             return None;
         }
         let missing: Vec<_> = [Capability::Bpf, Capability::Perfmon, Capability::SysPtrace]
@@ -108,7 +113,50 @@ impl Plan {
                     .to_owned(),
             );
         }
-        None
+        if self.mappings { self.obstacle_to_mappings(facts) } else { None }
+    }
+
+    fn obstacle_to_mappings(self, facts: &Facts) -> Option<String> {
+        if facts.machine != "x86_64" {
+            return Some(format!(
+                "calls that map memory can't be counted on {} yet: use --mappings off",
+                facts.machine
+            ));
+        }
+        if facts.version() < (5, 15) {
+            return Some(format!(
+                "kernel {} is too old to count calls that map memory (5.15 shows their arguments): use --mappings off",
+                facts.release
+            ));
+        }
+        if !facts.btf {
+            return Some(format!(
+                "kernel {} has no type information ({}; CONFIG_DEBUG_INFO_BTF), so calls that map memory can't be counted: \
+                 use --mappings off",
+                facts.release,
+                Facts::BTF_PATH
+            ));
+        }
+        if !facts.initial_pid_namespace {
+            return Some(
+                "calls that map memory can't be counted from inside a pid namespace (a container): run on the host, with \
+                 hostPID, or use --mappings off"
+                    .to_owned(),
+            );
+        }
+        match facts.syscall_tracepoints {
+            SyscallTracepoints::Present => None,
+            SyscallTracepoints::Absent => Some(format!(
+                "kernel {} has no events for system calls (CONFIG_FTRACE_SYSCALLS), so calls that map memory can't be \
+                 counted: use --mappings off",
+                facts.release
+            )),
+            SyscallTracepoints::OutOfReach => Some(
+                "the kernel's events (tracefs) are out of reach, so calls that map memory can't be counted: run as root, \
+                 mount -t tracefs tracefs /sys/kernel/tracing, or use --mappings off"
+                    .to_owned(),
+            ),
+        }
     }
 }
 
@@ -123,24 +171,25 @@ mod tests {
             capabilities: u64::MAX,
             uprobes: true,
             btf: true,
+            syscall_tracepoints: SyscallTracepoints::Present,
             initial_pid_namespace: true,
             lockdown: "none".to_owned(),
         }
     }
 
-    const ALL: Wanted = Wanted { alloc: true, stalls: true };
+    const ALL: Wanted = Wanted { alloc: true, stalls: true, mappings: true };
 
     #[test]
     fn a_good_machine_gets_everything() {
         assert_eq!(
             Plan::decide(ALL, &able()).unwrap(),
-            Plan { alloc: true, stalls: true, events: true, multi: true }
+            Plan { alloc: true, stalls: true, mappings: true, events: true, multi: true }
         );
     }
 
     #[test]
     fn counting_alone_does_without_process_events_where_they_cannot_be_had() {
-        let wanted = Wanted { alloc: true, stalls: false };
+        let wanted = Wanted { alloc: true, stalls: false, mappings: false };
         for facts in [Facts { btf: false, ..able() }, Facts { initial_pid_namespace: false, ..able() }] {
             assert!(!Plan::decide(wanted, &facts).unwrap().events);
         }
@@ -177,8 +226,28 @@ mod tests {
     }
 
     #[test]
+    fn obstacles_to_mappings_stand_in_the_way_of_those_only_who_want_them() {
+        let cases = [
+            (Facts { machine: "aarch64".to_owned(), ..able() }, "aarch64"),
+            (Facts { release: "5.14.0".to_owned(), ..able() }, "5.14.0"),
+            (Facts { btf: false, ..able() }, Facts::BTF_PATH),
+            (Facts { initial_pid_namespace: false, ..able() }, "pid namespace"),
+            (Facts { syscall_tracepoints: SyscallTracepoints::Absent, ..able() }, "CONFIG_FTRACE_SYSCALLS"),
+            (Facts { syscall_tracepoints: SyscallTracepoints::OutOfReach, ..able() }, "tracefs"),
+        ];
+        for (facts, reason) in cases {
+            let wanted = Wanted { alloc: false, stalls: false, mappings: true };
+            let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains("--mappings off"), "{error}");
+            assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
+        }
+        let facts = Facts { syscall_tracepoints: SyscallTracepoints::Absent, ..able() };
+        assert!(Plan::decide(Wanted { mappings: false, ..ALL }, &facts).is_ok());
+    }
+
+    #[test]
     fn proc_alone_needs_nothing() {
-        let nothing = Wanted { alloc: false, stalls: false };
+        let nothing = Wanted { alloc: false, stalls: false, mappings: false };
         assert!(Plan::decide(nothing, &Facts::default()).is_ok());
     }
 }

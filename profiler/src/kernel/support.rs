@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use super::tracefs::Tracefs;
+
 /// A right that a thread can have (include/uapi/linux/capability.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
@@ -27,6 +29,18 @@ impl Capability {
     }
 }
 
+/// Whether system calls have events of their own (CONFIG_FTRACE_SYSCALLS).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyscallTracepoints {
+    /// They have.
+    Present,
+    /// This kernel was built without.
+    Absent,
+    /// We can't tell: tracefs isn't mounted, or not for us, and we have no right to mount it ourselves.
+    #[default]
+    OutOfReach,
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -40,6 +54,8 @@ pub struct Facts {
     pub uprobes: bool,
     /// `/sys/kernel/btf/vmlinux` exists (CONFIG_DEBUG_INFO_BTF).
     pub btf: bool,
+    /// Whether single system calls can be counted.
+    pub syscall_tracepoints: SyscallTracepoints,
     /// We see process ids as the kernel does.
     pub initial_pid_namespace: bool,
     /// The mode of the lockdown security module: `none` where there is none.
@@ -66,6 +82,7 @@ impl Facts {
             capabilities,
             uprobes: Path::new("/sys/bus/event_source/devices/uprobe/type").exists(),
             btf: Path::new(Self::BTF_PATH).exists(),
+            syscall_tracepoints: Tracefs::syscalls(),
             initial_pid_namespace: fs::read_link("/proc/self/ns/pid")
                 .is_ok_and(|link| link.as_os_str() == INITIAL_PID_NAMESPACE),
             // "none [integrity] confidentiality"

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    snapshot::{AllocSnapshot, LedgerSnapshot, ProcessSnapshot, TargetSnapshot},
+    snapshot::{AllocSnapshot, LedgerSnapshot, Mappings, ProcessSnapshot, TargetSnapshot},
     target::{ProcessUsage, UsageDetail},
 };
 
@@ -17,6 +17,7 @@ pub(super) struct Part {
     pub detail: Option<(UsageDetail, Instant)>,
     pub alloc: AllocSnapshot,
     pub ledger: Option<LedgerSnapshot>,
+    pub mappings: Option<Mappings>,
 }
 
 /// A target: its name and what its ended processes leave behind.
@@ -29,6 +30,7 @@ pub(super) struct Group {
     /// Totals of ended processes; no live objects.
     alloc: AllocSnapshot,
     ledger: Option<LedgerSnapshot>,
+    mappings: Option<Mappings>,
     counters: Counters,
     /// The last process that ended: its live objects are shown while no other lives.
     last: Option<(ProcessSnapshot, AllocSnapshot)>,
@@ -53,6 +55,7 @@ impl Group {
             processes_seen: 0,
             alloc: AllocSnapshot::default(),
             ledger: None,
+            mappings: None,
             counters: Counters::default(),
             last: None,
         }
@@ -74,6 +77,7 @@ impl Group {
             sum.ledger.ended += sum.ledger.living;
             sum.ledger.living = 0;
         }
+        add_mappings(&mut self.mappings, part.mappings.as_ref());
         if let Some(usage) = &part.usage {
             self.counters.cpu_seconds += usage.cpu_seconds;
             self.counters.minor_faults += usage.minor_faults;
@@ -98,6 +102,7 @@ impl Group {
     pub fn snapshot(&self, parts: Vec<Part>, taken: Instant) -> TargetSnapshot {
         let mut alloc = self.alloc.clone();
         let mut ledger = self.ledger;
+        let mut mappings = self.mappings;
         let mut usage: Option<ProcessUsage> = None;
         let mut detail: Option<(UsageDetail, Instant)> = None;
         let mut processes = Vec::with_capacity(parts.len().max(1));
@@ -107,6 +112,7 @@ impl Group {
             if let Some(one) = &part.ledger {
                 ledger.get_or_insert_default().add(one);
             }
+            add_mappings(&mut mappings, part.mappings.as_ref());
             match (&mut usage, part.usage) {
                 (Some(sum), Some(one)) => sum.add(&one),
                 (none, one) => *none = none.take().or(one),
@@ -144,7 +150,14 @@ impl Group {
             detail,
             alloc,
             ledger,
+            mappings,
         }
+    }
+}
+
+fn add_mappings(sum: &mut Option<Mappings>, other: Option<&Mappings>) {
+    if let Some(other) = other {
+        sum.get_or_insert_default().iter_mut().zip(other).for_each(|(sum, one)| sum.add(one));
     }
 }
 

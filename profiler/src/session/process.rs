@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     kernel::{Kernel, Placement, Plan},
-    snapshot::{AllocSnapshot, LiveObjects, ProcessInfo, ProcessSnapshot},
+    snapshot::{AllocSnapshot, LiveObjects, Mappings, ProcessInfo, ProcessSnapshot},
     target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Watched {
     pub slot: u32,
     pub alloc: AllocWatch,
     pub ledger: Option<LedgerWatch>,
+    /// What earlier processes have left in the slot; `None` if mappings aren't accounted for.
+    mappings: Option<Mappings>,
     ended: Option<Instant>,
     usage: Option<ProcessUsage>,
     detail: Detail,
@@ -102,6 +104,7 @@ impl Watched {
             slot,
             alloc: AllocWatch::off(slot),
             ledger: None,
+            mappings: None,
             ended: None,
             usage: Some(usage),
             detail: Detail::default(),
@@ -129,6 +132,9 @@ impl Watched {
         plan: Plan,
         birth: Birth,
     ) -> Result<(), SessionError> {
+        if plan.mappings {
+            self.mappings = Some(kernel.mapping_counts(self.slot)?);
+        }
         if plan.alloc {
             let since = (birth.ago, birth.inherited);
             self.alloc = AllocWatch::place(kernel, images, &self.process, self.slot, since)?;
@@ -184,8 +190,13 @@ impl Watched {
         kernel: &mut Option<Kernel>,
         reading: &mut ThreadReading,
     ) -> Result<Part, SessionError> {
-        let (mut alloc, mut kept) = (AllocSnapshot::default(), None);
+        let (mut alloc, mut kept, mut mappings) = (AllocSnapshot::default(), None, None);
         if let Some(kernel) = kernel {
+            if let Some(before) = &self.mappings {
+                let mut now = kernel.mapping_counts(self.slot)?;
+                now.iter_mut().zip(before).for_each(|(now, before)| now.subtract(before));
+                mappings = Some(now);
+            }
             if let Some(ledger) = &mut self.ledger {
                 kept = Some(ledger.read(kernel, &self.process, reading.of(self.slot))?);
             }
@@ -198,6 +209,7 @@ impl Watched {
             detail: self.detail.last,
             alloc,
             ledger: kept,
+            mappings,
         })
     }
 
