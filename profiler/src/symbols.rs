@@ -235,7 +235,7 @@ fn nameless_file() -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::openat(CWD, &directory, flags, Mode::RUSR | Mode::WUSR) {
         Ok(file) => Ok(File::from(file)),
-        // Not every file system has that. In memory, then: the name that others know is a risk for nothing.
+        // Not every file system has that. In memory, then: a file with a name may stay behind.
         Err(_) => Ok(File::from(rustix::fs::memfd_create("debug file", rustix::fs::MemfdFlags::CLOEXEC)?)),
     }
 }
