@@ -101,6 +101,10 @@ fn each_function_is_told_once_and_by_the_first_that_knows_it() {
     assert_eq!(sources("mini", false), (Some(Dynamic), Some(MiniDebugInfo)));
     assert_eq!(sources("mini", true), (Some(Dynamic), Some(MiniDebugInfo)));
     assert_eq!(sources("stripped", true), (Some(Dynamic), Some(DebugFile)));
+    // A program that only a dynamic linker started by hand can run.
+    workshop.build("cc -Wl,--no-dynamic-linker");
+    let symbols = look(&workshop.read("program"), None);
+    assert_eq!((symbols.interpreter, symbols.is_static), (None, false));
 }
 
 #[test]
