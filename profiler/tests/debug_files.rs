@@ -306,7 +306,7 @@ fn a_server_cant_take_more_time_or_space_than_it_is_given() {
     let (broken, _) = server(|stream, _| drop(stream.write_all(b"220 mail.example ESMTP\r\n")));
     assert!(!quick(&broken, "no HTTP").is_empty());
     let (short, _) = server(|stream, _| {
-        drop(write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nELF"))
+        drop(write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\nELF"));
     });
     assert!(!quick(&short, "short").is_empty());
     let (other, _) =

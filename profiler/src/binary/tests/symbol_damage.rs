@@ -265,6 +265,9 @@ fn a_stream_of_tiny_blocks_is_given_up() {
     assert!(soon(|| unpack(&blocks)).unwrap() == noise);
 }
 
+/// Bytes to change, words to replace, and the length.
+type Damage = (Vec<(usize, u8)>, Vec<(usize, u64)>, usize);
+
 #[test]
 fn damaged_real_files() {
     let Some(workshop) = Workshop::with(&["cc", "objcopy", "strip", "nm", "xz"]) else { return };
@@ -281,7 +284,7 @@ fn damaged_real_files() {
         let words = vec((place(), wild()), 0..4);
         (bytes, words, prop_oneof![4 => Just(usize::MAX), 1 => 0..size])
     };
-    let apply = |good: &[u8], (bytes, words, length): (Vec<(usize, u8)>, Vec<(usize, u64)>, usize)| {
+    let apply = |good: &[u8], (bytes, words, length): Damage| {
         let mut file = good.to_vec();
         for (at, byte) in bytes {
             file[at] ^= byte;
