@@ -20,6 +20,7 @@ pub mod server;
 pub mod session;
 pub mod snapshot;
 pub mod stalls;
+pub mod symbols;
 pub mod target;
 pub mod text;
 pub mod version;

@@ -1,19 +1,20 @@
 //! Reading ELF files: what the loader would see, through the program headers and the dynamic section.
 //!
-//! Section headers are never read: they may be stripped, and they have no say in what a process executes.
+//! Section headers have no say in what a process executes. They are read for symbols alone (`sections`), and whatever
+//! is wrong with them changes nothing here.
 
 use object::elf::{
     self, Dyn64, FileHeader32, FileHeader64, GnuHashHeader, ProgramHeader64, Rela64, Sym64, Verdaux, Verdef,
     Versym,
 };
-use object::read::elf::{Dyn as _, FileHeader, GnuHashTable, HashTable, NoteIterator, ProgramHeader as _};
+use object::read::elf::{Dyn as _, FileHeader as _, GnuHashTable, HashTable, ProgramHeader as _};
 use object::{Endianness, LittleEndian, U32, pod};
 
+use super::identity::outline;
+use super::symbols::{SymbolTable, Tables};
 use super::text::{Code, Text};
 use super::{BinaryError, Class, Segment};
 
-/// Program headers that are read. Real binaries have about ten to fifteen.
-const MAX_PROGRAM_HEADERS: u32 = 256;
 /// Entries of the dynamic section that are read.
 const MAX_DYNAMIC: usize = 4096;
 /// Entries of the symbol table that are read. The largest libraries have about 100,000.
@@ -26,15 +27,13 @@ const MAX_RELOCATIONS: usize = 1 << 20;
 const MAX_EXPORTS: usize = 256;
 /// Function starts that are taken from `.eh_frame_hdr`.
 const MAX_FRAMES: usize = 1 << 21;
-/// Bytes of one note segment that are read.
-const MAX_NOTES: usize = 64 * 1024;
-/// Bytes of a build id; the linkers write 8 to 32.
-const MAX_BUILD_ID: usize = 64;
 /// Bytes of a library's name.
 const MAX_NAME: usize = 256;
+/// Bytes of the path of the dynamic linker, as the kernel has it (`PATH_MAX`).
+const MAX_INTERPRETER: usize = 4096;
 
-type Header = FileHeader64<LittleEndian>;
-const LE: LittleEndian = LittleEndian;
+pub(super) type Header = FileHeader64<LittleEndian>;
+pub(super) const LE: LittleEndian = LittleEndian;
 
 /// A function that `.dynsym` defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +59,11 @@ pub(super) struct Elf<'a> {
     version_definitions: &'a [u8],
     relocations: [&'a [Rela64<LittleEndian>]; 2],
     frame_header: Option<u64>,
+    interpreter: Option<&'a [u8]>,
+    /// It is made to be started, and needs no other object.
+    complete_program: bool,
+    /// What the section headers and others say of symbols.
+    pub(super) tables: Tables<'a>,
 }
 
 impl<'a> Elf<'a> {
@@ -86,17 +90,22 @@ impl<'a> Elf<'a> {
             version_definitions: &[],
             relocations: [&[], &[]],
             frame_header: None,
+            interpreter: None,
+            complete_program: false,
+            tables: Tables::default(),
         };
         if elf.class == Class::Elf64X86_64 {
             let header = Header::parse(image).map_err(header_error)?;
             let headers = header.program_headers(LE, image).map_err(header_error)?;
+            elf.complete_program = header.e_type(LE) == elf::ET_EXEC;
             elf.read_segments(headers)?;
             elf.read_dynamic(headers)?;
+            elf.tables = Tables::read(image);
         }
         Ok(elf)
     }
 
-    fn read_segments(&mut self, headers: &[ProgramHeader64<LittleEndian>]) -> Result<(), BinaryError> {
+    fn read_segments(&mut self, headers: &'a [ProgramHeader64<LittleEndian>]) -> Result<(), BinaryError> {
         for (index, header) in headers.iter().enumerate() {
             match header.p_type(LE) {
                 elf::PT_LOAD => {
@@ -116,6 +125,11 @@ impl<'a> Elf<'a> {
                     self.segments.push(segment);
                 }
                 elf::PT_GNU_EH_FRAME => self.frame_header = Some(header.p_vaddr(LE)),
+                elf::PT_INTERP => {
+                    let path = header.data(LE, self.image).unwrap_or(&[]);
+                    let end = path.iter().take(MAX_INTERPRETER).position(|&byte| byte == 0).unwrap_or(0);
+                    self.interpreter = Some(&path[..end]);
+                }
                 _ => (),
             }
         }
@@ -137,6 +151,10 @@ impl<'a> Elf<'a> {
                 dynamic.iter().take(MAX_DYNAMIC).take_while(|entry| entry.tag(LE) != elf::DT_NULL);
             entries.find(|entry| entry.tag(LE) == tag).map(|entry| entry.val(LE))
         };
+        // A position-independent program is no different from a library but for this flag.
+        let flags = value(elf::DT_FLAGS_1).unwrap_or(0);
+        self.complete_program |= flags & elf::DF_1_PIE.0 != 0;
+        self.complete_program &= value(elf::DT_NEEDED).is_none();
         let (Some(symbols), Some(strings)) = (value(elf::DT_SYMTAB), value(elf::DT_STRTAB)) else {
             return Ok(());
         };
@@ -218,13 +236,28 @@ impl<'a> Elf<'a> {
         Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
     }
 
+    /// The path of the dynamic linker, in the target's own root (`PT_INTERP`). Empty if it can't be read.
+    pub fn interpreter(&self) -> Option<&'a [u8]> {
+        self.interpreter
+    }
+
+    /// Whether it is a program that has everything in it: no dynamic linker, no other object.
+    pub fn is_static(&self) -> bool {
+        self.complete_program && self.interpreter.is_none()
+    }
+
+    /// The symbols that the dynamic linker sees.
+    pub(super) fn dynamic_symbols(&self) -> SymbolTable<'a> {
+        SymbolTable { symbols: self.symbols, strings: self.strings, versions: self.versions }
+    }
+
     /// Compares without searching for the name's end, which a hostile file could put megabytes away.
     fn is_named(&self, offset: u32, name: &str) -> bool {
         let bytes = self.strings.get(offset as usize..).unwrap_or(&[]);
         bytes.starts_with(name.as_bytes()) && bytes.get(name.len()) == Some(&0)
     }
 
-    fn is_function(symbol: &Sym64<LittleEndian>) -> bool {
+    pub(super) fn is_function(symbol: &Sym64<LittleEndian>) -> bool {
         symbol.st_type() == elf::STT_FUNC
             && symbol.st_shndx.get(LE) != elf::SHN_UNDEF
             && symbol.st_value.get(LE) != 0
@@ -334,52 +367,6 @@ impl<'a> Elf<'a> {
     }
 }
 
-fn header_error(error: object::Error) -> BinaryError {
+pub(super) fn header_error(error: object::Error) -> BinaryError {
     BinaryError::Header(error.to_string())
-}
-
-/// What can be said of any ELF file: what it is (`None`: the one kind that is analysed further) and its build id.
-fn outline<E: FileHeader<Endian = Endianness>>(
-    image: &[u8],
-) -> Result<(Option<String>, Option<String>), BinaryError> {
-    let header = E::parse(image).map_err(header_error)?;
-    let endian = header.endian().map_err(header_error)?;
-    let count = header.phnum(endian, image).map_err(header_error)?;
-    if count > MAX_PROGRAM_HEADERS {
-        return Err(BinaryError::TooManySegments { count, limit: MAX_PROGRAM_HEADERS });
-    }
-    let segments = header.program_headers(endian, image).map_err(header_error)?;
-    let build_id = segments.iter().find_map(|segment| {
-        if segment.p_type(endian) != elf::PT_NOTE {
-            return None;
-        }
-        let data = segment.data(endian, image).ok()?;
-        let data = &data[..data.len().min(MAX_NOTES)];
-        build_id::<E>(endian, NoteIterator::new(endian, segment.p_align(endian), data).ok()?)
-    });
-    let machine = header.e_machine(endian);
-    let name = match machine {
-        elf::EM_X86_64 => "x86-64".to_string(),
-        elf::EM_386 => "x86".to_string(),
-        elf::EM_AARCH64 => "AArch64".to_string(),
-        elf::EM_ARM => "Arm".to_string(),
-        elf::EM_RISCV => "RISC-V".to_string(),
-        elf::EM_PPC64 => "PowerPC".to_string(),
-        elf::EM_S390 => "S/390".to_string(),
-        other => format!("machine {}", other.0),
-    };
-    let known = machine == elf::EM_X86_64 && header.is_type_64() && header.is_little_endian();
-    let bits = if header.is_type_64() { 64 } else { 32 };
-    Ok(((!known).then(|| format!("{bits} bit {name}")), build_id))
-}
-
-fn build_id<E: FileHeader>(endian: E::Endian, mut notes: NoteIterator<'_, E>) -> Option<String> {
-    // Every note takes at least its 12 byte header, so the length of the data bounds this.
-    while let Ok(Some(note)) = notes.next() {
-        let id = note.desc();
-        if note.name() == b"GNU" && note.n_type(endian) == elf::NT_GNU_BUILD_ID && id.len() <= MAX_BUILD_ID {
-            return Some(id.iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-    }
-    None
 }

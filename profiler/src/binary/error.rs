@@ -37,6 +37,21 @@ pub enum BinaryError {
         /// How many entries are accepted.
         limit: usize,
     },
+    /// The section headers can't be used. What the program headers say isn't concerned.
+    #[error("the section headers are damaged: {0}")]
+    SectionHeaders(String),
+    /// A section isn't where its header says, or doesn't have the form it should have.
+    #[error("the section {section} is damaged or outside the file")]
+    Section {
+        /// Its name.
+        section: &'static str,
+    },
+    /// The compressed symbols (MiniDebugInfo) can't be had.
+    #[error("the symbols in .gnu_debugdata can't be read: {0}")]
+    MiniDebugInfo(String),
+    /// A debug file is of no use here.
+    #[error("the debug file is not used: {0}")]
+    DebugFile(#[from] DebugFileError),
     /// More code than is read.
     #[error("{size} bytes of code, more than the {limit} that are read")]
     TooMuchCode {
@@ -51,4 +66,29 @@ pub enum BinaryError {
         /// How many are accepted.
         limit: usize,
     },
+}
+
+/// Why a debug file is of no use.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DebugFileError {
+    /// It is no ELF file for x86-64.
+    #[error("it is no 64 bit x86-64 ELF file")]
+    OtherKind,
+    /// Without a build id nothing says that the two belong together.
+    #[error("the program has no build id, so that nothing says that it belongs to it")]
+    NoBuildId,
+    /// It was made from another file.
+    #[error("its build id is {}, not {expected}", found.as_deref().unwrap_or("missing"))]
+    OtherBuild {
+        /// The program's.
+        expected: String,
+        /// The debug file's.
+        found: Option<String>,
+    },
+    /// It has no `.symtab`.
+    #[error("it has no symbol table")]
+    NoSymbols,
+    /// What is in it can't be read.
+    #[error("{0}")]
+    Damaged(Box<BinaryError>),
 }

@@ -4,7 +4,8 @@
 //! to a process that is looked at and may be hostile: every offset is checked, every loop has a budget (constants at the
 //! head of each file), and a file that breaks the rules is an error, never a panic.
 //!
-//! - `elf`: what the loader would see.
+//! - `elf`: what the loader would see; `identity`: what can be said of any ELF file.
+//! - `symbols`: functions by name, from `sections`, `minidebug` and `debug_file` as well.
 //! - [`text`]: the code and an index of its direct branches.
 //! - [`flow`]: what can be reached from a function's entry.
 //! - [`site`]: the instruction on which a function is probed.
@@ -13,10 +14,15 @@
 
 mod allocator;
 mod callers;
+mod debug_file;
 mod elf;
 mod error;
 pub mod flow;
+mod identity;
+mod minidebug;
+mod sections;
 pub mod site;
+mod symbols;
 pub mod text;
 
 use std::fmt;
@@ -24,8 +30,10 @@ use std::fmt;
 use profiler_common::alloc::{AllocFunction, AllocOp, Register};
 
 pub use callers::MAX_INTERNAL_CALLS;
-pub use error::BinaryError;
+pub use debug_file::{check_debug_file, debug_file_parts, debug_files, is_build_id};
+pub use error::{BinaryError, DebugFileError};
 pub use site::{Site, SiteError, SiteKind};
+pub use symbols::{Function, SymbolSource, Symbols, symbols};
 
 /// What kind of file it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@ use crate::binary::{Hook, MAX_INTERNAL_CALLS, analyse};
 /// Generous: tests run without optimisation, on a busy machine. (With it, libc takes about 10 ms.)
 const SOON: Duration = Duration::from_secs(20);
 
-fn soon<T>(work: impl FnOnce() -> T) -> T {
+pub fn soon<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = work();
     let took = start.elapsed();
@@ -88,7 +88,7 @@ proptest! {
 }
 
 /// Numbers that sit on the edges of what the checks compare with.
-fn wild() -> impl Strategy<Value = u64> {
+pub fn wild() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
         0u64..64,

@@ -1,11 +1,14 @@
 //! Tests of the room, and what they share: a builder of small ELF files, and the libraries of this machine.
 
+mod built;
 mod callers;
 mod hostile;
 mod images;
 mod libraries;
 mod recipe;
 mod sites;
+mod symbol_damage;
+mod symbol_files;
 mod walks;
 
 use super::text::{Code, Text};
