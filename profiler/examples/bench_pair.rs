@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use profiler::{
     binary,
     kernel::{Kernel, Plan, Sizes, Wanted},
-    session::Session,
+    session::{Chosen, Session},
     target::{PinnedObject, Process},
 };
 use profiler_common::alloc::AllocFunction;
@@ -221,7 +221,8 @@ impl Bench {
 
     fn with_session(&mut self, way: Way, wanted: Wanted) -> anyhow::Result<f64> {
         let mut session = Session::open(wanted, 1, Duration::from_millis(1), false)?;
-        session.attach(Process::open(self.worker.id())?, "bench".to_owned())?;
+        let process = Process::open(self.worker.id())?;
+        session.attach(Chosen { process, group: "bench".into(), follow: false })?;
         let result = self.ask(way);
         let last = session.finish()?;
         let seen = last.targets.first().map_or(0, |target| target.alloc.total().allocated());
