@@ -29,7 +29,7 @@ pub use server::{Limits, Server};
 /// A larger file isn't read. Of one of that size, the symbols may still be some ten megabytes.
 const FILE_LIMIT: u64 = 1 << 30;
 /// Bytes of symbols that are read.
-const READ_LIMIT: u64 = 512 << 20;
+const READ_LIMIT: u64 = 256 << 20;
 /// Bytes of downloaded files that are kept, for other processes of the same program. They have no name, and are gone
 /// with this process.
 const KEPT_LIMIT: u64 = 1 << 30;
