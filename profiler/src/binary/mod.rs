@@ -8,16 +8,26 @@
 //! - [`text`]: the code and an index of its direct branches.
 //! - [`flow`]: what can be reached from a function's entry.
 //! - [`site`]: the instruction on which a function is probed.
-//! - `callers`: which calls are the allocator's own.
-//! - `allocator`: everything together for a known allocator.
+//! - `names`: what the names of allocator functions mean; `candidates`: which allocators a file holds.
+//! - `goals`: where branches lead to; `wrappers`: functions that only pass calls on; `layers`: code that stands on an allocator.
+//! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
+//! - `glibc`: everything together for glibc; `hooks`: for all others.
 
-mod allocator;
 mod callers;
+mod candidates;
 mod elf;
 mod error;
 pub mod flow;
+mod functions;
+mod glibc;
+mod goals;
+mod hooks;
+mod layers;
+mod names;
 pub mod site;
 pub mod text;
+mod transfers;
+mod wrappers;
 
 use std::fmt;
 
@@ -158,14 +168,22 @@ pub struct Image {
     pub soname: Option<String>,
     /// The mapped parts, in the order of the program headers.
     pub segments: Vec<Segment>,
-    /// The allocator in it, if it is a known one.
-    pub allocator: Option<Allocator>,
-    /// Whether it exports a function `malloc`: then there is some allocator in it, known or not.
-    pub defines_malloc: bool,
-    /// Where to count the calls. Empty unless the allocator is a known one.
+    /// Where to count the calls; empty if there is no allocator in it.
     pub hooks: Vec<Hook>,
-    /// The functions of a known allocator that have no hook of their own, and why.
+    /// The functions of its allocators that have no hook of their own, and why.
     pub left_out: Vec<LeftOut>,
+    /// Where a dynamic linker tells that the list of objects has changed.
+    pub loader: Option<LoaderHook>,
+}
+
+/// The function that a dynamic linker calls when objects have been mapped or are to be unmapped; it does nothing and is
+/// there for debuggers (`r_brk` in `<link.h>`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoaderHook {
+    /// Virtual address of `_dl_debug_state`.
+    pub address: u64,
+    /// The instruction to probe.
+    pub site: Site,
 }
 
 impl Image {
@@ -246,6 +264,17 @@ pub enum LeftOutReason {
     /// It does nothing but check its arguments and pass them on, so that the other function's hook sees every call.
     #[error("it only passes its arguments on, so its calls are counted as {}", .0.name())]
     WrapperOf(AllocFunction),
+    /// It goes on through a pointer, to nobody knows where: to count it could be to count twice.
+    #[error("it passes its calls on through a pointer; what they get to is counted there")]
+    Forwards,
+    /// It takes its memory from another allocator, which is counted.
+    #[error("it stands on another allocator's {0}, where its calls are counted as that one sees them")]
+    StandsOn(String),
+    /// It asks for blocks in the program's name, but its arguments don't tell of how many bytes.
+    #[error(
+        "its arguments don't tell how much it asks for: what it takes from the allocator without a call isn't counted"
+    )]
+    Client,
     /// There is no place to probe.
     #[error("{0}")]
     NoSite(SiteError),
@@ -259,22 +288,15 @@ pub enum LeftOutReason {
 /// is no error; see [`Class::Other`].
 pub fn analyse(image: &[u8]) -> Result<Image, BinaryError> {
     let elf = elf::Elf::read(image)?;
-    let exports = elf.exports(&allocator::NAMES);
-    let allocator = allocator::identify(&elf, &exports);
-    let defines_malloc = exports.iter().any(|export| export.name == AllocFunction::Malloc as usize);
-    let (hooks, left_out) = match allocator {
-        Some(Allocator::Glibc) => allocator::glibc(&elf, &exports)?,
-        _ => (Vec::new(), Vec::new()),
-    };
+    let found = hooks::find(&elf)?;
     Ok(Image {
         class: elf.class,
         build_id: elf.build_id,
         soname: elf.soname,
         segments: elf.segments,
-        allocator,
-        defines_malloc,
-        hooks,
-        left_out,
+        hooks: found.hooks,
+        left_out: found.left_out,
+        loader: found.loader,
     })
 }
 

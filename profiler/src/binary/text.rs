@@ -54,9 +54,11 @@ pub struct Branch {
     pub call: bool,
 }
 
-/// A jump through a slot of the global offset table.
+/// A jump or call through a slot of the global offset table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotJump {
+    /// A call.
+    pub call: bool,
     /// The function whose address the slot gets.
     pub function: u64,
     /// Address of the instruction.
@@ -125,6 +127,11 @@ impl<'a> Text<'a> {
         starts.sort_unstable();
         starts.dedup();
         Ok(Self { code, starts, complete, branches })
+    }
+
+    /// Bytes of code.
+    pub(super) fn size(&self) -> u64 {
+        self.code.iter().map(|code| code.bytes.len() as u64).sum()
     }
 
     fn code_at(&self, address: u64) -> Option<&Code<'a>> {
@@ -222,22 +229,24 @@ impl<'a> Text<'a> {
         possible.collect()
     }
 
-    /// All jumps through the given slots (address of the slot, function it leads to; sorted by slot).
+    /// All jumps and calls through the given slots (address of the slot, function it leads to; sorted by slot).
     pub fn slot_jumps(&self, slots: &[(u64, u64)]) -> Vec<SlotJump> {
         let mut found = Vec::new();
         for code in &self.code {
             for (at, window) in code.bytes.windows(6).enumerate() {
-                // ff 25: jmp *d(%rip)
-                if window[..2] != [0xff, 0x25] {
-                    continue;
-                }
+                // ff 25: jmp *d(%rip); ff 15: call *d(%rip)
+                let call = match window[..2] {
+                    [0xff, 0x25] => false,
+                    [0xff, 0x15] => true,
+                    _ => continue,
+                };
                 let displacement = i32::from_le_bytes([window[2], window[3], window[4], window[5]]);
                 let source = code.address + at as u64;
                 let slot = source.wrapping_add(6).wrapping_add_signed(i64::from(displacement));
                 if let Ok(index) = slots.binary_search_by_key(&slot, |&(slot, _)| slot)
                     && found.len() < MAX_SLOT_JUMPS
                 {
-                    found.push(SlotJump { function: slots[index].1, source });
+                    found.push(SlotJump { call, function: slots[index].1, source });
                 }
             }
         }

@@ -13,8 +13,9 @@ use crate::{
     text::clean,
 };
 
-/// So many names of libraries are told.
-const NAMES_TOLD: usize = 3;
+/// Why nothing is counted, if there is nothing to count.
+const WHY_NOTHING: &str = "no allocator is mapped: neither its program nor a library of it defines one (a stripped program, \
+                           or a language with an allocator of its own)";
 /// `int3`: what the kernel puts at a probe site.
 const BREAKPOINT: u8 = 0xcc;
 /// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
@@ -66,18 +67,15 @@ impl AllocWatch {
 
     /// Finds the allocators and places the probes. Nothing is counted before [`AllocWatch::start`].
     pub(super) fn place(kernel: &mut Kernel, process: &Process, slot: u32) -> Result<Self, SessionError> {
-        let (found, unknown) = find_allocators(process)?;
+        let found = find_allocators(process)?;
         let mut watch = Self::off(slot);
         for one in &found {
             watch.attach(kernel, process, one)?;
         }
-        let unknown = shortened(&unknown);
-        watch.state = match (watch.links.is_empty(), unknown.is_empty()) {
-            (true, _) => AllocState::NotCounting(why_nothing(&unknown)),
-            (false, true) => AllocState::Counting,
-            (false, false) => AllocState::Partly(format!(
-                "glibc's allocator only; {unknown} has another one that isn't known yet"
-            )),
+        watch.state = if watch.links.is_empty() {
+            AllocState::NotCounting(WHY_NOTHING.to_owned())
+        } else {
+            AllocState::Counting
         };
         Ok(watch)
     }
@@ -229,40 +227,20 @@ fn look_at(process: &Process, object: &MappedObject) -> Option<(PinnedObject, Im
     Some((pinned, image))
 }
 
-/// The mapped objects with an allocator that we know, and the names of those with one that we don't.
-fn find_allocators(process: &Process) -> Result<(Vec<Found>, Vec<String>), SessionError> {
+/// The mapped objects with an allocator.
+fn find_allocators(process: &Process) -> Result<Vec<Found>, SessionError> {
     let mut found = Vec::new();
-    let mut unknown = Vec::new();
     for object in process.mapped_objects()? {
         let (pinned, image) = match look_at(process, &object) {
             Some(looked) => looked,
             None if !process.is_alive() => return Err(TargetError::Gone(process.pid()).into()),
             None => continue,
         };
-        if image.allocator.is_some() && !image.hooks.is_empty() {
+        if !image.hooks.is_empty() {
             found.push(Found { object, pinned, image });
-        } else if image.defines_malloc {
-            unknown.push(clean(&object.path));
         }
     }
-    Ok((found, unknown))
-}
-
-/// The first few names: a target could map thousands, and a label must stay short.
-fn shortened(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMES_TOLD);
-    let told = names[..names.len() - more].join(", ");
-    if more > 0 { format!("{told} and {more} more") } else { told }
-}
-
-fn why_nothing(unknown: &str) -> String {
-    if unknown.is_empty() {
-        "no known allocator is mapped: neither its program nor a library of it exports malloc (a static or stripped \
-         program, or a language with an allocator of its own)"
-            .to_owned()
-    } else {
-        format!("its allocator is not known yet: {unknown}")
-    }
+    Ok(found)
 }
 
 impl Placed {
