@@ -216,16 +216,15 @@ impl<'t, 'a> Callers<'t, 'a> {
 
     /// Whether an instruction is the allocator's own, and neither the program's nor a wrapper's.
     pub fn is_own(&self, flows: &mut Flows<'_, '_>, at: u64) -> bool {
+        let within = self.stands_within(at);
         let by_wrapper = self.wrappers.values().any(|flow| flow.instructions.contains(&at));
-        if !by_wrapper && self.stands_within(at) {
+        if within && !by_wrapper {
             return true;
-        }
-        if matches!(self.own, Own::Only(_)) {
-            return false;
         }
         // Where a wrapper jumps on into the function behind it, that one's calls are not the wrapper's. And what compilers
         // split off a hooked function stands somewhere else.
-        self.hooked.iter().any(|&entry| flows.from(entry).instructions.contains(&at))
+        let by_hooked = self.hooked.iter().any(|&entry| flows.from(entry).instructions.contains(&at));
+        by_hooked && (within || !matches!(self.own, Own::Only(_)))
     }
 
     fn stands_within(&self, at: u64) -> bool {

@@ -115,6 +115,10 @@ impl Candidates {
             }
             _ => (),
         }
+        // musl's inner functions have such names, too (src/malloc).
+        if identities.get("") == Some(&Allocator::Musl) && identities.contains_key("__libc_") {
+            identities.insert("__libc_", Allocator::Musl);
+        }
         let plain = identities.get("").copied();
 
         let mut found = Self { plain, ..Self::default() };
@@ -177,6 +181,10 @@ fn order(name: &str) -> (u8, u32, bool, String) {
 fn is_an_allocator(prefix: &str, members: &[(&Function, Role)]) -> bool {
     let has =
         |base: &str| members.iter().any(|(function, _)| function.name.strip_prefix(prefix) == Some(base));
+    if prefix == "mi_" {
+        // A program has only those that it uses, if the compiler gave each function a section of its own: Rust's crate.
+        return has("free") && members.iter().any(|(_, role)| role.kind() != Kind::Freeing);
+    }
     has("malloc") && has("free") && (prefix.is_empty() || has("calloc") || has("realloc"))
 }
 

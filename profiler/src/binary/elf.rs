@@ -306,13 +306,15 @@ impl<'a> Elf<'a> {
         imports
     }
 
-    /// The code and where its functions begin.
-    pub fn text(&self) -> Result<Text<'a>, BinaryError> {
+    /// The code and where its functions begin. `places`: the functions of interest (see [`Text::new`]).
+    pub fn text(&self, places: &[u64]) -> Result<Text<'a>, BinaryError> {
         let mut starts = self.frame_starts();
+        // Static programs in C have no unwind tables.
+        starts.extend(self.symbol_starts());
         let complete = !starts.is_empty();
         let functions = self.symbols.iter().filter(|symbol| Self::is_function(symbol));
         starts.extend(functions.map(|symbol| symbol.st_value.get(LE)));
-        Text::new(self.code(), starts, complete)
+        Text::new(self.code(), starts, complete, places)
     }
 
     /// The executable segments' bytes.

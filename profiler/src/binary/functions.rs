@@ -71,6 +71,18 @@ impl Elf<'_> {
         functions
     }
 
+    /// Addresses of all functions in `.symtab`.
+    pub fn symbol_starts(&self) -> Vec<u64> {
+        let table = FileHeader64::<LittleEndian>::parse(self.image)
+            .and_then(|header| header.sections(LE, self.image))
+            .and_then(|sections| sections.symbols(LE, self.image, SHT_SYMTAB));
+        let Ok(table) = table else { return Vec::new() };
+        let functions = table.iter().filter(|symbol| {
+            symbol.st_type() == elf::STT_FUNC && symbol.st_shndx(LE) != elf::SHN_UNDEF
+        });
+        functions.map(|symbol| symbol.st_value(LE)).collect()
+    }
+
     /// The path of the dynamic linker.
     pub fn interpreter(&self) -> Option<&[u8]> {
         let header = FileHeader64::<LittleEndian>::parse(self.image).ok()?;

@@ -49,7 +49,9 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
     if candidates.all.is_empty() && loader.is_none() {
         return Ok(Found::default());
     }
-    let text = elf.text()?;
+    let mut places: Vec<u64> = candidates.all.keys().copied().take(MAX_CANDIDATES).collect();
+    places.extend(loader.map(|function| function.address));
+    let text = elf.text(&places)?;
     let mut flows = Flows::new(&text);
     let mut found =
         Found { loader: loader.and_then(|function| loader_hook(&text, function)), ..Found::default() };
@@ -90,7 +92,10 @@ fn object_of(candidates: &Candidates, allocator: Allocator, prefix: &str) -> Ran
         let own = |candidate: &&Candidate| {
             candidate.allocator == allocator && candidate.prefix == prefix && !candidate.operator
         };
-        candidates.all.values().filter(own).filter(|candidate| match candidate.role.function {
+        // gperftools' functions have a section of their own, all but this one.
+        let elsewhere = |candidate: &&Candidate| candidate.names.iter().any(|name| name == "tc_malloc_skip_new_handler");
+        let own = candidates.all.values().filter(own).filter(move |candidate| !elsewhere(candidate));
+        own.filter(move |candidate| match candidate.role.function {
             AllocFunction::Malloc | AllocFunction::Free | AllocFunction::Realloc => true,
             // An object file of its own in glibc (malloc/reallocarray.c).
             AllocFunction::Reallocarray => false,

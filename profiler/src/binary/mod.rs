@@ -311,8 +311,9 @@ pub fn code_and_exports<'a>(
     names: &[&str],
 ) -> Result<(text::Text<'a>, Vec<(usize, u64)>), BinaryError> {
     let elf = elf::Elf::read(image)?;
-    let exports = elf.exports(names).iter().map(|export| (export.name, export.address)).collect();
-    Ok((elf.text()?, exports))
+    let exports: Vec<_> = elf.exports(names).iter().map(|export| (export.name, export.address)).collect();
+    let places: Vec<u64> = exports.iter().map(|&(_, address)| address).collect();
+    Ok((elf.text(&places)?, exports))
 }
 
 #[cfg(test)]

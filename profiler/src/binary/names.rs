@@ -103,7 +103,7 @@ const C_NAMES: [(&str, Role); 18] = [
 ];
 
 /// What mimalloc has besides, behind `mi_`; also behind `mi_heap_`, where a heap comes first.
-const MIMALLOC_NAMES: [(&str, Role); 25] = [
+const MIMALLOC_NAMES: [(&str, Role); 32] = [
     ("zalloc", role(F::Malloc, O::Allocate, ALLOCATE)),
     ("malloc_small", role(F::Malloc, O::Allocate, ALLOCATE)),
     ("zalloc_small", role(F::Malloc, O::Allocate, ALLOCATE)),
@@ -130,6 +130,14 @@ const MIMALLOC_NAMES: [(&str, Role); 25] = [
     ("free_size_aligned", role(F::Free, O::Free, ALLOCATE)),
     ("free_aligned", role(F::Free, O::Free, ALLOCATE)),
     ("alloc_new", role(F::OperatorNew, O::Allocate, ALLOCATE)),
+    // Since version 3: the same, telling the block's real size through a pointer behind all other arguments.
+    ("umalloc", role(F::Malloc, O::Allocate, ALLOCATE)),
+    ("umalloc_small", role(F::Malloc, O::Allocate, ALLOCATE)),
+    ("ucalloc", role(F::Calloc, O::AllocateArray, ALLOCATE)),
+    ("urealloc", role(F::Realloc, O::Resize, ALLOCATE)),
+    ("ufree", role(F::Free, O::Free, ALLOCATE)),
+    ("umalloc_aligned", role(F::AlignedAlloc, O::AllocateAligned, [1, 0, 2])),
+    ("uzalloc_aligned", role(F::AlignedAlloc, O::AllocateAligned, [1, 0, 2])),
 ];
 
 /// Those of mimalloc's that stand for C++ operators, behind `mi_`.
@@ -216,12 +224,14 @@ fn mimalloc(rest: &str) -> Option<Meaning<'_>> {
     if let Some((_, role)) = MIMALLOC_OPERATORS.iter().find(|(base, _)| *base == rest) {
         return Some(Meaning::Role(FAMILY, *role));
     }
-    let heap = rest.strip_prefix("heap_");
+    // `mi_theap_`: since version 3, what was a heap before.
+    let heap = rest.strip_prefix("heap_").or_else(|| rest.strip_prefix("theap_"));
     if MIMALLOC_CLIENTS.contains(&heap.unwrap_or(rest)) {
         return Some(Meaning::Client(FAMILY));
     }
     let Some(heap) = heap else { return find(rest).map(|role| Meaning::Role(FAMILY, role)) };
-    let role = find(heap)?;
+    // A block is given back without its heap: `mi_heap_free` would free the heap.
+    let role = find(heap).filter(|role| role.kind() != Kind::Freeing)?;
     Some(Meaning::Role(FAMILY, Role { arguments: role.arguments.map(|position| position + 1), ..role }))
 }
 
