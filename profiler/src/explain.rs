@@ -32,6 +32,8 @@ struct Object {
     build_id: Option<String>,
     /// The tables that its functions' names come from.
     symbols: Vec<&'static str>,
+    /// What is wrong with tables that couldn't be used.
+    problems: Vec<String>,
     /// Why functions of an allocator, if it has any, can't be found.
     #[serde(skip_serializing_if = "Option::is_none")]
     lacks_symbols: Option<String>,
@@ -97,6 +99,7 @@ fn explain(images: &mut Images, process: &Process, object: &MappedObject) -> Obj
         error: None,
         build_id: None,
         symbols: Vec::new(),
+        problems: Vec::new(),
         lacks_symbols: None,
         tells_of_libraries: false,
         hooks: Vec::new(),
@@ -115,7 +118,8 @@ fn explain(images: &mut Images, process: &Process, object: &MappedObject) -> Obj
 impl Object {
     fn fill(&mut self, image: &Image) {
         self.build_id.clone_from(&image.build_id);
-        self.symbols = Vec::new();
+        self.symbols = image.symbols.iter().map(|source| source.name()).collect();
+        self.problems.clone_from(&image.symbol_problems);
         self.lacks_symbols = image.lacks_symbols().map(str::to_owned);
         self.tells_of_libraries = image.loader.is_some();
         self.hooks = image.hooks.iter().map(probe).collect();
@@ -195,6 +199,9 @@ fn object_lines(lines: &mut Vec<String>, object: &Object, style: Style) {
     lines.push(style.dim(&format!("  build id {build_id} · symbols: {symbols}")));
     if let Some(error) = &object.error {
         lines.push(style.warn(&format!("  can't be analysed: {error}")));
+    }
+    for problem in &object.problems {
+        lines.push(style.warn(&format!("  {}", clean(problem))));
     }
     if let Some(reason) = &object.lacks_symbols {
         lines.push(style.warn(&format!("  {reason}")));

@@ -243,6 +243,13 @@ impl<'a> Elf<'a> {
         }
         functions
     }
+
+    /// Addresses of all functions in the tables for debuggers, local ones too.
+    pub fn symbol_starts(&self) -> Vec<u64> {
+        let tables = self.symbol_tables().into_iter().filter(|(source, _)| *source != SymbolSource::Dynamic);
+        let functions = tables.flat_map(|(_, table)| table.symbols).filter(|symbol| Elf::is_function(symbol));
+        functions.map(|symbol| symbol.st_value(LE)).collect()
+    }
 }
 
 /// The tables for debuggers have the version of a symbol in its name: `name@@VERSION` for the default one, and

@@ -2,9 +2,10 @@
 
 use profiler_common::alloc::AllocFunction;
 
+use super::analyse;
 use super::{Assembler, BASE, Object, SKEW};
-use crate::binary::allocator::C_FUNCTIONS;
-use crate::binary::{Allocator, BinaryError, Class, LeftOutReason, SiteError, analyse, code_and_exports};
+use crate::binary::glibc::C_FUNCTIONS;
+use crate::binary::{Allocator, BinaryError, Class, Layer, LeftOutReason, SiteError, code_and_exports};
 
 const CODE: &[u8] = &[0x55, 0xc3];
 const BOTH: &[(&str, u64)] = &[("malloc", BASE), ("free", BASE)];
@@ -18,8 +19,7 @@ fn headers() {
     assert_eq!(image.class, Class::Elf64X86_64);
     assert_eq!(image.build_id.as_deref(), Some("ab01"));
     assert_eq!(image.soname.as_deref(), Some("libx.so.1"));
-    assert!(image.defines_malloc);
-    assert_eq!((image.allocator, image.hooks.len(), image.left_out.len()), (None, 0, 0), "not glibc");
+    assert_eq!((image.hooks.len(), image.left_out.len()), (0, 0), "no allocator: it can't free");
     assert_eq!(image.segments.len(), 2);
     assert!(!image.segments[0].executable && image.segments[1].executable);
     assert_eq!(image.file_offset_of(BASE), Some(BASE - SKEW));
@@ -36,30 +36,37 @@ fn headers() {
 #[test]
 fn names_are_compared_to_their_end() {
     for name in ["mallocx", "mallo", "xmalloc"] {
-        let image =
-            analyse(&Object { code: CODE, functions: &[(name, BASE)], ..Object::default() }.build()).unwrap();
-        assert!(!image.defines_malloc, "{name}");
+        let image = analyse(
+            &Object { code: CODE, functions: &[(name, BASE), ("free", BASE)], ..Object::default() }.build(),
+        )
+        .unwrap();
+        assert!(image.hooks.is_empty(), "{name}");
     }
 }
 
 #[test]
 fn who_is_glibc() {
     let allocator = |functions: &[(&str, u64)], soname| {
-        analyse(&Object { code: CODE, functions, soname, ..Object::default() }.build()).unwrap().allocator
+        analyse(&Object { code: CODE, functions, soname, ..Object::default() }.build())
+            .unwrap()
+            .hooks
+            .first()
+            .map(|hook| hook.layer)
     };
+    let (glibc, other) = (Some(Layer::Allocator(Allocator::Glibc)), Some(Layer::Allocator(Allocator::Other)));
     let with_version = [BOTH, &[("gnu_get_libc_version", BASE)]].concat();
-    assert_eq!(allocator(&with_version, ""), Some(Allocator::Glibc));
+    assert_eq!(allocator(&with_version, ""), glibc);
     assert_eq!(allocator(&with_version[1..], ""), None, "no malloc");
-    assert_eq!(allocator(BOTH, "libc.so.6"), None, "without its symbol versions");
-    assert_eq!(allocator(BOTH, "libjemalloc.so.2"), None);
+    assert_eq!(allocator(BOTH, "libc.so.6"), other, "without its symbol versions");
+    assert_eq!(allocator(BOTH, "libjemalloc.so.2"), other, "names tell, not the library's");
     let versions = |versions, soname| {
         let object = Object { code: CODE, functions: BOTH, versions, soname, ..Object::default() };
-        analyse(&object.build()).unwrap().allocator
+        analyse(&object.build()).unwrap().hooks.first().map(|hook| hook.layer)
     };
-    assert_eq!(versions(&["libc.so.6", "GLIBC_2.2.5"], "libc.so.6"), Some(Allocator::Glibc));
-    assert_eq!(versions(&["libc.so.6", "X", "GLIBC_PRIVATE"], "libc.so.6"), Some(Allocator::Glibc));
-    assert_eq!(versions(&["libc.so.6", "GLIBC_2.2.55"], "libc.so.6"), None);
-    assert_eq!(versions(&["libc.so.6", "GLIBC_2.2.5"], "libother.so"), None);
+    assert_eq!(versions(&["libc.so.6", "GLIBC_2.2.5"], "libc.so.6"), glibc);
+    assert_eq!(versions(&["libc.so.6", "X", "GLIBC_PRIVATE"], "libc.so.6"), glibc);
+    assert_eq!(versions(&["libc.so.6", "GLIBC_2.2.55"], "libc.so.6"), other);
+    assert_eq!(versions(&["libc.so.6", "GLIBC_2.2.5"], "libother.so"), other);
     assert_eq!(Allocator::Glibc.to_string(), "glibc");
 }
 
@@ -117,7 +124,7 @@ fn other_kinds_of_files() {
     arm[18] = 183;
     let image = analyse(&arm).unwrap();
     assert_eq!(image.class, Class::Other { description: "64 bit AArch64".to_string() });
-    assert_eq!((image.build_id.as_deref(), image.defines_malloc), (Some("07"), false));
+    assert_eq!((image.build_id.as_deref(), image.hooks.len()), (Some("07"), 0));
     arm[18] = 99;
     let Class::Other { description } = analyse(&arm).unwrap().class else { panic!() };
     assert_eq!(description, "64 bit machine 99");
@@ -181,14 +188,19 @@ fn code_of_allocators_without_hooks() {
     let image = Object { code: CODE, functions: &[("je_malloc", BASE)], ..Object::default() }.build();
     let (text, exports) = code_and_exports(&image, &["je_free", "je_malloc"]).unwrap();
     assert_eq!(exports, [(1, BASE)]);
-    assert_eq!(crate::binary::site::choose(&text, BASE, 1).unwrap().instruction, "push %rbp");
+    assert_eq!(crate::binary::site::choose(&text, BASE, 1).unwrap().0.instruction, "push %rbp");
 }
 
 #[test]
 fn only_defined_functions_count() {
     let defines = |info, section| {
-        let object = Object { code: CODE, others: &[("malloc", info, section)], ..Object::default() };
-        analyse(&object.build()).unwrap().defines_malloc
+        let object = Object {
+            code: CODE,
+            functions: &[("free", BASE)],
+            others: &[("malloc", info, section)],
+            ..Object::default()
+        };
+        !analyse(&object.build()).unwrap().hooks.is_empty()
     };
     assert!(defines(0x12, 1), "a global function");
     assert!(defines(0x22, 1), "a weak function");

@@ -11,7 +11,15 @@ mod symbol_damage;
 mod symbol_files;
 mod walks;
 
-use super::text::{Code, Text};
+use super::{
+    BinaryError, Image,
+    text::{Code, Text},
+};
+
+/// Most files are looked at without a debug file.
+pub fn analyse(image: &[u8]) -> Result<Image, BinaryError> {
+    super::analyse(image, None)
+}
 
 /// Where the code of test images is mapped, and (minus [`SKEW`]) lies in their file.
 pub const BASE: u64 = 0x10000;
@@ -21,7 +29,7 @@ pub const SKEW: u64 = 0x8000;
 /// Code at [`BASE`] with the given function starts.
 pub fn text<'a>(bytes: &'a [u8], starts: &[u64]) -> Text<'a> {
     let code = Code { address: BASE, file_offset: BASE - SKEW, bytes };
-    Text::new(vec![code], starts.iter().map(|start| BASE + start).collect(), true).unwrap()
+    Text::new(vec![code], starts.iter().map(|start| BASE + start).collect(), true, &[]).unwrap()
 }
 
 /// Assembles code with labels: enough for branches.

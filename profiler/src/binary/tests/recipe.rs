@@ -2,8 +2,9 @@
 
 use profiler_common::alloc::AllocFunction;
 
+use super::analyse;
 use super::{Assembler, Object, SKEW};
-use crate::binary::{Hook, Image, analyse};
+use crate::binary::{Hook, Image};
 
 /// The parts of the library that the tests exchange.
 pub struct Recipe {

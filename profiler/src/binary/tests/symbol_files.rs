@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::analyse;
 use super::built::{Workshop, nm};
 use super::library;
 use crate::binary::SymbolSource::{self, DebugFile, Dynamic, MiniDebugInfo, SymbolTable};
-use crate::binary::{BinaryError, DebugFileError, Function, Symbols, analyse, debug_files, symbols};
+use crate::binary::{BinaryError, DebugFileError, Function, Symbols, debug_files, symbols};
 
 const NAMES: [&str; 7] = ["malloc", "free", "calloc", "realloc", "shown", "hidden", "main"];
 
