@@ -16,7 +16,7 @@ use profiler_common::outcome::Outcome;
 use thiserror::Error;
 
 use crate::{
-    kernel::{Facts, Kernel, KernelError, KernelLog, Plan, Sizes, Wanted},
+    kernel::{Facts, Kernel, KernelError, KernelLog, Placement, Plan, Sizes, Wanted},
     snapshot::{Snapshot, TargetInfo, TargetSnapshot},
     target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
 };
@@ -124,6 +124,11 @@ impl Session {
     /// The kernel side's debug lines, once, if they were asked for.
     pub fn take_log(&mut self) -> Option<KernelLog> {
         self.kernel.as_mut().and_then(Kernel::take_log)
+    }
+
+    /// How probes are placed; `None` without the kernel side.
+    pub fn placement(&self) -> Option<Placement> {
+        self.kernel.as_ref().map(Kernel::placement)
     }
 
     /// Attaches to a process. `name` is its `target` label, made unique by the caller.

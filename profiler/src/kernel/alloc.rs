@@ -73,7 +73,9 @@ impl Kernel {
         for plan in plans {
             let id = self.take_site()?;
             ids.taken.push(id);
-            self.alloc_sites.set(id.0, Raw(plan.site), 0).map_err(|source| map_error("ALLOC_SITES", source))?;
+            self.alloc_sites
+                .set(id.0, Raw(plan.site), 0)
+                .map_err(|source| map_error("ALLOC_SITES", source))?;
             let cookie = u64::from(id.0);
             points.extend(plan.file_offsets.iter().map(|&file_offset| Point { file_offset, cookie }));
         }
@@ -148,12 +150,7 @@ impl Kernel {
     /// # Errors
     ///
     /// If the kernel refuses it.
-    pub fn attach_empty(
-        &mut self,
-        pid: u32,
-        file: &Path,
-        file_offset: u64,
-    ) -> Result<Probes, KernelError> {
+    pub fn attach_empty(&mut self, pid: u32, file: &Path, file_offset: u64) -> Result<Probes, KernelError> {
         self.place("empty", pid, file, &[Point { file_offset, cookie: 0 }])
     }
 }

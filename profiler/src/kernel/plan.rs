@@ -132,7 +132,10 @@ mod tests {
 
     #[test]
     fn a_good_machine_gets_everything() {
-        assert_eq!(Plan::decide(ALL, &able()).unwrap(), Plan { alloc: true, stalls: true, events: true, multi: true });
+        assert_eq!(
+            Plan::decide(ALL, &able()).unwrap(),
+            Plan { alloc: true, stalls: true, events: true, multi: true }
+        );
     }
 
     #[test]

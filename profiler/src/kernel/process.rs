@@ -244,6 +244,8 @@ mod tests {
     #[test]
     fn a_name_that_is_no_text_is_no_trouble() {
         let bytes = entry([2, 1, 1, 0], 5, &[0xff; 16]);
-        assert!(matches!(Event::decode(&bytes), Some(Event::Exec { comm, .. }) if comm.chars().count() == 16));
+        assert!(
+            matches!(Event::decode(&bytes), Some(Event::Exec { comm, .. }) if comm.chars().count() == 16)
+        );
     }
 }
