@@ -21,7 +21,8 @@ use thiserror::Error;
 
 use crate::{
     kernel::{
-        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Plan, Sizes, Wanted, detach_all,
+        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Placement, Plan, Sizes, Wanted,
+        detach_all,
     },
     snapshot::{ProcessInfo, Snapshot},
     target::{Process, ProcessUsage, TargetError},
@@ -143,6 +144,11 @@ impl Session {
         self.kernel.as_mut().and_then(Kernel::take_log)
     }
 
+    /// How probes are placed; `None` without the kernel side.
+    pub fn placement(&self) -> Option<Placement> {
+        self.kernel.as_ref().map(Kernel::placement)
+    }
+
     /// What happens to processes, once. `of_all`: not only of those that are observed.
     ///
     /// # Errors
@@ -151,7 +157,7 @@ impl Session {
     pub fn take_events(&mut self, of_all: bool) -> Result<Option<EventReader>, SessionError> {
         let Some(kernel) = &mut self.kernel else { return Ok(None) };
         kernel.scope_events(if of_all { EventScope::All } else { EventScope::Targets })?;
-        Ok(kernel.take_events())
+        Ok(kernel.take_events()?)
     }
 
     /// Begins to observe a process.
