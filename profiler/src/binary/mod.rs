@@ -11,6 +11,7 @@
 //! - [`site`]: the instruction on which a function is probed.
 //! - `callers`: which calls are the allocator's own.
 //! - `allocator`: everything together for a known allocator.
+//! - [`python`]: the allocator interfaces of a Python interpreter.
 
 mod allocator;
 mod callers;
@@ -21,6 +22,7 @@ pub mod flow;
 mod identity;
 mod minidebug;
 mod sections;
+pub mod python;
 pub mod site;
 mod symbols;
 pub mod text;
