@@ -340,8 +340,7 @@ impl<'a> Elf<'a> {
     pub fn pointer_at(&self, address: u64) -> Option<u64> {
         let mut relocations = self.relocations.into_iter().flatten();
         let relative = relocations.find(|relocation| {
-            relocation.r_offset.get(LE) == address
-                && relocation.r_type(LE, false) == elf::R_X86_64_RELATIVE
+            relocation.r_offset.get(LE) == address && relocation.r_type(LE, false) == elf::R_X86_64_RELATIVE
         });
         match relative {
             Some(relocation) => u64::try_from(relocation.r_addend.get(LE)).ok(),

@@ -17,7 +17,7 @@ pub const MAX_BYTES: u64 = 64;
 pub const MAX_INSTRUCTIONS: usize = 16;
 
 /// Where the integer arguments are passed (System V ABI for x86-64, 3.2.3).
-pub(super) const ARGUMENTS: [Register; 6] =
+const ARGUMENTS: [Register; 6] =
     [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
 
 /// What the kernel does with the instruction under the probe.

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RflagsBits,
 };
+use profiler_common::alloc::Register as Place;
 
 use super::super::text::{Text, ends_path};
 
@@ -20,7 +21,7 @@ const MAX_STEPS: usize = 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Argument {
     /// In a register (64 bit).
-    Register(Register),
+    Register(Place),
     /// The compiler knew it.
     Constant(u64),
     /// It couldn't be found out, or it isn't in a register then.
@@ -34,6 +35,8 @@ pub(super) struct Dispatch {
     pub at: u64,
     /// The second and third integer argument of the call that follows; the first is the allocator's context.
     pub arguments: [Argument; 2],
+    /// A register that holds the pointer.
+    pub pointer: Place,
 }
 
 /// What one load of the pointer leads to.
@@ -61,6 +64,11 @@ impl Registers {
 
     fn with(self, register: Register) -> Self {
         Self(self.0 | Self::bit(register))
+    }
+
+    /// The first of them that can be named.
+    fn first(self) -> Option<Place> {
+        Place::ALL.into_iter().find(|&place| self.0 & 1 << place as u8 != 0)
     }
 
     fn without(self, register: Register) -> Self {
@@ -93,7 +101,7 @@ impl<'t, 'a> Walker<'t, 'a> {
         let mut result = Dispatches { complete: true, ..Dispatches::default() };
         let Some(first) = self.text.decode(load) else { return result };
         if through_memory(&first) {
-            result.found.push(Dispatch { at: load, arguments: IN_PLACE });
+            result.found.push(Dispatch { at: load, arguments: IN_PLACE, pointer: Place::Rsi });
             return result;
         }
         let pointer = Registers::default().with(first.op0_register());
@@ -118,7 +126,11 @@ impl<'t, 'a> Walker<'t, 'a> {
                     FlowControl::UnconditionalBranch => way.at = instruction.near_branch_target(),
                     FlowControl::IndirectCall | FlowControl::IndirectBranch => {
                         if is_through(&instruction, way.pointer) {
-                            result.found.push(Dispatch { at: way.at, arguments: IN_PLACE });
+                            result.found.push(Dispatch {
+                                at: way.at,
+                                arguments: IN_PLACE,
+                                pointer: Place::Rsi,
+                            });
                         }
                         break;
                     }
@@ -175,7 +187,7 @@ impl<'t, 'a> Walker<'t, 'a> {
             _ => return None,
         };
         let arguments = self.arguments(unequal, way.pointer)?;
-        Some(Dispatch { at: jump.ip(), arguments })
+        Some(Dispatch { at: jump.ip(), arguments, pointer: way.pointer.first()? })
     }
 
     /// Where the arguments of the call through the pointer come from, in terms of what the registers hold at `start`.
@@ -225,7 +237,7 @@ impl<'t, 'a> Walker<'t, 'a> {
 }
 
 /// At the call itself the arguments are where the calling convention wants them.
-const IN_PLACE: [Argument; 2] = [Argument::Register(Register::RSI), Argument::Register(Register::RDX)];
+const IN_PLACE: [Argument; 2] = [Argument::Register(Place::Rsi), Argument::Register(Place::Rdx)];
 
 /// What the registers hold, in terms of what they held before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -234,8 +246,8 @@ struct Values([Argument; 16]);
 impl Default for Values {
     fn default() -> Self {
         let mut values = [Argument::Unknown; 16];
-        for (number, value) in values.iter_mut().enumerate() {
-            *value = Argument::Register(Register::RAX + number as u32);
+        for place in Place::ALL {
+            values[place as usize] = Argument::Register(place);
         }
         Self(values)
     }
