@@ -230,7 +230,7 @@ impl<'a> Text<'a> {
             for (at, window) in code.bytes.windows(6).enumerate() {
                 // 8b /r with a REX.W prefix before it, ff /2, ff /4; modrm 00 xxx 101 is relative to the next instruction.
                 let moves = window[0] == 0x8b && window[1] & 0xc7 == 0x05;
-                if !moves && !(window[0] == 0xff && matches!(window[1], 0x15 | 0x25)) {
+                if !(moves || window[0] == 0xff && matches!(window[1], 0x15 | 0x25)) {
                     continue;
                 }
                 let Some(at) = at.checked_sub(usize::from(moves)) else { continue };
