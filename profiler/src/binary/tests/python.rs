@@ -285,6 +285,12 @@ fn the_interpreter_of_debian_12() {
     assert!(at(0x470c2d).is_none() && at(0x470c49).is_none());
     let tables: Vec<_> = python.tables.iter().map(|table| table.address).collect();
     assert_eq!(tables, [0x95a060, 0x959f80, 0x959f40]);
+    assert!(python.releases.is_empty(), "the public functions have cheap sites");
+    // Read from processes: as usual, with PYTHONMALLOC=malloc, PYTHONMALLOC=debug and PYTHONTRACEMALLOC=1.
+    let raw = [0x4f7350, 0x4f7350, 0x629b20, 0x64e220].map(|at| python.current(Domain::Raw, at));
+    assert_eq!(raw, [Current::System, Current::System, Current::DebugHooks, Current::Other]);
+    let object = [0x4fb450, 0x4f7350, 0x4fdf80, 0x5b4e60].map(|at| python.current(Domain::Object, at));
+    assert_eq!(object, [Current::Pymalloc, Current::System, Current::DebugHooks, Current::Other]);
 }
 
 /// Shared libraries, where the functions stay what they are: each is hooked once, and its table found.
