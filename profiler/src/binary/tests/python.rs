@@ -210,7 +210,7 @@ fn looking_at_a_table_is_no_call() {
         // Another call through the same register: mov %rbx,%rax
         code.function("overwritten").load_rax("mem free").raw(&[0x48, 0x89, 0xd8]).raw(CALL_RAX).raw(RET);
         // What looks like a load lies inside another instruction: movabs $..., %rbx
-        code.function("inside").raw(&[0x48, 0xbb]).load_rax("mem malloc").raw(&[0]).raw(CALL_RAX).raw(RET);
+        code.function("inside").raw(&[0x48, 0xbb]).load_rax("mem malloc").raw(&[0x90]).raw(CALL_RAX).raw(RET);
     });
     assert!(copies(&python).is_empty(), "{:x?}", copies(&python));
 }
@@ -248,7 +248,7 @@ fn frees_are_counted_in_pymalloc_while_it_is_in_use() {
 #[test]
 fn a_jump_into_the_function_that_frees_spoils_it() {
     let (python, _) = found(|code| {
-        code.function("realloc").jmp("free");
+        code.raw(&[0xcc; 300]).function("realloc").jmp("free");
     });
     assert!(python.releases.is_empty(), "{python:x?}");
 }
