@@ -13,6 +13,7 @@
 //! - `goals`: where branches lead to; `wrappers`: functions that only pass calls on; `layers`: code that stands on an allocator.
 //! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
 //! - `glibc`: everything together for glibc; `hooks`: for all others.
+//! - [`python`]: the allocator interfaces of a Python interpreter.
 
 mod callers;
 mod candidates;
@@ -27,6 +28,7 @@ mod identity;
 mod layers;
 mod minidebug;
 mod names;
+pub mod python;
 mod sections;
 pub mod site;
 mod symbols;

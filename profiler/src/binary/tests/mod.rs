@@ -5,6 +5,7 @@ mod callers;
 mod hostile;
 mod images;
 mod libraries;
+mod python;
 mod recipe;
 mod sites;
 mod symbol_damage;
