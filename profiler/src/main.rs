@@ -54,7 +54,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Ps { json }) => return ps::run(json),
         Some(Command::Explain { pid, json, all, debuginfod }) => {
-            return explain::run(pid, json, all, Images::new(debuginfod)?);
+            let mut images = Images::new(debuginfod)?;
+            images.look_into_python();
+            return explain::run(pid, json, all, images);
         }
         Some(Command::Metrics { markdown }) => {
             print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });

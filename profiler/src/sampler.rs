@@ -123,7 +123,12 @@ impl Sampler {
     fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>)> {
         let config = &self.config;
         let wanted = Wanted { alloc: config.alloc, stalls: config.stalls, mappings: config.mappings };
-        let mut session = Session::open(wanted, config.places(), config.stall_threshold, config.trace)?;
+        let mut session = Session::open(
+            wanted,
+            (config.places(), config.python),
+            config.stall_threshold,
+            config.trace,
+        )?;
         let mut chooser = match &config.what {
             What::Processes(choice) => Chooser::new(choice.clone()),
             What::Command { children, .. } => Chooser::of_children(*children),

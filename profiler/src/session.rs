@@ -8,6 +8,7 @@ mod group;
 mod images;
 mod ledger;
 mod process;
+mod python;
 mod slots;
 
 use std::{
@@ -34,6 +35,7 @@ pub use images::{Analysis, FileId, Images};
 use ledger::ThreadReading;
 use process::{Birth, Watched};
 pub use process::{DetailJob, DetailResult};
+pub use python::allocators;
 use slots::Slots;
 
 /// Probe sites of one process, on average: glibc has 10 functions, and half of them are called by the allocator itself,
@@ -52,6 +54,14 @@ pub enum SessionError {
     /// There is no place for another process.
     #[error("no place for another process: {0} are observed already (--max-targets)")]
     Full(u32),
+    /// A Python has more kinds of places than are counted.
+    #[error("it takes {sites} probe sites, more than {limit}")]
+    PythonTooLarge {
+        /// How many.
+        sites: usize,
+        /// How many are allowed.
+        limit: u32,
+    },
 }
 
 impl SessionError {
@@ -60,7 +70,7 @@ impl SessionError {
         match self {
             Self::Full(_) => "max_targets",
             Self::Target(TargetError::Gone(_) | TargetError::NoSuchProcess(_)) => "ended_before",
-            Self::Kernel(_) | Self::Target(_) => "failed",
+            Self::Kernel(_) | Self::Target(_) | Self::PythonTooLarge { .. } => "failed",
         }
     }
 }
@@ -103,21 +113,27 @@ pub struct Chosen {
 }
 
 impl Session {
-    /// Prepares for up to `targets` processes at a time: decides what is possible and loads the kernel side.
+    /// Prepares for up to `targets` processes at a time, with or without the layers of `python`: decides what is possible
+    /// and loads the kernel side.
     ///
     /// # Errors
     ///
     /// If a wish can't be fulfilled on this machine, or the kernel refuses something.
     pub fn open(
         wanted: Wanted,
-        targets: u32,
+        (targets, python): (u32, bool),
         stall_threshold: Duration,
         trace: bool,
     ) -> Result<Self, SessionError> {
         let asked = Instant::now();
         let plan = Plan::decide(wanted, &Facts::gather())?;
         // One process alone may have more allocators than the mean.
-        let sites = (targets * SITES_PER_TARGET).max(4 * SITES_PER_TARGET);
+        let mut sites = (targets * SITES_PER_TARGET).max(4 * SITES_PER_TARGET);
+        let mut images = Images::default();
+        if python {
+            sites += (targets * python::SITES_PER_PYTHON).max(python::MAX_SITES);
+            images.look_into_python();
+        }
         let kernel = if plan.alloc || plan.stalls || plan.mappings {
             Some(Kernel::load(plan, Sizes { targets, sites }, stall_threshold, trace)?)
         } else {
@@ -127,7 +143,7 @@ impl Session {
         tracing::info!("kernel side loaded in {} ms", asked.elapsed().as_millis());
         Ok(Self {
             kernel,
-            images: Images::default(),
+            images,
             plan,
             watched: Vec::new(),
             groups: Vec::new(),

@@ -190,6 +190,8 @@ pub struct Image {
     pub symbols: Vec<SymbolSource>,
     /// What is wrong with tables that couldn't be used, in words.
     pub symbol_problems: Vec<String>,
+    /// The layers of a Python interpreter, if it is one and somebody has looked ([`python::find`]).
+    pub python: Option<python::Python>,
     /// It needs no dynamic linker and no library.
     pub is_static: bool,
     /// It has no names but those that libraries need.
@@ -333,6 +335,7 @@ pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError>
         hooks: found.hooks,
         left_out: found.left_out,
         loader: found.loader,
+        python: None,
     })
 }
 

@@ -21,7 +21,7 @@ mod table;
 
 use std::collections::BTreeMap;
 
-use profiler_common::alloc::{AllocFunction, AllocOp, ZERO_RESIZES};
+use profiler_common::alloc::{AllocCounts, AllocFunction, AllocOp, ZERO_RESIZES};
 
 use super::callers::places;
 use super::elf::Elf;
@@ -87,7 +87,7 @@ impl Domain {
 }
 
 /// Where the bytes that a hook's calls ask for are known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Bytes {
     /// From the registers, as with every hook.
     Counted,
@@ -98,6 +98,18 @@ pub enum Bytes {
     Each(u64),
     /// Not known. What the kernel side adds up there means nothing.
     Unknown,
+}
+
+impl Bytes {
+    /// The bytes that a site's calls have asked for.
+    pub const fn of(self, counts: &AllocCounts) -> u64 {
+        match self {
+            Self::Counted => counts.bytes,
+            Self::Times(factor) => counts.bytes.wrapping_mul(factor),
+            Self::Each(size) => counts.allocated().wrapping_mul(size),
+            Self::Unknown => 0,
+        }
+    }
 }
 
 /// One place where calls of a domain's function are counted.

@@ -155,6 +155,9 @@ pub struct Options {
     /// process on this machine about 90 ns slower [default: off].
     #[arg(long, value_name = "off|on")]
     pub mappings: Option<Switch>,
+    /// Count the calls of Python's own layers (objects, its memory and its raw domain), too. FACTOR [default: off].
+    #[arg(long, value_name = "off|on")]
+    pub python: Option<Switch>,
     /// Fetch symbols of stripped programs from this debuginfod server [default: none].
     #[arg(long, value_name = "URL")]
     pub debuginfod: Option<String>,

@@ -143,12 +143,17 @@ pub fn resolve(
         addresses => addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
     };
     let on = |switch: Option<Switch>, default: bool| switch.map_or(default, |switch| switch.0);
+    let alloc = on(options.alloc.or(file.alloc), true);
+    let python = on(options.python.or(file.python), false);
+    if python && !alloc {
+        return Err(UsageError("--python on counts calls, which --alloc off forbids: give one of them".to_owned()));
+    }
     Ok(Config {
         what,
         interval,
         duration: if once { Some(interval) } else { lasting },
         listen,
-        alloc: on(options.alloc.or(file.alloc), true),
+        alloc,
         stalls: on(options.stalls.or(file.stalls), true),
         stall_threshold: options
             .stall_threshold
@@ -157,6 +162,7 @@ pub fn resolve(
         max_targets,
         max_series: options.max_series.or(file.max_series).unwrap_or(DEFAULT_MAX_SERIES),
         mappings: on(options.mappings.or(file.mappings), false),
+        python,
         debuginfod: options.debuginfod.or(file.debuginfod),
         once,
         json: options.json,

@@ -69,7 +69,7 @@ families! {
     PYTHON_LIVE: Gauge "profiler_python_live_objects" ["target", "domain"]
         "Allocations minus frees in CPython's own layers since attach; as profiler_live_objects.";
     PROBE_SITE_INFO: Gauge "profiler_probe_site_info" ["target", "allocator", "function", "names", "object", "build_id", "offset", "instruction", "kind"]
-        "Where a probe sits: offset in bytes behind the function's entry; kind is emulated (one trap per hit) or single_stepped (two). Always 1.";
+        "Where a probe sits: offset in bytes behind the function's entry; kind is emulated (one trap per hit) or single_stepped (two). Where a function has several places (Python's), instruction tells how many, and kind is emulated if all are. Always 1.";
     UNHOOKED_INFO: Gauge "profiler_unhooked_info" ["target", "allocator", "function", "object", "reason"]
         "An allocator function that should be probed and can't be, or a file whose functions can't be found, and why. Always 1.";
     PROBE_HITS: Counter "profiler_probe_hits_total" ["target", "allocator", "function"]

@@ -31,6 +31,7 @@ pub type Analysis = Result<Image, String>;
 pub struct Images {
     known: HashMap<Key, (Arc<Analysis>, u64)>,
     uses: u64,
+    python: bool,
 }
 
 impl Images {
@@ -42,6 +43,11 @@ impl Images {
     pub fn new(debuginfod: Option<String>) -> Result<Self, std::io::Error> {
         let _unused = debuginfod;
         Ok(Self::default())
+    }
+
+    /// From now on, Python interpreters are looked into, which takes some tens of milliseconds each.
+    pub const fn look_into_python(&mut self) {
+        self.python = true;
     }
 
     /// A mapped file and what the analysis says of it; `None` if the file can't be had.
@@ -59,8 +65,16 @@ impl Images {
             return Some((pinned, Arc::clone(analysis)));
         }
         let analysis = pinned.read().map_err(|error| error.to_string());
-        let analysis =
-            analysis.and_then(|bytes| binary::analyse(&bytes, None).map_err(|error| error.to_string()));
+        let analysis = analysis.and_then(|bytes| {
+            let mut image = binary::analyse(&bytes, None).map_err(|error| error.to_string())?;
+            if self.python {
+                match binary::python::find(&bytes) {
+                    Ok(python) => image.python = python,
+                    Err(error) => image.symbol_problems.push(format!("Python's layers: {error}")),
+                }
+            }
+            Ok(image)
+        });
         if let Err(error) = &analysis {
             told(error);
         }
