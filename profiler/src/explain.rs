@@ -304,13 +304,14 @@ fn object_lines(lines: &mut Vec<String>, object: &Object, style: Style) {
 }
 
 fn python_lines(lines: &mut Vec<String>, python: &PythonLayers, style: Style) {
-    lines.push("  Python's own layers, counted with --python on:".to_owned());
+    lines.push("  Python's own layers, counted only with --python on:".to_owned());
     for one in &python.functions {
         lines.push(format!(
-            "  {:<17} {:<34} {:>4} places, {} emulated",
+            "  {:<17} {:<34} {:>4} {}, {} emulated",
             one.allocator,
             one.names.join(", "),
             one.places,
+            if one.places == 1 { "place" } else { "places" },
             one.emulated,
         ));
     }

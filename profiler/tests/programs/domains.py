@@ -12,7 +12,7 @@ raw_malloc = ctypes.pythonapi.PyMem_RawMalloc
 raw_malloc.restype = ctypes.c_void_p
 raw_malloc.argtypes = [ctypes.c_size_t]
 
-keep = [None] * 16
+keep = [None] * 32
 
 
 def work(what, count):
@@ -22,6 +22,15 @@ def work(what, count):
     if what == "large":
         # Above 512 bytes pymalloc passes it on.
         return [bytes(2000) for _ in range(count)]
+    if what == "floats":
+        return [i * 0.5 for i in range(count)]
+    if what == "nothing":
+        return [None for i in range(count)]
+    if what == "trace":
+        import tracemalloc
+        tracemalloc.start()
+        # Not loaded yet by anything here.
+        import _lsprof
     if what == "raw":
         for _ in range(count):
             raw_malloc(100)
