@@ -54,7 +54,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Ps { json }) => return ps::run(json),
         Some(Command::Explain { pid, json, all, debuginfod }) => {
-            return explain::run(pid, json, all, Images::new(debuginfod)?);
+            return explain::run(pid, json, all, Images::new(debuginfod.as_deref(), true)?);
         }
         Some(Command::Metrics { markdown }) => {
             print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });

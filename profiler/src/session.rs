@@ -113,6 +113,7 @@ impl Session {
         targets: u32,
         stall_threshold: Duration,
         trace: bool,
+        images: Images,
     ) -> Result<Self, SessionError> {
         let asked = Instant::now();
         let plan = Plan::decide(wanted, &Facts::gather())?;
@@ -127,7 +128,7 @@ impl Session {
         tracing::info!("kernel side loaded in {} ms", asked.elapsed().as_millis());
         Ok(Self {
             kernel,
-            images: Images::default(),
+            images,
             plan,
             watched: Vec::new(),
             groups: Vec::new(),
@@ -298,8 +299,12 @@ impl Session {
 
     /// Looks again at what is due.
     pub fn keep_up(&mut self) {
+        let news = self.images.news();
         let Some(kernel) = &mut self.kernel else { return };
         for watched in &mut self.watched {
+            if news {
+                watched.alloc.look_again();
+            }
             let gone = watched.alloc.keep_up(kernel, &mut self.images, &watched.process);
             self.slots.drop_links(gone);
         }

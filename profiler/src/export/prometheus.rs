@@ -65,10 +65,11 @@ impl Collector for SnapshotCollector {
         let mut out = Families::default();
         build(&mut out);
         let mut left_out = 0;
+        let without_targets = out.seen.len();
         // The living first: they are what the limit is for.
         let (up, ended): (Vec<_>, Vec<_>) = self.snapshot.targets.iter().partition(|target| target.up());
         for target in up.into_iter().chain(ended) {
-            if out.seen.len() >= self.context.max_series {
+            if out.seen.len() - without_targets >= self.context.max_series {
                 left_out += 1;
                 continue;
             }

@@ -159,6 +159,13 @@ impl AllocWatch {
         look.map_or(self.next_slow_look, |look| look.min(self.next_slow_look))
     }
 
+    /// More is known of files than at the last look.
+    pub(super) fn look_again(&mut self) {
+        self.nothing_in.clear();
+        self.unhooked.clear();
+        self.next_slow_look = Instant::now();
+    }
+
     /// Looks at the mapped files if that is due.
     pub(super) fn keep_up(&mut self, kernel: &mut Kernel, images: &mut Images, process: &Process) -> Links {
         if self.state == AllocState::Off || Instant::now() < self.due() {
