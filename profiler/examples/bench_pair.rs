@@ -184,7 +184,7 @@ impl Bench {
         for object in process.mapped_objects()? {
             let pinned = process.pin(&object)?;
             let bytes = pinned.read()?;
-            let Ok(image) = binary::analyse(&bytes) else { continue };
+            let Ok(image) = binary::analyse(&bytes, None) else { continue };
             let hook = |function| image.hooks.iter().find(|hook| hook.function == function);
             if let (Some(malloc), Some(free)) = (hook(AllocFunction::Malloc), hook(AllocFunction::Free)) {
                 let symbol =

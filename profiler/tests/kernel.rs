@@ -42,7 +42,7 @@ fn mapped(pid: u32, name: &str) -> PathBuf {
 /// `malloc` and `free` of the C library that a process has, counting under a slot.
 fn malloc_and_free(pid: u32, slot: u32) -> (PathBuf, Vec<SitePlan>) {
     let libc = mapped(pid, "libc.so");
-    let image = binary::analyse(&std::fs::read(&libc).expect("the C library")).expect("an ELF file");
+    let image = binary::analyse(&std::fs::read(&libc).expect("the C library"), None).expect("an ELF file");
     let plan = |function| {
         let hook = image.hooks.iter().find(|hook| hook.function == function).expect("a hook");
         let site = AllocSite {
@@ -259,7 +259,7 @@ fn a_loop_of_dlopen_sends_one_event_until_it_is_handled() {
         let file = object::File::parse(&*bytes).expect("an ELF file");
         let symbol = file.dynamic_symbols().find(|symbol| symbol.name() == Ok("_dl_debug_state"));
         let address = symbol.expect("_dl_debug_state").address();
-        let image = binary::analyse(&bytes).expect("an ELF file");
+        let image = binary::analyse(&bytes, None).expect("an ELF file");
         let offset = image.file_offset_of(address).expect("it is in the file");
         let link = kernel.attach_loader(pid, &linker, offset, 9).expect("a probe");
         helper.tell("start");

@@ -10,12 +10,13 @@
 //! so that each is listed only if following the code proves it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::InternalCall;
 use super::flow::Flow;
 use super::site::{disassemble, is_long_jump};
-use super::text::{Branch, MAX_INSTRUCTION, SlotJump, Text};
+use super::text::{MAX_INSTRUCTION, SlotJump, Text};
 
 /// Direct calls of one function that are taken for the allocator's own. With more than any glibc has, the rule above
 /// probably doesn't hold for this build, and none is.
@@ -29,8 +30,6 @@ const MAX_DISTANCE: u64 = 64 << 10;
 const MAX_PIECES: usize = 256;
 /// Jumps to one of them that are looked at.
 const MAX_SOURCES: usize = 1024;
-/// Length of a direct call.
-const CALL: u64 = 5;
 
 /// Flows that have been followed already, under one budget.
 pub(super) struct Flows<'t, 'a> {
@@ -58,6 +57,21 @@ impl<'t, 'a> Flows<'t, 'a> {
     }
 }
 
+/// Whose code is the allocator's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Own {
+    /// A library that is nothing but an allocator: everything in it is.
+    Everything,
+    /// A C library: what gets to a public function by a direct branch; what goes through the procedure linkage table is the
+    /// program's doing.
+    Direct,
+    /// A file with other code in it, too: what stands in the allocator's object files, and what its functions jump to.
+    Within(Range<u64>),
+    /// The same without what its functions jump to: for code without unwind tables, in which a flow may run on behind a call
+    /// that never returns.
+    Only(Range<u64>),
+}
+
 /// The functions from which another one is reached by jumps alone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TailCallers {
@@ -77,18 +91,26 @@ pub(super) struct Callers<'t, 'a> {
     /// Entries of the functions that are hooked.
     hooked: Vec<u64>,
     tail_callers: HashMap<u64, Rc<TailCallers>>,
+    own: Own,
 }
 
 impl<'t, 'a> Callers<'t, 'a> {
     /// `slots`: the slots of the global offset table with the function each leads to; `exports`: addresses of the
-    /// allocator's public functions, in all versions; `hooked`: those that get a hook unless they become wrappers.
-    pub fn new(text: &'t Text<'a>, mut slots: Vec<(u64, u64)>, exports: Vec<u64>, hooked: Vec<u64>) -> Self {
+    /// allocator's public functions, in all versions; `hooked`: those that get a hook unless they become wrappers; `own`:
+    /// whose calls are the allocator's.
+    pub fn new(
+        text: &'t Text<'a>,
+        mut slots: Vec<(u64, u64)>,
+        exports: Vec<u64>,
+        hooked: Vec<u64>,
+        own: Own,
+    ) -> Self {
         slots.retain(|(_, function)| exports.contains(function));
         slots.sort_unstable();
         slots.dedup_by_key(|&mut (slot, _)| slot);
         let slot_jumps = text.slot_jumps(&slots);
         let (wrappers, tail_callers) = (HashMap::new(), HashMap::new());
-        Self { text, slots, slot_jumps, exports, wrappers, hooked, tail_callers }
+        Self { text, slots, slot_jumps, exports, wrappers, hooked, tail_callers, own }
     }
 
     /// Declares the function at an address a wrapper: it has no hook, and what it calls is the program's call.
@@ -121,7 +143,7 @@ impl<'t, 'a> Callers<'t, 'a> {
     /// perhaps behind an `endbr64`. (An address that is no stub does no harm, as nothing calls it.)
     fn stubs_of(&self, function: u64) -> BTreeSet<u64> {
         let mut stubs = BTreeSet::new();
-        for jump in self.slot_jumps.iter().filter(|jump| jump.function == function) {
+        for jump in self.slot_jumps.iter().filter(|jump| !jump.call && jump.function == function) {
             stubs.insert(jump.source);
             stubs.insert(jump.source.saturating_sub(1));
             stubs.insert(jump.source.saturating_sub(4));
@@ -156,6 +178,7 @@ impl<'t, 'a> Callers<'t, 'a> {
             let near = self.text.branches_into(piece..end).iter().filter(|branch| !branch.call);
             let mut sources: Vec<u64> = near.map(|branch| branch.source).collect();
             sources.extend(self.text.possible_short_jumps(piece));
+            sources.retain(|&source| self.stands_within(source));
             if sources.len() > MAX_SOURCES {
                 sources.truncate(MAX_SOURCES);
                 complete = false;
@@ -187,12 +210,28 @@ impl<'t, 'a> Callers<'t, 'a> {
     pub fn direct_calls(&self, flows: &mut Flows<'_, '_>, function: u64) -> Vec<u64> {
         let mut calls = self.calls_of(function);
         calls.dedup();
-        calls.retain(|call| {
-            // Where a wrapper jumps on into the function behind it, that one's calls are not the wrapper's.
-            let by_wrapper = self.wrappers.values().any(|flow| flow.instructions.contains(call));
-            !by_wrapper || self.hooked.iter().any(|&entry| flows.from(entry).instructions.contains(call))
-        });
+        calls.retain(|&call| self.is_own(flows, call));
         calls
+    }
+
+    /// Whether an instruction is the allocator's own, and neither the program's nor a wrapper's.
+    pub fn is_own(&self, flows: &mut Flows<'_, '_>, at: u64) -> bool {
+        let within = self.stands_within(at);
+        let by_wrapper = self.wrappers.values().any(|flow| flow.instructions.contains(&at));
+        if within && !by_wrapper {
+            return true;
+        }
+        // Where a wrapper jumps on into the function behind it, that one's calls are not the wrapper's. And what compilers
+        // split off a hooked function stands somewhere else.
+        let by_hooked = self.hooked.iter().any(|&entry| flows.from(entry).instructions.contains(&at));
+        by_hooked && (within || !matches!(self.own, Own::Only(_)))
+    }
+
+    fn stands_within(&self, at: u64) -> bool {
+        match &self.own {
+            Own::Everything | Own::Direct => true,
+            Own::Within(range) | Own::Only(range) => range.contains(&at),
+        }
     }
 
     /// The jumps by which a function begins anew (`tcache_free_init` of glibc 2.42 and later sets the thread's cache up and
@@ -206,7 +245,6 @@ impl<'t, 'a> Callers<'t, 'a> {
     pub fn internal_calls(
         &self,
         flows: &mut Flows<'_, '_>,
-        function: u64,
         calls: &[u64],
         notes: &mut Vec<String>,
     ) -> Vec<InternalCall> {
@@ -220,9 +258,7 @@ impl<'t, 'a> Callers<'t, 'a> {
         }
         let mut listed = Vec::new();
         for &address in calls {
-            let Some(call) =
-                self.proven_call(flows, Branch { target: function, source: address, call: true })
-            else {
+            let Some(call) = self.proven(flows, address) else {
                 notes.push(format!(
                     "what looks like the allocator's own call of it, at {address:#x}, can't be proven to be an \
                      instruction: if it is one, it is counted as the program's"
@@ -234,34 +270,34 @@ impl<'t, 'a> Callers<'t, 'a> {
         listed
     }
 
-    /// A direct call (or jump back), if following the code from a known function start gets to exactly this instruction, and from none
+    /// A call (or jump), if following the code from a known function start gets to exactly this instruction, and from none
     /// of them to one that overlaps it.
-    fn proven_call(&self, flows: &mut Flows<'_, '_>, call: Branch) -> Option<InternalCall> {
+    pub fn proven(&self, flows: &mut Flows<'_, '_>, source: u64) -> Option<InternalCall> {
+        let instruction = self.text.decode(source)?;
         // A part that is split off is reached from the function that it belongs to, and that is mostly a hooked one.
-        let mut starts = self.text.owners(call.source, MAX_DISTANCE);
+        let mut starts = self.text.owners(source, MAX_DISTANCE);
         starts.extend(&self.hooked);
         let mut reached = false;
         for start in starts {
             let flow = flows.from(start);
-            if self.overlaps(&flow, call.source) {
+            if self.overlaps(&flow, source, instruction.next_ip()) {
                 return None;
             }
-            reached |= flow.branches.iter().any(|at| (at.source, at.target) == (call.source, call.target));
+            reached |= flow.instructions.contains(&source);
         }
-        let instruction = self.text.decode(call.source)?;
         let listed = InternalCall {
-            address: call.source,
-            file_offset: self.text.file_offset_of(call.source)?,
+            address: source,
+            file_offset: self.text.file_offset_of(source)?,
             instruction: disassemble(&instruction),
         };
-        (reached && instruction.len() as u64 == CALL).then_some(listed)
+        reached.then_some(listed)
     }
 
-    /// Whether a flow has an instruction that shares bytes with the call at an address, and isn't the call itself.
-    fn overlaps(&self, flow: &Flow, call: u64) -> bool {
+    /// Whether a flow has an instruction that shares bytes with the one from an address up to another, and isn't that one.
+    fn overlaps(&self, flow: &Flow, call: u64, end: u64) -> bool {
         let reaches_into = |at| self.text.decode(at).is_some_and(|before| before.next_ip() > call);
         let mut before = call.saturating_sub(MAX_INSTRUCTION as u64 - 1)..call;
-        let mut within = call.saturating_add(1)..call.saturating_add(CALL);
+        let mut within = call.saturating_add(1)..end;
         before.any(|at| flow.instructions.contains(&at) && reaches_into(at))
             || within.any(|at| flow.instructions.contains(&at))
     }
@@ -301,6 +337,25 @@ impl<'t, 'a> Callers<'t, 'a> {
                 places(others)
             ));
         }
+    }
+
+    /// All branches that lead to a function: direct ones, those to its stubs in the procedure linkage table, and those
+    /// through its slots.
+    pub fn ways_into(&self, function: u64) -> Vec<u64> {
+        let to = |address: u64| self.text.branches_into(address..address.saturating_add(1)).iter();
+        let mut ways: Vec<u64> = to(function).map(|branch| branch.source).collect();
+        let near = self.text.short_branches_into(function..function.saturating_add(1));
+        ways.extend(near.iter().map(|branch| branch.source));
+        for stub in self.stubs_of(function) {
+            ways.extend(to(stub).map(|branch| branch.source));
+        }
+        // A stub is not a way of its own: what leads to it is.
+        let is_stub = |source: u64| (0..=5).any(|back| to(source.saturating_sub(back)).next().is_some());
+        let through = self.slot_jumps.iter().filter(|jump| jump.function == function);
+        ways.extend(through.filter(|jump| jump.call || !is_stub(jump.source)).map(|jump| jump.source));
+        ways.sort_unstable();
+        ways.dedup();
+        ways
     }
 
     fn calls_of(&self, address: u64) -> Vec<u64> {

@@ -318,13 +318,36 @@ impl<'a> Elf<'a> {
         slots
     }
 
-    /// The code and where its functions begin.
-    pub fn text(&self) -> Result<Text<'a>, BinaryError> {
+    /// Addresses of global offset table slots which the dynamic linker fills with the address of a function that this
+    /// object doesn't define, with that function's name.
+    pub fn imports(&self) -> Vec<(u64, &'a [u8])> {
+        let mut imports = Vec::new();
+        for relocation in self.relocations.into_iter().flatten() {
+            let kind = relocation.r_type(LE, false);
+            if kind != elf::R_X86_64_JUMP_SLOT && kind != elf::R_X86_64_GLOB_DAT {
+                continue;
+            }
+            let symbol = self.symbols.get(relocation.r_sym(LE, false) as usize);
+            let imported = symbol.filter(|symbol| symbol.st_shndx.get(LE) == elf::SHN_UNDEF);
+            let name = imported.and_then(|symbol| {
+                let bytes = self.strings.get(symbol.st_name.get(LE) as usize..)?;
+                let bytes = &bytes[..bytes.len().min(MAX_NAME)];
+                Some(&bytes[..bytes.iter().position(|&byte| byte == 0)?])
+            });
+            imports.extend(name.map(|name| (relocation.r_offset.get(LE), name)));
+        }
+        imports
+    }
+
+    /// The code and where its functions begin. `places`: the functions of interest (see [`Text::new`]).
+    pub fn text(&self, places: &[u64]) -> Result<Text<'a>, BinaryError> {
         let mut starts = self.frame_starts();
+        // Static programs in C have no unwind tables.
+        starts.extend(self.function_starts());
         let complete = !starts.is_empty();
         let functions = self.symbols.iter().filter(|symbol| Self::is_function(symbol));
         starts.extend(functions.map(|symbol| symbol.st_value.get(LE)));
-        Text::new(self.code(), starts, complete)
+        Text::new(self.code(), starts, complete, places)
     }
 
     /// The executable segments' bytes.

@@ -9,21 +9,30 @@
 //! - [`text`]: the code and an index of its direct branches.
 //! - [`flow`]: what can be reached from a function's entry.
 //! - [`site`]: the instruction on which a function is probed.
-//! - `callers`: which calls are the allocator's own.
-//! - `allocator`: everything together for a known allocator.
+//! - `names`: what the names of allocator functions mean; `candidates`: which allocators a file holds.
+//! - `goals`: where branches lead to; `wrappers`: functions that only pass calls on; `layers`: code that stands on an allocator.
+//! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
+//! - `glibc`: everything together for glibc; `hooks`: for all others.
 
-mod allocator;
 mod callers;
+mod candidates;
 mod debug_file;
 mod elf;
 mod error;
 pub mod flow;
+mod glibc;
+mod goals;
+mod hooks;
 mod identity;
+mod layers;
 mod minidebug;
+mod names;
 mod sections;
 pub mod site;
 mod symbols;
 pub mod text;
+mod transfers;
+mod wrappers;
 
 use std::fmt;
 
@@ -169,19 +178,25 @@ pub struct Image {
     pub soname: Option<String>,
     /// The mapped parts, in the order of the program headers.
     pub segments: Vec<Segment>,
-    /// The allocator in it, if it is a known one.
-    pub allocator: Option<Allocator>,
-    /// Whether it exports a function `malloc`: then there is some allocator in it, known or not.
-    pub defines_malloc: bool,
-    /// Where to count the calls. Empty unless the allocator is a known one.
+    /// Where to count the calls; empty if there is no allocator in it.
     pub hooks: Vec<Hook>,
-    /// The functions of a known allocator that have no hook of their own, and why.
+    /// The functions of its allocators that have no hook of their own, and why.
     pub left_out: Vec<LeftOut>,
-    /// The place that tells of libraries that are mapped later.
+    /// Where a dynamic linker tells that the list of objects has changed.
     pub loader: Option<LoaderHook>,
+    /// Where symbols were found.
+    pub symbols: Vec<SymbolSource>,
+    /// A program that has everything in it.
+    pub is_static: bool,
+    /// Without symbols for debuggers, compressed ones included.
+    pub is_stripped: bool,
+    /// It is a program in which no allocator was found and of which a debug file might tell more: one with an allocator of
+    /// its own, or with everything in it.
+    pub wants_symbols: bool,
 }
 
-/// Where the dynamic linker says that it has mapped or unmapped libraries.
+/// The function that a dynamic linker calls when objects have been mapped or are to be unmapped; it does nothing and is
+/// there for debuggers (`r_brk` in `<link.h>`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoaderHook {
     /// Virtual address of `_dl_debug_state`.
@@ -193,7 +208,9 @@ pub struct LoaderHook {
 impl Image {
     /// Why functions of an allocator, if there is one in the file, can't be found; `None` if they can.
     pub fn lacks_symbols(&self) -> Option<&str> {
-        None
+        // Whatever a static program allocates, it does within itself. Others mostly use a library's allocator.
+        (self.wants_symbols && self.is_static)
+            .then_some("it is a static program without symbols: nobody knows where its allocator is")
     }
 
     /// Where in the file the byte lies that is mapped at a virtual address. `None` for addresses outside the mapped
@@ -273,36 +290,50 @@ pub enum LeftOutReason {
     /// It does nothing but check its arguments and pass them on, so that the other function's hook sees every call.
     #[error("it only passes its arguments on, so its calls are counted as {}", .0.name())]
     WrapperOf(AllocFunction),
+    /// It goes on through a pointer, to nobody knows where: to count it could be to count twice.
+    #[error("it passes its calls on through a pointer; what they get to is counted there")]
+    Forwards,
+    /// It takes its memory from another allocator, which is counted.
+    #[error("it stands on another allocator's {0}, where its calls are counted as that one sees them")]
+    StandsOn(String),
+    /// It asks for blocks in the program's name, but its arguments don't tell of how many bytes.
+    #[error(
+        "its arguments don't tell how much it asks for: what it takes from the allocator without a call isn't counted"
+    )]
+    Client,
     /// There is no place to probe.
     #[error("{0}")]
     NoSite(SiteError),
 }
 
-/// Analyses a file's contents.
+/// Analyses a file's contents, with the help of its debug file if there is one (see [`check_debug_file`]).
 ///
 /// # Errors
 ///
 /// If it is no ELF file, or a damaged one, or larger in some respect than the budgets allow. A file of another machine
 /// is no error; see [`Class::Other`].
-pub fn analyse(image: &[u8]) -> Result<Image, BinaryError> {
-    let elf = elf::Elf::read(image)?;
-    let exports = elf.exports(&allocator::NAMES);
-    let allocator = allocator::identify(&elf, &exports);
-    let defines_malloc = exports.iter().any(|export| export.name == AllocFunction::Malloc as usize);
-    let (hooks, left_out) = match allocator {
-        Some(Allocator::Glibc) => allocator::glibc(&elf, &exports)?,
-        _ => (Vec::new(), Vec::new()),
-    };
+pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError> {
+    let mut elf = elf::Elf::read(image)?;
+    if let Some(debug) = debug {
+        elf.add_debug_file(debug);
+    }
+    let found = hooks::find(&elf)?;
+    let (symbols, is_static, is_stripped) = (elf.symbol_sources(), elf.is_static(), elf.is_stripped());
+    let program = is_static || elf.interpreter().is_some();
+    let wants_symbols =
+        program && is_stripped && found.hooks.is_empty() && !symbols.contains(&SymbolSource::DebugFile);
     Ok(Image {
         class: elf.class,
         build_id: elf.build_id,
         soname: elf.soname,
         segments: elf.segments,
-        allocator,
-        defines_malloc,
-        hooks,
-        left_out,
-        loader: None,
+        hooks: found.hooks,
+        left_out: found.left_out,
+        loader: found.loader,
+        symbols,
+        is_static,
+        is_stripped,
+        wants_symbols,
     })
 }
 
@@ -317,8 +348,9 @@ pub fn code_and_exports<'a>(
     names: &[&str],
 ) -> Result<(text::Text<'a>, Vec<(usize, u64)>), BinaryError> {
     let elf = elf::Elf::read(image)?;
-    let exports = elf.exports(names).iter().map(|export| (export.name, export.address)).collect();
-    Ok((elf.text()?, exports))
+    let exports: Vec<_> = elf.exports(names).iter().map(|export| (export.name, export.address)).collect();
+    let places: Vec<u64> = exports.iter().map(|&(_, address)| address).collect();
+    Ok((elf.text(&places)?, exports))
 }
 
 #[cfg(test)]

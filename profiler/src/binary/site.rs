@@ -5,8 +5,9 @@
 //! Linux 3.16) and `push_setup_xol_ops` (since 5.1).
 
 use iced_x86::{
-    FlowControl, Formatter, GasFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
+    FlowControl, Formatter, GasFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
 };
+use profiler_common::alloc::Register;
 
 use super::flow::Flow;
 use super::text::{Text, ends_path};
@@ -15,10 +16,6 @@ use super::text::{Text, ends_path};
 pub const MAX_BYTES: u64 = 64;
 /// How many instructions may stand before a site.
 pub const MAX_INSTRUCTIONS: usize = 16;
-
-/// Where the integer arguments are passed (System V ABI for x86-64, 3.2.3).
-const ARGUMENTS: [Register; 6] =
-    [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
 
 /// What the kernel does with the instruction under the probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +36,7 @@ impl SiteKind {
     }
 }
 
-/// Where to probe a function: every call passes here exactly once, with all arguments still in their registers.
+/// Where to probe a function: every call passes here exactly once, with all arguments that matter still in registers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     /// Bytes behind the function's entry.
@@ -77,23 +74,27 @@ pub enum SiteError {
     },
 }
 
-/// Chooses the site in the function at `entry` that takes `arguments` integer arguments (at most 6).
+/// Chooses the site in the function at `entry` that takes `arguments` integer arguments (at most 6), and tells which
+/// registers hold them there, in the arguments' order.
 ///
-/// It is the first emulated instruction on the straight way from the entry if nothing else leads there and nothing on
-/// the way has written an argument's register; else the entry itself. See the module for what is emulated.
-pub fn choose(text: &Text<'_>, entry: u64, arguments: usize) -> Result<Site, SiteError> {
+/// It is the first emulated instruction on the straight way from the entry if nothing else leads there and each argument
+/// is still in its register, or in another one to which it was copied; else the entry itself. See the module for what
+/// is emulated.
+pub fn choose(text: &Text<'_>, entry: u64, arguments: usize) -> Result<(Site, Vec<Register>), SiteError> {
+    let arguments = &Register::ARGUMENTS[..arguments.min(Register::ARGUMENTS.len())];
     choose_in(text, &Flow::from(text, entry), entry, arguments, false)
 }
 
-/// [`choose`] for a function whose flow is known already. With `long_jumps_back`, jumps of five bytes back to the entry are
+/// [`choose`] for a function whose flow is known already and of which not all arguments matter: `arguments` are the
+/// registers of those that do, at the entry. With `long_jumps_back`, jumps of five bytes back to the entry are
 /// accepted: one call passes the site once more for each, which a probe on the jump tells ([`is_long_jump`]).
 pub(super) fn choose_in(
     text: &Text<'_>,
     flow: &Flow,
     entry: u64,
-    arguments: usize,
+    arguments: &[Register],
     long_jumps_back: bool,
-) -> Result<Site, SiteError> {
+) -> Result<(Site, Vec<Register>), SiteError> {
     let first_bytes = text.bytes_at(entry).ok_or(SiteError::NoExecutableBytes)?;
     let first = text.decode(entry).ok_or(SiteError::NotAnInstruction)?;
     let mut back = flow.branches.iter().filter(|branch| !branch.call && branch.target == entry);
@@ -107,6 +108,7 @@ pub(super) fn choose_in(
     };
     let intruder = first_intruder(text, flow, entry);
     let mut info = InstructionInfoFactory::new();
+    let mut places = Places::new(arguments);
     let mut at = entry;
     let mut why_not = format!("no emulated instruction among the first {MAX_INSTRUCTIONS}");
     for _ in 0..=MAX_INSTRUCTIONS {
@@ -131,13 +133,18 @@ pub(super) fn choose_in(
             if !flow.complete {
                 reason.push_str(" (as far as the function could be followed)");
             }
-            return site(at, &instruction, SiteKind::Emulated, reason);
+            if places.moved() {
+                reason = reason.replace("arguments intact", "arguments intact or copied");
+            }
+            return Ok((site(at, &instruction, SiteKind::Emulated, reason)?, places.registers()));
         }
         if instruction.flow_control() != FlowControl::Next || ends_path(&instruction) {
             why_not = format!("`{}` at +{} leaves the straight way", disassemble(&instruction), at - entry);
             break;
         }
-        if let Some(number) = written_argument(&mut info, &instruction, arguments) {
+        if let Some(argument) = places.follow(&mut info, &instruction) {
+            let number =
+                Register::ARGUMENTS.iter().position(|&register| register == argument).unwrap_or(0) + 1;
             why_not =
                 format!("`{}` at +{} overwrites argument {number}", disassemble(&instruction), at - entry);
             break;
@@ -147,12 +154,8 @@ pub(super) fn choose_in(
     if is_refused(&first_bytes[..first.len()], &first) {
         return Err(SiteError::Refused { instruction: disassemble(&first) });
     }
-    site(
-        entry,
-        &first,
-        SiteKind::SingleStepped,
-        format!("the entry, single-stepped by the kernel: {why_not}"),
-    )
+    let reason = format!("the entry, single-stepped by the kernel: {why_not}");
+    Ok((site(entry, &first, SiteKind::SingleStepped, reason)?, arguments.to_vec()))
 }
 
 /// Whether the instruction at an address is a `jmp` of five bytes: always taken, and emulated by the kernel.
@@ -220,18 +223,78 @@ fn is_refused(bytes: &[u8], instruction: &Instruction) -> bool {
         || instruction.mnemonic() == Mnemonic::Hlt
 }
 
-/// The number (from 1) of the first argument whose register the instruction writes, in full or in part.
-fn written_argument(
-    info: &mut InstructionInfoFactory,
-    instruction: &Instruction,
-    arguments: usize,
-) -> Option<usize> {
-    let arguments = &ARGUMENTS[..arguments.min(ARGUMENTS.len())];
-    let used = info.info(instruction).used_registers();
-    let hit = |register: &Register| {
-        used.iter().any(|used| used.register().full_register() == *register && writes(used.access()))
-    };
-    arguments.iter().position(hit).map(|index| index + 1)
+/// Which registers hold the arguments, on the way from the entry.
+struct Places {
+    /// For each argument: where it was at the entry, and where it is, oldest place first.
+    held: Vec<(Register, Vec<Register>)>,
+}
+
+impl Places {
+    fn new(arguments: &[Register]) -> Self {
+        Self { held: arguments.iter().map(|&register| (register, vec![register])).collect() }
+    }
+
+    /// Takes in what an instruction does. An argument that is nowhere any more is returned (as its register at the entry).
+    fn follow(&mut self, info: &mut InstructionInfoFactory, instruction: &Instruction) -> Option<Register> {
+        // Only a move of all 64 bits is a copy; what it overwrites is gone.
+        let copied = whole_move(instruction).map(|(to, from)| {
+            let holds = |(_, places): &(Register, Vec<Register>)| places.contains(&from);
+            (to, self.held.iter().map(holds).collect::<Vec<_>>())
+        });
+        let used = info.info(instruction).used_registers();
+        let written = |register: Register| {
+            used.iter().any(|used| general(used.register()) == Some(register) && writes(used.access()))
+        };
+        for (index, (_, places)) in self.held.iter_mut().enumerate() {
+            places.retain(|&register| !written(register));
+            if let Some((to, _)) = copied.as_ref().filter(|(_, holds)| holds[index])
+                && !places.contains(to)
+            {
+                places.push(*to);
+            }
+        }
+        self.held.iter().find(|(_, places)| places.is_empty()).map(|(argument, _)| *argument)
+    }
+
+    fn registers(&self) -> Vec<Register> {
+        self.held.iter().map(|(argument, places)| places.first().copied().unwrap_or(*argument)).collect()
+    }
+
+    fn moved(&self) -> bool {
+        self.held.iter().any(|(argument, places)| places.first() != Some(argument))
+    }
+}
+
+/// `mov` from one 64 bit register to another: where to, and where from.
+fn whole_move(instruction: &Instruction) -> Option<(Register, Register)> {
+    let registers = instruction.op0_kind() == OpKind::Register && instruction.op1_kind() == OpKind::Register;
+    if instruction.mnemonic() != Mnemonic::Mov || !registers || !instruction.op0_register().is_gpr64() {
+        return None;
+    }
+    Some((general(instruction.op0_register())?, general(instruction.op1_register())?))
+}
+
+/// The general register that a register is a part of; `None` for the stack pointer and all that isn't general.
+fn general(register: iced_x86::Register) -> Option<Register> {
+    use iced_x86::Register as R;
+    Some(match register.full_register() {
+        R::RAX => Register::Rax,
+        R::RCX => Register::Rcx,
+        R::RDX => Register::Rdx,
+        R::RBX => Register::Rbx,
+        R::RBP => Register::Rbp,
+        R::RSI => Register::Rsi,
+        R::RDI => Register::Rdi,
+        R::R8 => Register::R8,
+        R::R9 => Register::R9,
+        R::R10 => Register::R10,
+        R::R11 => Register::R11,
+        R::R12 => Register::R12,
+        R::R13 => Register::R13,
+        R::R14 => Register::R14,
+        R::R15 => Register::R15,
+        _ => return None,
+    })
 }
 
 fn writes(access: OpAccess) -> bool {

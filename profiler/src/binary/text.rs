@@ -6,8 +6,16 @@ use iced_x86::{Code as Op, Decoder, DecoderOptions, FlowControl, Instruction};
 
 use super::BinaryError;
 
-/// Bytes of code that are read. glibc has 1.4 MB.
-const MAX_CODE: u64 = 32 << 20;
+/// Bytes of code that are read. Browsers and databases have up to 300 MB.
+const MAX_CODE: u64 = 1 << 30;
+/// Bytes of code of which all branches are indexed; glibc has 1.4 MB. Of more, only those that matter are.
+const MAX_INDEXED: u64 = 16 << 20;
+/// How far around a place of interest all branches are indexed, in bytes. The largest object file of an allocator has
+/// about 300 KB of code.
+const WINDOW: u64 = 512 << 10;
+/// How far around a place of interest a branch's target may be to be indexed, wherever the branch is: what could spoil a
+/// site.
+const REACH: u64 = 2 * super::site::MAX_BYTES;
 /// Executable segments that are read. Binaries have one, rarely two.
 const MAX_PIECES: usize = 16;
 /// Branches that are indexed. glibc has about 60,000.
@@ -54,13 +62,53 @@ pub struct Branch {
     pub call: bool,
 }
 
-/// A jump through a slot of the global offset table.
+/// A jump or call through a slot of the global offset table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotJump {
+    /// A call.
+    pub call: bool,
     /// The function whose address the slot gets.
     pub function: u64,
     /// Address of the instruction.
     pub source: u64,
+}
+
+/// What matters in large code.
+struct Interest {
+    /// Where all branches are indexed, by where they stand; sorted, apart from each other.
+    windows: Vec<Range<u64>>,
+    /// Targets of branches that are indexed wherever they stand; as above.
+    targets: Vec<Range<u64>>,
+}
+
+impl Interest {
+    fn new(places: &[u64]) -> Self {
+        Self { windows: around(places, WINDOW), targets: around(places, REACH) }
+    }
+
+    fn matters(&self, source: u64, target: u64) -> bool {
+        holds(&self.targets, target) || holds(&self.windows, source)
+    }
+}
+
+/// The ranges of a length around places, those that touch made one.
+fn around(places: &[u64], length: u64) -> Vec<Range<u64>> {
+    let mut places = places.to_vec();
+    places.sort_unstable();
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for place in places {
+        let range = place.saturating_sub(length)..place.saturating_add(length);
+        match ranges.last_mut() {
+            Some(last) if range.start <= last.end => last.end = range.end,
+            _ => ranges.push(range),
+        }
+    }
+    ranges
+}
+
+fn holds(ranges: &[Range<u64>], address: u64) -> bool {
+    let behind = ranges.partition_point(|range| range.start <= address);
+    ranges[..behind].last().is_some_and(|range| address < range.end)
 }
 
 /// A binary's code.
@@ -73,14 +121,20 @@ pub struct Text<'a> {
     complete: bool,
     /// Every 4-byte branch that the bytes can be read as, sorted by target. A superset: no instruction boundaries are
     /// known, so bytes inside other instructions are in it too. That such bytes hit a given address is improbable (one
-    /// in 2^32 each), and the mistake is on the safe side.
+    /// in 2^32 each), and the mistake is on the safe side. Of large code only those around the places of interest.
     branches: Vec<Branch>,
 }
 
 impl<'a> Text<'a> {
     /// Indexes the code. `starts` are the function starts that are known, in any order; `complete` tells that local
     /// functions are among them (unwind tables list them). Without it the targets of direct calls are taken as well.
-    pub fn new(code: Vec<Code<'a>>, mut starts: Vec<u64>, complete: bool) -> Result<Self, BinaryError> {
+    /// `places`: the functions of interest; in large code only branches around them are indexed.
+    pub fn new(
+        code: Vec<Code<'a>>,
+        mut starts: Vec<u64>,
+        complete: bool,
+        places: &[u64],
+    ) -> Result<Self, BinaryError> {
         if code.len() > MAX_PIECES {
             return Err(BinaryError::TableTooLong {
                 table: "list of executable segments",
@@ -95,6 +149,7 @@ impl<'a> Text<'a> {
             return Err(BinaryError::Segment { index });
         }
         let inside = |address: u64| code.iter().any(|code| (code.address..code.end()).contains(&address));
+        let interest = (size > MAX_INDEXED).then(|| Interest::new(places));
         let mut branches = Vec::new();
         for code in &code {
             for (at, window) in code.bytes.windows(5).enumerate() {
@@ -109,7 +164,8 @@ impl<'a> Text<'a> {
                 let source = code.address + at as u64;
                 let next = source.wrapping_add(skip as u64 + 4);
                 let target = next.wrapping_add_signed(i64::from(displacement));
-                if inside(target) {
+                let matters = interest.as_ref().is_none_or(|interest| interest.matters(source, target));
+                if matters && inside(target) {
                     if branches.len() == MAX_BRANCHES {
                         return Err(BinaryError::TooManyBranches { limit: MAX_BRANCHES });
                     }
@@ -125,6 +181,11 @@ impl<'a> Text<'a> {
         starts.sort_unstable();
         starts.dedup();
         Ok(Self { code, starts, complete, branches })
+    }
+
+    /// Bytes of code.
+    pub(super) fn size(&self) -> u64 {
+        self.code.iter().map(|code| code.bytes.len() as u64).sum()
     }
 
     fn code_at(&self, address: u64) -> Option<&Code<'a>> {
@@ -222,22 +283,27 @@ impl<'a> Text<'a> {
         possible.collect()
     }
 
-    /// All jumps through the given slots (address of the slot, function it leads to; sorted by slot).
+    /// All jumps and calls through the given slots (address of the slot, function it leads to; sorted by slot).
     pub fn slot_jumps(&self, slots: &[(u64, u64)]) -> Vec<SlotJump> {
         let mut found = Vec::new();
+        if slots.is_empty() {
+            return found;
+        }
         for code in &self.code {
             for (at, window) in code.bytes.windows(6).enumerate() {
-                // ff 25: jmp *d(%rip)
-                if window[..2] != [0xff, 0x25] {
-                    continue;
-                }
+                // ff 25: jmp *d(%rip); ff 15: call *d(%rip)
+                let call = match window[..2] {
+                    [0xff, 0x25] => false,
+                    [0xff, 0x15] => true,
+                    _ => continue,
+                };
                 let displacement = i32::from_le_bytes([window[2], window[3], window[4], window[5]]);
                 let source = code.address + at as u64;
                 let slot = source.wrapping_add(6).wrapping_add_signed(i64::from(displacement));
                 if let Ok(index) = slots.binary_search_by_key(&slot, |&(slot, _)| slot)
                     && found.len() < MAX_SLOT_JUMPS
                 {
-                    found.push(SlotJump { function: slots[index].1, source });
+                    found.push(SlotJump { call, function: slots[index].1, source });
                 }
             }
         }

@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use profiler_common::alloc::{
-    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT,
+    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT, Register,
     SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
 };
 
 use super::walks::{Memory, check};
 use super::{glibc, library};
-use crate::binary::allocator::{C_FUNCTIONS, arguments};
+use crate::binary::glibc::{C_FUNCTIONS, recipe};
+use crate::binary::names::{Meaning, meaning};
 use crate::binary::{
-    Allocator, Class, Hook, Image, InternalCall, LeftOutReason, MAX_INTERNAL_CALLS, Site, SiteError,
+    Allocator, Class, Hook, Image, InternalCall, Layer, LeftOutReason, MAX_INTERNAL_CALLS, Site, SiteError,
     SiteKind, analyse, code_and_exports, site,
 };
 
@@ -70,10 +71,10 @@ fn hook(image: &Image, function: AllocFunction) -> &Hook {
 fn glibc_of_debian_12() {
     for path in GLIBCS {
         let Some(bytes) = library(path) else { continue };
-        let image = analyse(&bytes).unwrap();
-        assert_eq!((&image.class, image.allocator), (&Class::Elf64X86_64, Some(Allocator::Glibc)));
+        let image = analyse(&bytes, None).unwrap();
+        assert_eq!(image.class, Class::Elf64X86_64);
+        assert!(image.hooks.iter().all(|hook| hook.layer == Layer::Allocator(Allocator::Glibc)));
         assert_eq!(image.soname.as_deref(), Some("libc.so.6"));
-        assert!(image.defines_malloc);
         assert_eq!(image.build_id.as_ref().map(String::len), Some(40));
         let version = b"GNU C Library (Debian GLIBC 2.36-";
         if !bytes.windows(version.len()).any(|window| window == version) {
@@ -147,7 +148,7 @@ fn glibc_of_debian_12() {
 #[test]
 fn internal_calls_are_calls() {
     for bytes in GLIBCS.into_iter().filter_map(library) {
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         let (text, _) = code_and_exports(&bytes, &[]).unwrap();
         let mut calls = 0;
         for hook in &image.hooks {
@@ -178,7 +179,7 @@ fn internal_calls_are_calls() {
 #[test]
 fn file_offsets_lead_to_the_instructions() {
     for bytes in GLIBCS.into_iter().filter_map(library) {
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         assert!(!image.hooks.is_empty());
         for hook in &image.hooks {
             let at = hook.address + hook.site.offset;
@@ -199,56 +200,60 @@ fn file_offsets_lead_to_the_instructions() {
 fn other_word_sizes_are_only_identified() {
     for path in ["/lib32/libc.so.6", "/usr/i686-linux-gnu/lib/libc.so.6"] {
         let Some(bytes) = library(path) else { continue };
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         assert_eq!(image.class, Class::Other { description: "32 bit x86".to_string() });
         assert_eq!(image.build_id.map(|id| id.len()), Some(40));
-        assert!(image.hooks.is_empty() && !image.defines_malloc);
+        assert!(image.hooks.is_empty());
     }
 }
 
-#[test]
-fn other_allocators_have_no_hooks() {
-    for path in OTHERS {
-        let Some(bytes) = library(path) else { continue };
-        let image = analyse(&bytes).unwrap();
-        assert_eq!(image.allocator, None, "{path}");
-        assert!(image.hooks.is_empty() && image.left_out.is_empty());
-        assert_eq!(image.defines_malloc, !path.contains("libstdc++"), "{path}");
-    }
-}
-
-/// Every allocator function of every library: its site stands up to random walks.
+/// Every allocator function of every library: its site stands up to random walks, and so do the hooks'.
 #[test]
 fn sites_stand_up_to_random_walks() {
     let mut names: Vec<(&str, usize)> =
-        C_FUNCTIONS.iter().map(|&function| (function.name(), arguments(function))).collect();
+        C_FUNCTIONS.iter().map(|&function| (function.name(), recipe(function).0.arguments())).collect();
     names.extend(MORE);
     let plain: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
     let mut checked = 0;
     for path in GLIBCS.into_iter().chain(OTHERS) {
         let Some(bytes) = library(path) else { continue };
         let (text, exports) = code_and_exports(&bytes, &plain).unwrap();
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         let memory = Memory { image: &bytes, segments: &image.segments };
-        let starts: HashSet<u64> = exports.iter().map(|&(_, address)| address).collect();
-        println!("{path}");
+        let mut starts: HashSet<u64> = exports.iter().map(|&(_, address)| address).collect();
+        starts.extend(image.hooks.iter().map(|hook| hook.address));
         for (name, entry) in exports {
             let (name, arguments) = names[name];
             match site::choose(&text, entry, arguments) {
-                Ok(Site { offset, instruction, kind, reason, .. }) => {
-                    let reached =
-                        check(&memory, entry, entry + offset, arguments, &starts).unwrap_or_else(|error| {
-                            panic!("{path} {name} at {entry:#x} +{offset} `{instruction}`: {error}")
-                        });
-                    let kind = if kind == SiteKind::Emulated { "emulated".to_string() } else { reason };
-                    println!("  {name:36} +{offset:<3} {instruction:32} {reached:5} {kind}");
+                Ok((Site { offset, instruction, .. }, registers)) => {
+                    let arguments: Vec<_> = Register::ARGUMENTS.into_iter().zip(registers).collect();
+                    check(&memory, entry, entry + offset, &arguments, &starts).unwrap_or_else(|error| {
+                        panic!("{path} {name} at {entry:#x} +{offset} `{instruction}`: {error}")
+                    });
                     checked += 1;
                 }
-                Err(error @ SiteError::EntryRepeats { .. }) => {
-                    println!("  {name:36} NONE: {error}");
-                }
+                Err(SiteError::EntryRepeats { .. }) => (),
                 Err(error) => panic!("{path} {name}: {error}"),
             }
+        }
+        let emulated = image.hooks.iter().filter(|hook| hook.site.kind == SiteKind::Emulated).count();
+        println!("{path}: {emulated} of {} hooks at emulated instructions", image.hooks.len());
+        for hook in &image.hooks {
+            let Some(Meaning::Role(_, role)) = meaning(&hook.names[0]) else { panic!("{hook:x?}") };
+            let count = hook.op.arguments();
+            let arguments: Vec<_> = role.registers().into_iter().take(count).zip(hook.registers).collect();
+            let site = hook.address + hook.site.offset;
+            let reached = check(&memory, hook.address, site, &arguments, &starts)
+                .unwrap_or_else(|error| panic!("{path} {hook:x?}: {error}"));
+            println!(
+                "  {:36} +{:<3} {:32} {:?} {reached:5} {}",
+                hook.names[0],
+                hook.site.offset,
+                hook.site.instruction,
+                &hook.registers[..count],
+                hook.site.kind.name()
+            );
+            checked += 1;
         }
     }
     println!("{checked} functions");
@@ -259,8 +264,8 @@ fn the_analysis_is_quick() {
     let Some(bytes) = glibc() else { return };
     let runs = (0..5).map(|_| {
         let start = Instant::now();
-        let image = analyse(&bytes).unwrap();
-        assert!(image.allocator.is_some());
+        let image = analyse(&bytes, None).unwrap();
+        assert!(!image.hooks.is_empty());
         start.elapsed()
     });
     let best = runs.min().unwrap();

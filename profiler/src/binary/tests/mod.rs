@@ -21,7 +21,7 @@ pub const SKEW: u64 = 0x8000;
 /// Code at [`BASE`] with the given function starts.
 pub fn text<'a>(bytes: &'a [u8], starts: &[u64]) -> Text<'a> {
     let code = Code { address: BASE, file_offset: BASE - SKEW, bytes };
-    Text::new(vec![code], starts.iter().map(|start| BASE + start).collect(), true).unwrap()
+    Text::new(vec![code], starts.iter().map(|start| BASE + start).collect(), true, &[]).unwrap()
 }
 
 /// Assembles code with labels: enough for branches.

@@ -130,7 +130,7 @@ impl Recipe {
             build_id: &[1, 2, 3],
             ..Object::default()
         };
-        let image = analyse(&image.build()).unwrap();
+        let image = analyse(&image.build(), None).unwrap();
         (code, image)
     }
 }

@@ -6,7 +6,7 @@ use super::{BASE, SKEW, text};
 
 /// The site of the function at the begin of `bytes` with two arguments.
 fn site(bytes: &[u8]) -> Site {
-    choose(&text(bytes, &[0]), BASE, 2).unwrap()
+    choose(&text(bytes, &[0]), BASE, 2).unwrap().0
 }
 
 /// Where the site is; `None`: single-stepped at the entry.
@@ -82,7 +82,7 @@ fn arguments_must_be_intact() {
     // mul %rsi writes rdx: the third argument
     let mul = [0x48, 0xf7, 0xe6, 0x70, 0, RET];
     assert_eq!(found(&mul), Some(3));
-    assert!(choose(&text(&mul, &[0]), BASE, 3).unwrap().reason.contains("overwrites argument 3"));
+    assert!(choose(&text(&mul, &[0]), BASE, 3).unwrap().0.reason.contains("overwrites argument 3"));
     // The site's own instruction is not yet executed.
     assert_eq!(found(&[0x57, 0x5f, RET]), Some(0), "push %rdi");
 }
@@ -156,7 +156,7 @@ fn nothing_may_lead_into_the_way() {
     }
     // By a short branch of a neighbour before it or behind it.
     let before = [0x90, 0x74, 0x05, RET, 0xcc, 0x48, 0x85, 0xff, 0x55, RET];
-    let site = choose(&text(&before, &[0, 5]), BASE + 5, 1).unwrap();
+    let (site, _) = choose(&text(&before, &[0, 5]), BASE + 5, 1).unwrap();
     assert!(site.reason.contains("leads in"), "{site:?}");
     let behind = [0x48, 0x85, 0xff, 0x55, RET, 0xeb, 0xfc];
     assert!(why(&behind).contains("leads in"), "not part of the function's own flow");
@@ -164,7 +164,7 @@ fn nothing_may_lead_into_the_way() {
 
 #[test]
 fn a_loop_to_the_entry_leaves_no_site() {
-    let choose = |bytes: &[u8]| choose(&text(bytes, &[0]), BASE, 1);
+    let choose = |bytes: &[u8]| choose(&text(bytes, &[0]), BASE, 1).map(|(site, _)| site);
     assert_eq!(choose(&[0x55, 0x74, 0xfd, RET]), Err(SiteError::EntryRepeats { from: BASE + 1 }));
     // Also where another function, to which it jumps, jumps back.
     let mut bytes = vec![0x55, 0xe9, 0x0a, 0, 0, 0];
@@ -183,10 +183,10 @@ fn no_other_function_may_begin_on_the_way() {
     let bytes = [0x48, 0x85, 0xff, 0x48, 0x85, 0xf6, 0x55, RET];
     assert_eq!(found(&bytes), Some(6));
     for inside in [3, 6] {
-        let site = choose(&text(&bytes, &[0, inside]), BASE, 2).unwrap();
+        let (site, _) = choose(&text(&bytes, &[0, inside]), BASE, 2).unwrap();
         assert!(site.reason.contains("another function begins"), "{site:?}");
     }
-    assert_eq!(choose(&text(&bytes, &[0, 7]), BASE, 2).unwrap().offset, 6, "behind the site is fine");
+    assert_eq!(choose(&text(&bytes, &[0, 7]), BASE, 2).unwrap().0.offset, 6, "behind the site is fine");
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn a_debug_file_of_another_build_is_refused() {
         };
         problem.clone()
     };
-    let id = analyse(&image).unwrap().build_id.unwrap();
+    let id = analyse(&image, None).unwrap().build_id.unwrap();
 
     workshop.build("cc -static -DX=1 -Wl,-z,norelro");
     let other = problem(&image, &workshop.read("program.debug"));

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
+use profiler_common::alloc::Register as Argument;
+
 use crate::binary::Segment;
 
 /// Walks per function, and how long one may get before it is given up.
@@ -55,25 +57,28 @@ impl Random {
     }
 }
 
-/// Whether an instruction leaves the registers of the first `arguments` arguments alone, by what instructions do that
-/// stand at the begin of functions; anything unusual counts as not.
-fn leaves_alone(instruction: &Instruction, arguments: usize) -> bool {
-    let taken = |register: Register| {
-        let families: [&[Register]; 3] = [
-            &[Register::RDI, Register::EDI, Register::DI, Register::DIL],
-            &[Register::RSI, Register::ESI, Register::SI, Register::SIL],
-            &[Register::RDX, Register::EDX, Register::DX, Register::DL, Register::DH],
-        ];
-        families[..arguments].iter().any(|family| family.contains(&register))
-    };
+/// Which argument (from 0) each general register holds, by number of the register.
+type Held = [Option<usize>; 16];
+
+/// What an instruction does to the registers, by what instructions do that stand at the begin of functions; anything
+/// unusual is an error.
+fn execute(held: &mut Held, instruction: &Instruction) -> Result<(), String> {
+    let number = |register: Register| register.is_gpr().then(|| register.full_register().number());
     match instruction.mnemonic() {
         Mnemonic::Cmp
         | Mnemonic::Test
         | Mnemonic::Push
         | Mnemonic::Nop
         | Mnemonic::Endbr64
-        | Mnemonic::Bt => true,
-        Mnemonic::Mul => arguments < 3,
+        | Mnemonic::Bt => (),
+        Mnemonic::Mul => (held[0], held[2]) = (None, None),
+        Mnemonic::Mov
+            if instruction.op0_register().is_gpr64()
+                && instruction.op1_kind() == OpKind::Register
+                && instruction.op1_register().is_gpr64() =>
+        {
+            held[instruction.op0_register().number()] = held[instruction.op1_register().number()];
+        }
         Mnemonic::Mov
         | Mnemonic::Lea
         | Mnemonic::Add
@@ -96,18 +101,26 @@ fn leaves_alone(instruction: &Instruction, arguments: usize) -> bool {
         | Mnemonic::Pxor
         | Mnemonic::Xorps
         | Mnemonic::Movq
-        | Mnemonic::Movd => instruction.op0_kind() != OpKind::Register || !taken(instruction.op0_register()),
-        _ => false,
+        | Mnemonic::Movd => {
+            if instruction.op0_kind() == OpKind::Register
+                && let Some(number) = number(instruction.op0_register())
+            {
+                held[number] = None;
+            }
+        }
+        _ => return Err(format!("{instruction} may do anything")),
     }
+    Ok(())
 }
 
-/// Walks through the function at `entry` many times. Every walk must pass `site` exactly once, with the arguments
-/// intact. `starts`: functions into which nothing runs on.
+/// Walks through the function at `entry` many times. Every walk must pass `site` exactly once, and there each of the
+/// `arguments` (its register at the entry, and its register at the site) must be where it is said to be. `starts`:
+/// functions into which nothing runs on.
 pub fn check(
     memory: &Memory<'_>,
     entry: u64,
     site: u64,
-    arguments: usize,
+    arguments: &[(Argument, Argument)],
     starts: &HashSet<u64>,
 ) -> Result<usize, String> {
     let mut random = Random(entry | 1);
@@ -115,13 +128,22 @@ pub fn check(
     for walk in 0..WALKS {
         let mut at = entry;
         let mut passes = 0;
+        let mut held = Held::default();
+        for (index, (from, _)) in arguments.iter().enumerate() {
+            held[*from as usize] = Some(index);
+        }
         for step in 0..STEPS {
             let Some(instruction) = memory.decode(at) else { break };
             visited.insert(at);
             if at == site {
                 passes += 1;
-            } else if passes == 0 && !leaves_alone(&instruction, arguments) {
-                return Err(format!("walk {walk}: {instruction} at {at:#x} may write an argument"));
+                for (index, (from, to)) in arguments.iter().enumerate() {
+                    if passes == 1 && held[*to as usize] != Some(index) {
+                        return Err(format!("walk {walk}: what was in {from:?} isn't in {to:?}"));
+                    }
+                }
+            } else if passes == 0 {
+                execute(&mut held, &instruction).map_err(|error| format!("walk {walk}, {at:#x}: {error}"))?;
             }
             // The compiler's loops could be walked for ever; a walk that long has shown what it can.
             if step + 1 == STEPS {

@@ -1,4 +1,4 @@
-//! The functions of a known allocator: which are probed, where, and what their counts mean.
+//! The functions of glibc's allocator: which are probed, where, and what their counts mean.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -8,11 +8,13 @@ use profiler_common::alloc::{
     SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
 };
 
-use super::callers::{Callers, Flows, places};
+use super::callers::{Callers, Flows, Own, places};
 use super::elf::{Elf, Export};
 use super::flow::Flow;
+use super::names::{Meaning, meaning};
 use super::site::choose_in;
-use super::{Allocator, BinaryError, Class, Hook, Layer, LeftOut, LeftOutReason};
+use super::text::Text;
+use super::{Allocator, Hook, Layer, LeftOut, LeftOutReason};
 
 /// The functions of the C interface, by number.
 pub(super) const C_FUNCTIONS: [AllocFunction; 10] = [
@@ -46,50 +48,31 @@ const GLIBC_ONLY: usize = 11;
 
 /// What a function's call does, and where the arguments that matter are passed.
 pub(super) fn recipe(function: AllocFunction) -> (AllocOp, [Register; 3]) {
-    use AllocFunction as F;
-    let [first, second, third, ..] = Register::ARGUMENTS;
-    let op = match function {
-        F::Malloc | F::Valloc | F::Pvalloc | F::OperatorNew | F::Mallocx => AllocOp::Allocate,
-        F::Calloc => AllocOp::AllocateArray,
-        F::Realloc | F::Rallocx => AllocOp::Resize,
-        F::Reallocarray => AllocOp::ResizeArray,
-        F::AlignedAlloc | F::Memalign => AllocOp::AllocateAligned,
-        F::Free | F::OperatorDelete | F::Dallocx => AllocOp::Free,
-        // The first argument is where the block's address is stored.
-        F::PosixMemalign => return (AllocOp::AllocateAligned, [second, third, first]),
-    };
-    (op, [first, second, third])
-}
-
-/// How many integer arguments must be intact at a function's site.
-pub(super) const fn arguments(function: AllocFunction) -> usize {
-    match function {
-        AllocFunction::Calloc
-        | AllocFunction::Realloc
-        | AllocFunction::AlignedAlloc
-        | AllocFunction::Memalign => 2,
-        AllocFunction::Reallocarray | AllocFunction::PosixMemalign => 3,
-        _ => 1,
+    match meaning(function.name()) {
+        Some(Meaning::Role(_, role)) => (role.op, role.registers()),
+        _ => (AllocOp::Allocate, [Register::Rdi, Register::Rsi, Register::Rdx]),
     }
 }
 
-/// Which allocator the file holds.
-pub(super) fn identify(elf: &Elf<'_>, exports: &[Export]) -> Option<Allocator> {
+/// Whether the file is glibc's `libc.so.6`.
+pub(super) fn is_libc(elf: &Elf<'_>, exports: &[Export]) -> bool {
     let defines = |name| exports.iter().any(|export| export.name == name);
     let allocates = defines(AllocFunction::Malloc as usize) && defines(AllocFunction::Free as usize);
-    if elf.class != Class::Elf64X86_64 || !allocates {
-        return None;
-    }
     // The first version that glibc has had on x86-64, and the one of its internal interfaces.
     let versions = || elf.defines_version("GLIBC_2.2.5") || elf.defines_version("GLIBC_PRIVATE");
-    let glibc = defines(GLIBC_ONLY) || (elf.soname.as_deref() == Some("libc.so.6") && versions());
-    glibc.then_some(Allocator::Glibc)
+    allocates && (defines(GLIBC_ONLY) || (elf.soname.as_deref() == Some("libc.so.6") && versions()))
 }
 
 /// The hooks for glibc (`malloc/malloc.c`).
-pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec<LeftOut>), BinaryError> {
-    let text = elf.text()?;
-    let mut flows = Flows::new(&text);
+///
+/// `slots`: the slots of the global offset table with the function each leads to; `own`: which calls are the allocator's.
+pub(super) fn hooks<'t, 'a>(
+    text: &'t Text<'a>,
+    flows: &mut Flows<'t, 'a>,
+    exports: &[Export],
+    slots: Vec<(u64, u64)>,
+    own: Own,
+) -> (Vec<Hook>, Vec<LeftOut>) {
     let mut left_out = Vec::new();
     const LAYER: Layer = Layer::Allocator(Allocator::Glibc);
     let mut leave_out = |function: AllocFunction, reason| {
@@ -113,10 +96,11 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
     // reallocarray multiplies and hands on to realloc (malloc/reallocarray.c): by a jump in every build that was seen,
     // but a call comes to the same, as long as that call isn't taken for the allocator's own (see `Callers`).
     let mut callers = Callers::new(
-        &text,
-        elf.slots(),
+        text,
+        slots,
         exports.iter().map(|export| export.address).collect(),
         entries.iter().map(|&(_, address)| address).collect(),
+        own,
     );
     if let (Some(&array), Some(&realloc)) =
         (addresses.get(&AllocFunction::Reallocarray), addresses.get(&AllocFunction::Realloc))
@@ -126,13 +110,17 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         callers.add_wrapper(array, flows.from(array));
     }
     entries.retain(|&(_, address)| !callers.is_wrapper(address));
-    let small = SmallAlignments::find(&mut callers, &mut flows, &entries);
+    let small = SmallAlignments::find(&mut callers, flows, &entries);
 
     let mut hooks = Vec::new();
     for &(function, address) in &entries {
         let flow = flows.from(address);
-        let site = match choose_in(&text, &flow, address, arguments(function), true) {
-            Ok(site) => site,
+        let (op, mut registers) = recipe(function);
+        let site = match choose_in(text, &flow, address, &registers[..op.arguments()], true) {
+            Ok((site, places)) => {
+                registers[..places.len()].copy_from_slice(&places);
+                site
+            }
             Err(error) => {
                 leave_out(function, LeftOutReason::NoSite(error));
                 continue;
@@ -156,7 +144,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         {
             notes.push(format!("another version of it, at {:#x}, is not counted", export.address));
         }
-        let calls = own_calls(&callers, &mut flows, (function, address), &small, &mut notes);
+        let calls = own_calls(&callers, flows, (function, address), &small, &mut notes);
         let into: Vec<_> = entries.iter().filter(|&&(other, _)| runs_on_into(other)).collect();
         let known = |call: &&u64| small.knows(function, **call);
         let blind = if into.is_empty() { 0 } else { calls.iter().filter(|call| !known(call)).count() };
@@ -171,7 +159,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         }
         let into_malloc = function == AllocFunction::Malloc;
         callers.note_tail_calls(
-            &mut flows,
+            flows,
             address,
             |call| into_malloc && small.knows_tail_call(call),
             &mut notes,
@@ -180,8 +168,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         calls.extend(callers.jumps_back(&flow, address));
         calls.sort_unstable();
         calls.dedup();
-        let internal_calls = callers.internal_calls(&mut flows, address, &calls, &mut notes);
-        let (op, registers) = recipe(function);
+        let internal_calls = callers.internal_calls(flows, &calls, &mut notes);
         hooks.push(Hook {
             layer: LAYER,
             function,
@@ -196,7 +183,7 @@ pub(super) fn glibc(elf: &Elf<'_>, exports: &[Export]) -> Result<(Vec<Hook>, Vec
         });
     }
     left_out.sort_by_key(|&(function, _)| function);
-    Ok((hooks, left_out.into_iter().map(|(_, left)| left).collect()))
+    (hooks, left_out.into_iter().map(|(_, left)| left).collect())
 }
 
 /// The default version's address; failing that, any version's.
