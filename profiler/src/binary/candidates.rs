@@ -198,8 +198,9 @@ fn order(name: &str) -> (u8, u32, bool, String) {
 
 /// Whether the functions with a prefix are an allocator's: some libraries have one function of such a name.
 fn is_an_allocator(prefix: &str, members: &[(&Function, Role)]) -> bool {
-    let has = |base: &str| members.iter().any(|(function, _)| function.name.strip_prefix(prefix) == Some(base));
-    if prefix == "mi_" || has("mallocx") || has("sdallocx") {
+    let has =
+        |base: &str| members.iter().any(|(function, _)| function.name.strip_prefix(prefix) == Some(base));
+    if prefix == "mi_" || (!prefix.is_empty() && (has("mallocx") || has("sdallocx"))) {
         // mimalloc or jemalloc for certain. A program has only those functions that it uses, if the compiler gave each a
         // section of its own: so do Rust's crates.
         let does = |kind| members.iter().any(|(_, role)| role.kind() == kind);

@@ -16,7 +16,9 @@ use super::names::{Kind, Meaning, meaning};
 use super::site::choose_in;
 use super::text::Text;
 use super::wrappers::{Ways, ways};
-use super::{Allocator, BinaryError, Class, Function, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, transfers};
+use super::{
+    Allocator, BinaryError, Class, Function, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, transfers,
+};
 
 /// The largest code of a library that is nothing but an allocator: jemalloc's and tcmalloc's have less than 1 MB.
 const MAX_PURE: u64 = 4 << 20;
@@ -92,7 +94,8 @@ fn object_of(candidates: &Candidates, allocator: Allocator, prefix: &str) -> Ran
             candidate.allocator == allocator && candidate.prefix == prefix && !candidate.operator
         };
         // gperftools' functions have a section of their own, all but this one.
-        let elsewhere = |candidate: &&Candidate| candidate.names.iter().any(|name| name == "tc_malloc_skip_new_handler");
+        let elsewhere =
+            |candidate: &&Candidate| candidate.names.iter().any(|name| name == "tc_malloc_skip_new_handler");
         let own = candidates.all.values().filter(own).filter(move |candidate| !elsewhere(candidate));
         own.filter(move |candidate| match candidate.role.function {
             AllocFunction::Malloc | AllocFunction::Free | AllocFunction::Realloc => true,

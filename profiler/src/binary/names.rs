@@ -192,10 +192,16 @@ pub(super) fn meaning(name: &str) -> Option<Meaning<'_>> {
     if let Some(role) = operator(name) {
         return Some(Meaning::Role(Family::Operators, role));
     }
-    if let Some(rest) = name.strip_prefix("mi_")
-        && let Some(meaning) = mimalloc(rest)
-    {
-        return Some(meaning);
+    if let Some(rest) = name.strip_prefix("mi_") {
+        return mimalloc(rest);
+    }
+    // Names of other systems and old ones, behind which mimalloc and tcmalloc stand as well.
+    match name {
+        "__posix_memalign" => return meaning("posix_memalign"),
+        "_aligned_malloc" => return meaning("mi_aligned_alloc"),
+        "vfree" => return meaning("mi_free"),
+        "reallocarr" => return meaning("mi_reallocarr"),
+        _ => (),
     }
     if let Some(role) = name.strip_prefix("tc_").and_then(tcmalloc) {
         return Some(Meaning::Role(Family::C("tc_"), role));
@@ -216,7 +222,8 @@ pub(super) fn meaning(name: &str) -> Option<Meaning<'_>> {
 pub(super) fn sign(name: &str) -> Option<Meaning<'_>> {
     let begins = ["_Z", "mi_", "tc_"].iter().any(|begin| name.starts_with(begin));
     let ends = SIGNS.iter().any(|end| name.ends_with(end));
-    let meaning = (begins || ends || COMPANIONS.contains(&name) || name.ends_with("mallctl")).then(|| meaning(name));
+    let meaning =
+        (begins || ends || COMPANIONS.contains(&name) || name.ends_with("mallctl")).then(|| meaning(name));
     meaning.flatten()
 }
 

@@ -59,7 +59,8 @@ impl Images {
             return Some((pinned, Arc::clone(analysis)));
         }
         let analysis = pinned.read().map_err(|error| error.to_string());
-        let analysis = analysis.and_then(|bytes| binary::analyse(&bytes, None).map_err(|error| error.to_string()));
+        let analysis =
+            analysis.and_then(|bytes| binary::analyse(&bytes, None).map_err(|error| error.to_string()));
         if let Err(error) = &analysis {
             told(error);
         }

@@ -38,7 +38,9 @@ fn headers() {
 fn names_are_compared_to_their_end() {
     for name in ["mallocx", "mallo", "xmalloc"] {
         let image = analyse(
-            &Object { code: CODE, functions: &[(name, BASE), ("free", BASE)], ..Object::default() }.build(), None)
+            &Object { code: CODE, functions: &[(name, BASE), ("free", BASE)], ..Object::default() }.build(),
+            None,
+        )
         .unwrap();
         assert!(image.hooks.is_empty(), "{name}");
     }
