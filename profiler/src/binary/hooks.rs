@@ -8,16 +8,17 @@ use profiler_common::alloc::{
 };
 
 use super::callers::{Callers, Flows, Own};
-use super::candidates::{Candidate, Candidates, wanted};
+use super::candidates::{Candidate, Candidates, functions};
 use super::elf::{Elf, Export};
 use super::goals::{Goal, Goals};
 use super::layers::{Ground, ground};
 use super::names::{Kind, Meaning, meaning};
 use super::site::choose_in;
-use super::symbols::Function;
 use super::text::Text;
 use super::wrappers::{Ways, ways};
-use super::{Allocator, BinaryError, Class, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, transfers};
+use super::{
+    Allocator, BinaryError, Class, Function, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, transfers,
+};
 
 /// The largest code of a library that is nothing but an allocator: jemalloc's and tcmalloc's have less than 1 MB.
 const MAX_PURE: u64 = 4 << 20;
@@ -41,7 +42,7 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
     if elf.class != Class::Elf64X86_64 {
         return Ok(Found::default());
     }
-    let functions = elf.functions(&wanted);
+    let functions = functions(elf);
     let exports = elf.exports(&glibc::NAMES);
     let libc = glibc::is_libc(elf, &exports);
     let candidates = Candidates::find(&functions, elf.soname.as_deref(), libc);
@@ -139,10 +140,17 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             let reason = LeftOutReason::WrapperOf(self.function_at(goal).unwrap_or(wrapper.role.function));
             self.leave_out(wrapper, reason);
         }
+        // All of a group or none: blocks that are counted when they are freed only would never add up.
+        let mut unsure: BTreeMap<&str, LeftOutReason> = BTreeMap::new();
+        for candidate in rest.iter().filter(|candidate| self.is_doubtful(candidate)) {
+            if let Some(reason) = self.why_not(flows, candidate, &all[&candidate.address]) {
+                unsure.entry(&candidate.prefix).or_insert(reason);
+            }
+        }
         let mut hooked = Vec::new();
         for candidate in others {
-            match self.why_not(flows, candidate, &all[&candidate.address]) {
-                Some(reason) => self.leave_out(candidate, reason),
+            match unsure.get(candidate.prefix.as_str()).filter(|_| self.is_doubtful(candidate)) {
+                Some(reason) => self.leave_out(candidate, reason.clone()),
                 None => hooked.push(candidate),
             }
         }
@@ -256,17 +264,19 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
         }
     }
 
-    /// Why a function that is no wrapper isn't hooked all the same.
+    /// Whether a function may be another thing than an allocator's.
+    fn is_doubtful(&self, candidate: &Candidate) -> bool {
+        candidate.allocator == Allocator::Other
+    }
+
+    /// Why the functions of a candidate's group aren't hooked although not all are wrappers.
     fn why_not(
         &self,
         flows: &mut Flows<'t, 'a>,
         candidate: &Candidate,
         ways: &Ways<'a>,
     ) -> Option<LeftOutReason> {
-        if candidate.allocator != Allocator::Other {
-            return None;
-        }
-        if candidate.prefix.is_empty() {
+        if candidate.prefix.is_empty() && self.candidates.plain.is_some() {
             // Whoever stands before another malloc and passes on to it has asked for its address (`RTLD_NEXT` in dlsym(3)).
             let asks = |(_, name): &(u64, &[u8])| [b"dlsym".as_slice(), b"dlvsym"].contains(name);
             let forwards = ways.unknown && self.elf.imports().iter().any(asks);

@@ -184,14 +184,17 @@ pub struct Image {
     pub left_out: Vec<LeftOut>,
     /// Where a dynamic linker tells that the list of objects has changed.
     pub loader: Option<LoaderHook>,
-    /// The tables that names of functions were found in.
+    /// Where symbols were found.
     pub symbols: Vec<SymbolSource>,
     /// What is wrong with tables that couldn't be used, in words.
     pub symbol_problems: Vec<String>,
-    /// It needs no dynamic linker and no library.
+    /// A program that has everything in it.
     pub is_static: bool,
-    /// It has no names but those that libraries need.
+    /// Without symbols for debuggers, compressed ones included.
     pub is_stripped: bool,
+    /// It is a program in which no allocator was found and of which a debug file might tell more: one with an allocator of
+    /// its own, or with everything in it.
+    pub wants_symbols: bool,
 }
 
 /// The function that a dynamic linker calls when objects have been mapped or are to be unmapped; it does nothing and is
@@ -207,7 +210,8 @@ pub struct LoaderHook {
 impl Image {
     /// Why functions of an allocator, if there is one in the file, can't be found; `None` if they can.
     pub fn lacks_symbols(&self) -> Option<&str> {
-        (self.is_static && self.is_stripped && self.hooks.is_empty()).then_some(
+        // Whatever a static program allocates, it does within itself. Others mostly use a library's allocator.
+        (self.wants_symbols && self.is_static).then_some(
             "a static program without symbols, so that its allocator can't be found: install its debug file below \
              /usr/lib/debug/.build-id, or name a server with --debuginfod",
         )
@@ -306,8 +310,7 @@ pub enum LeftOutReason {
     NoSite(SiteError),
 }
 
-/// Analyses a file's contents. `debug`: the contents of its separate debug file, if there is one; one that doesn't belong
-/// to it is told among the problems.
+/// Analyses a file's contents, with the help of its debug file if there is one (see [`check_debug_file`]).
 ///
 /// # Errors
 ///
@@ -319,11 +322,12 @@ pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError>
         elf.add_debug_file(debug);
     }
     let found = hooks::find(&elf)?;
+    let (symbols, is_static, is_stripped) = (elf.symbol_sources(), elf.is_static(), elf.is_stripped());
+    let symbol_problems = elf.symbol_problems().iter().map(ToString::to_string).collect();
+    let program = is_static || elf.interpreter().is_some();
+    let wants_symbols =
+        program && is_stripped && found.hooks.is_empty() && !symbols.contains(&SymbolSource::DebugFile);
     Ok(Image {
-        symbols: elf.symbol_sources(),
-        symbol_problems: elf.symbol_problems().iter().map(ToString::to_string).collect(),
-        is_static: elf.is_static(),
-        is_stripped: elf.is_stripped(),
         class: elf.class,
         build_id: elf.build_id,
         soname: elf.soname,
@@ -331,6 +335,11 @@ pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError>
         hooks: found.hooks,
         left_out: found.left_out,
         loader: found.loader,
+        symbols,
+        symbol_problems,
+        is_static,
+        is_stripped,
+        wants_symbols,
     })
 }
 

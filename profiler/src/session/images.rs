@@ -104,7 +104,7 @@ impl Images {
     fn analyse(&mut self, bytes: &[u8], process: &Process) -> Analysis {
         let words = |error: binary::BinaryError| error.to_string();
         let mut image = binary::analyse(bytes, None).map_err(words)?;
-        let Some(build_id) = image.build_id.clone().filter(|_| image.lacks_symbols().is_some()) else {
+        let Some(build_id) = image.build_id.clone().filter(|_| image.wants_symbols) else {
             return Ok(image);
         };
         let mut search = self.finder.find(&build_id, Some(&process.root()));
