@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     build_info::BUILD,
-    kernel::{Capability, Facts, Plan, Wanted},
+    kernel::{Capability, Facts, Placement, Plan, Wanted},
     screen::SCREEN,
     session::{Chosen, Session},
     snapshot::{AllocState, Snapshot},
@@ -126,37 +126,42 @@ fn rights(facts: &Facts) -> Check {
 
 /// Does the real thing, on ourselves.
 fn trials(facts: &Facts) -> Vec<Check> {
-    let trial = |what, wanted, verdict: fn(&Snapshot) -> Result<String, String>| {
+    let trial = |what, wanted, verdict: fn(&Snapshot, Option<Placement>) -> Result<String, String>| {
         let outcome = Plan::decide(wanted, facts)
             .map_err(|error| error.to_string())
             .and_then(|_| observe_ourselves(wanted).map_err(|error| error.to_string()))
-            .and_then(|last| verdict(&last));
+            .and_then(|(last, placement)| verdict(&last, placement));
         match outcome {
             Ok(detail) => Check { what, ok: true, detail, way_out: None },
             Err(detail) => Check { what, ok: false, detail, way_out: None },
         }
     };
     vec![
-        trial("counting allocations", Wanted { alloc: true, stalls: false, mappings: false }, |last| {
-            let target = last.targets.first().ok_or("no snapshot")?;
-            if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
-                return Err(reason.clone());
-            }
-            let total = target.alloc.total();
-            if total.allocated() < TRIAL || total.freed() < TRIAL {
-                return Err(format!(
-                    "of {TRIAL} pairs, {} and {} were seen",
-                    total.allocated(),
-                    total.freed()
-                ));
-            }
-            Ok(format!(
-                "tried on ourselves: {} probes, {} calls seen",
-                target.alloc.sites.len(),
-                total.hits()
-            ))
-        }),
-        trial("measuring stalls", Wanted { alloc: false, stalls: true, mappings: false }, |last| {
+        trial(
+            "counting allocations",
+            Wanted { alloc: true, stalls: false, mappings: false },
+            |last, placement| {
+                let target = last.targets.first().ok_or("no snapshot")?;
+                if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
+                    return Err(reason.clone());
+                }
+                let total = target.alloc.total();
+                if total.allocated() < TRIAL || total.freed() < TRIAL {
+                    return Err(format!(
+                        "of {TRIAL} pairs, {} and {} were seen",
+                        total.allocated(),
+                        total.freed()
+                    ));
+                }
+                Ok(format!(
+                    "tried on ourselves: {} probes ({}), {} calls seen",
+                    target.alloc.sites.len(),
+                    placement.map_or("none", Placement::name),
+                    total.hits()
+                ))
+            },
+        ),
+        trial("measuring stalls", Wanted { alloc: false, stalls: true, mappings: false }, |last, _| {
             let kept = last.targets.first().and_then(|target| target.ledger).ok_or("no ledger")?;
             let (sum, time) = (kept.ledger.total_seconds(), last.targets[0].observed.as_secs_f64());
             if sum < time * 0.9 {
@@ -167,7 +172,7 @@ fn trials(facts: &Facts) -> Vec<Check> {
     ]
 }
 
-fn observe_ourselves(wanted: Wanted) -> anyhow::Result<Snapshot> {
+fn observe_ourselves(wanted: Wanted) -> anyhow::Result<(Snapshot, Option<Placement>)> {
     let mut session = Session::open(wanted, 1, Duration::from_millis(1), false)?;
     let process = Process::open(std::process::id())?;
     session.attach(Chosen { process, group: "profiler".into(), follow: false })?;
@@ -176,5 +181,5 @@ fn observe_ourselves(wanted: Wanted) -> anyhow::Result<Snapshot> {
         unsafe { libc::free(std::hint::black_box(libc::malloc(64))) };
     }
     std::thread::sleep(Duration::from_millis(20));
-    Ok(session.finish()?)
+    Ok((session.finish()?, session.placement()))
 }

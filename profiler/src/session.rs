@@ -21,7 +21,8 @@ use thiserror::Error;
 
 use crate::{
     kernel::{
-        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Plan, Sizes, Wanted, detach_all,
+        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Placement, Plan, Sizes, Wanted,
+        detach_all,
     },
     snapshot::{ProcessInfo, Snapshot},
     target::{Process, ProcessUsage, TargetError},
@@ -141,6 +142,11 @@ impl Session {
     /// The kernel side's debug lines, once, if they were asked for.
     pub fn take_log(&mut self) -> Option<KernelLog> {
         self.kernel.as_mut().and_then(Kernel::take_log)
+    }
+
+    /// How probes are placed; `None` without the kernel side.
+    pub fn placement(&self) -> Option<Placement> {
+        self.kernel.as_ref().map(Kernel::placement)
     }
 
     /// What happens to processes, once. `of_all`: not only of those that are observed.

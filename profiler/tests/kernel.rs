@@ -5,6 +5,7 @@ mod common;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,6 +20,13 @@ use profiler::{
     target::Process,
 };
 use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
+
+/// The tests of this file look at what the whole process holds: one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const SIZES: Sizes = Sizes { targets: 64, sites: 2048 };
 
@@ -118,6 +126,7 @@ fn chain(multi: bool, stalls: bool, generations: u32, blocks: u64) -> Option<([u
 
 #[test]
 fn a_program_that_replaces_itself_is_counted_from_its_first_allocation_in_a_bank_of_its_own() {
+    let _turn = turn();
     for (multi, stalls) in [(true, false), (true, true), (false, false)] {
         let Some((idle, _)) = chain(multi, stalls, 2, 0) else { return };
         let Some((busy, epochs)) = chain(multi, stalls, 2, 5000) else { return };
@@ -129,6 +138,7 @@ fn a_program_that_replaces_itself_is_counted_from_its_first_allocation_in_a_bank
 
 #[test]
 fn forty_programs_one_after_another_lose_no_allocation() {
+    let _turn = turn();
     let Some((idle, _)) = chain(true, false, 40, 0) else { return };
     let Some((busy, epochs)) = chain(true, false, 40, 600) else { return };
     assert_eq!(epochs, 39);
@@ -138,6 +148,7 @@ fn forty_programs_one_after_another_lose_no_allocation() {
 
 #[test]
 fn a_program_replaced_by_another_thread_is_told_as_such() {
+    let _turn = turn();
     let program = if can_observe() { compiled("chain.c", &[]) } else { return };
     let Some(program) = program else { return };
     for multi in [true, false] {
@@ -165,6 +176,7 @@ fn a_program_replaced_by_another_thread_is_told_as_such() {
 
 #[test]
 fn every_fork_exec_and_exit_of_two_hundred_short_lives_is_told() {
+    let _turn = turn();
     let program = if can_observe() { compiled("family.c", &[]) } else { return };
     let Some(program) = program else { return };
     for scope in [EventScope::All, EventScope::Targets] {
@@ -222,6 +234,7 @@ fn every_fork_exec_and_exit_of_two_hundred_short_lives_is_told() {
 
 #[test]
 fn the_end_of_a_process_comes_with_its_last_thread() {
+    let _turn = turn();
     let program = if can_observe() { compiled("family.c", &[]) } else { return };
     let Some(program) = program else { return };
     let mut kernel = load(true, false);
@@ -247,6 +260,7 @@ fn the_end_of_a_process_comes_with_its_last_thread() {
 
 #[test]
 fn a_loop_of_dlopen_sends_one_event_until_it_is_handled() {
+    let _turn = turn();
     let program = if can_observe() { compiled("loads.c", &[]) } else { return };
     let Some(program) = program else { return };
     for multi in [true, false] {
@@ -280,7 +294,42 @@ fn a_loop_of_dlopen_sends_one_event_until_it_is_handled() {
 }
 
 #[test]
+fn a_forked_child_is_freed_of_the_breakpoints_it_has_inherited() {
+    let _turn = turn();
+    let program = if can_observe() { compiled("forks.c", &[]) } else { return };
+    let Some(program) = program else { return };
+    let mut kernel = load(true, false);
+    if kernel.placement() == Placement::Single {
+        // There the kernel removes it itself, at the first hit.
+        return;
+    }
+    let mut helper = Helper::start(&program, &[""]);
+    let link = attach(&mut kernel, helper.pid(), 0);
+    let child = u32::try_from(helper.work()["child"].as_u64().expect("an id")).expect("an id");
+    let (file, plans) = malloc_and_free(helper.pid(), 0);
+    let offset = plans[0].file_offsets[0];
+    let byte = |pid: u32| {
+        let process = Process::open(pid).expect("it runs");
+        let objects = process.mapped_objects().expect("it has maps");
+        let libc = objects.iter().find(|object| Path::new(&object.path) == file).expect("the C library");
+        let inside = |range: &&profiler::target::MappedRange| {
+            (range.file_offset..range.file_offset + (range.end - range.start)).contains(&offset)
+        };
+        let range = libc.ranges.iter().find(inside).expect("malloc is mapped");
+        process.byte_at(range.start + (offset - range.file_offset)).expect("a byte")
+    };
+    assert_eq!((byte(helper.pid()), byte(child)), (0xcc, 0xcc), "fork copies the breakpoints");
+    let offsets: Vec<u64> = plans.iter().flat_map(|plan| plan.file_offsets.clone()).collect();
+    kernel.sweep_forks(helper.pid(), &file, &offsets).expect("it can be swept");
+    assert_eq!(byte(helper.pid()), 0xcc, "the target keeps its own");
+    assert_ne!(byte(child), 0xcc, "the child is as it was");
+    drop(link);
+    assert_ne!(byte(helper.pid()), 0xcc);
+}
+
+#[test]
 fn nothing_is_left_of_a_link_that_is_dropped() {
+    let _turn = turn();
     let program = if can_observe() { compiled("chain.c", &[]) } else { return };
     let Some(program) = program else { return };
     let _alone = common::alone();
@@ -295,7 +344,8 @@ fn nothing_is_left_of_a_link_that_is_dropped() {
         let made: Vec<u32> = links().difference(&links_before).copied().collect();
         assert_eq!(made.len(), if kernel.placement() == Placement::Multi { 4 } else { 8 });
         detach_all(attached);
-        assert_eq!(descriptors(), before);
+        // The link by which placing was tried may have gone meanwhile.
+        assert!(descriptors() <= before, "{} and {before} before", descriptors());
         for id in made {
             assert!(!bpf_object_exists(BpfObject::Link, id).expect("an answer"), "link {id}");
         }
@@ -309,6 +359,7 @@ fn nothing_is_left_of_a_link_that_is_dropped() {
 
 #[test]
 fn a_refused_place_is_named_and_nothing_stays() {
+    let _turn = turn();
     let program = if can_observe() { compiled("chain.c", &[]) } else { return };
     let Some(program) = program else { return };
     let helper = Helper::start(&program, &["1", "0"]);
@@ -321,12 +372,13 @@ fn a_refused_place_is_named_and_nothing_stays() {
         let error = kernel.attach_alloc(helper.pid(), &file, &plans).err().expect("there is no such place");
         let KernelError::Probe { file_offset, .. } = &error else { panic!("{error}") };
         assert_eq!(*file_offset, size + 4096, "{error}");
-        assert_eq!(links(), before);
+        assert!(links().is_subset(&before), "{:?} stayed", links().difference(&before));
     }
 }
 
 #[test]
 fn loading_takes_no_time_worth_telling() {
+    let _turn = turn();
     if !can_observe() {
         return;
     }

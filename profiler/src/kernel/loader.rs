@@ -3,7 +3,7 @@
 use std::{
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -164,11 +164,10 @@ impl Kernel {
         if plan.events {
             let ring = take(&mut kernel.ebpf, "PROCESS_EVENTS", RingBuf::try_from)?;
             kernel.event_reader = Some(EventReader::new(ring));
-            kernel.attach_tracepoints(&PROCESS_TRACEPOINTS)?;
         }
-        if plan.stalls {
-            kernel.attach_tracepoints(&SCHED_TRACEPOINTS)?;
-        }
+        let process = if plan.events { &PROCESS_TRACEPOINTS[..] } else { &[] };
+        let sched = if plan.stalls { &SCHED_TRACEPOINTS[..] } else { &[] };
+        kernel.attach_tracepoints(&[process, sched].concat())?;
         if plan.mappings {
             kernel.attach_mappings()?;
         }
@@ -182,8 +181,12 @@ impl Kernel {
     fn load_uprobes(&mut self, multi: bool, map_fds: &MapFds) -> Result<(), KernelError> {
         if multi {
             let trials = take(&mut self.ebpf, "TRIALS", Array::try_from)?;
+            let asked = Instant::now();
             match Multi::load(map_fds, &trials) {
-                Ok(multi) => self.multi = Some(multi),
+                Ok(multi) => {
+                    tracing::debug!("probes are placed many at once, found out in {:?}", asked.elapsed());
+                    self.multi = Some(multi);
+                }
                 Err(reason) => tracing::debug!("probes are placed one by one: {reason}"),
             }
         }
@@ -196,6 +199,9 @@ impl Kernel {
     }
 
     fn attach_tracepoints(&mut self, names: &[&'static str]) -> Result<(), KernelError> {
+        if names.is_empty() {
+            return Ok(());
+        }
         let btf = aya::Btf::from_sys_fs()
             .map_err(|error| KernelError::Unsupported(format!("{error}; use --alloc off --stalls off")))?;
         for &name in names {

@@ -199,6 +199,28 @@ impl Kernel {
         }
     }
 
+    /// Takes our breakpoints out of processes that a target has forked and that nobody observes: `fork` copies them with the
+    /// memory, and every call would go through the kernel there until the child replaces its program. `pid` is the target,
+    /// `file_offsets` are places where it has probes.
+    ///
+    /// Only needed where probes are placed by one link (single ones are removed by the kernel at the first hit), and where
+    /// the child stays. The kernel looks through all processes when a probe is taken away, and leaves those breakpoints only
+    /// that somebody wants (kernel/events/uprobes.c, `register_for_each_vma`); so a probe is added and taken away, which
+    /// takes tens of milliseconds. The target's own stay.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the probes.
+    pub fn sweep_forks(&mut self, pid: u32, file: &Path, file_offsets: &[u64]) -> Result<(), KernelError> {
+        if self.multi.is_none() || file_offsets.is_empty() {
+            return Ok(());
+        }
+        let points: Vec<_> =
+            file_offsets.iter().map(|&file_offset| Point { file_offset, cookie: 0 }).collect();
+        drop(self.place("empty", pid, file, &points)?);
+        Ok(())
+    }
+
     fn place_singly(
         &mut self,
         program: &'static str,
