@@ -51,10 +51,12 @@ pub struct ProcessEvent {
     pub comm: [u8; COMM_LENGTH],
 }
 
+/// `EVENT_SCOPE`: nothing is told, as nobody reads it.
+pub const SCOPE_NOBODY: u32 = 0;
 /// `EVENT_SCOPE`: events of processes in `TARGETS_BY_PID` only.
-pub const SCOPE_TARGETS: u32 = 0;
+pub const SCOPE_TARGETS: u32 = 1;
 /// `EVENT_SCOPE`: forks, replaced programs and ends of all processes.
-pub const SCOPE_ALL: u32 = 1;
+pub const SCOPE_ALL: u32 = 2;
 
 /// A process that is a target. Value of the `TARGETS_BY_PID` map; the key is the process id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

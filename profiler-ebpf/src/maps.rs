@@ -46,7 +46,7 @@ pub static TARGETS_BY_PID: HashMap<u32, TargetEntry> = HashMap::with_max_entries
 #[map]
 pub static PROCESS_EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
-/// One entry: `SCOPE_TARGETS` or `SCOPE_ALL`. Written by the user side; read at every fork, `execve` and end.
+/// One entry: `SCOPE_NOBODY` and so on. Written by the user side; read at every fork, `execve` and end.
 #[map]
 pub static EVENT_SCOPE: Array<u32> = Array::with_max_entries(1, 0);
 

@@ -5,7 +5,7 @@ use aya_ebpf::{
 };
 use profiler_common::{
     outcome::Outcome,
-    process::{FOLLOW_FORKS, ProcessEvent, ProcessEventKind, SCOPE_ALL, TargetEntry},
+    process::{FOLLOW_FORKS, ProcessEvent, ProcessEventKind, SCOPE_ALL, SCOPE_NOBODY, TargetEntry},
 };
 
 use super::sched::{now, replaced_program};
@@ -90,12 +90,20 @@ fn target(pid: u32) -> Option<TargetEntry> {
 /// Whether all processes are to be told of, not targets only.
 #[inline(always)]
 fn everybody() -> bool {
-    EVENT_SCOPE.get(0).is_some_and(|scope| *scope == SCOPE_ALL)
+    scope() == SCOPE_ALL
 }
 
-/// Hands an event to the user side; counts it as lost and returns false if there is no room.
+#[inline(always)]
+fn scope() -> u32 {
+    EVENT_SCOPE.get(0).copied().unwrap_or(SCOPE_NOBODY)
+}
+
+/// Hands an event to the user side, if anybody reads there; counts it as lost if there is no room. False if it wasn't sent.
 #[inline(always)]
 pub fn send(event: &ProcessEvent) -> bool {
+    if scope() == SCOPE_NOBODY {
+        return false;
+    }
     let sent = PROCESS_EVENTS.output::<ProcessEvent>(event, 0).is_ok();
     if !sent {
         count(Outcome::EventsFull);

@@ -117,6 +117,8 @@ unsafe fn bpf_fd(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {
 pub struct SharedWords {
     base: NonNull<AtomicU32>,
     bytes: usize,
+    /// Whole pages.
+    mapped: usize,
 }
 
 impl SharedWords {
@@ -127,12 +129,12 @@ impl SharedWords {
     /// As the kernel says.
     pub fn map(map: impl AsFd, bytes: usize) -> io::Result<Self> {
         use rustix::mm::{MapFlags, ProtFlags, mmap};
-        let bytes = bytes.next_multiple_of(rustix::param::page_size());
+        let mapped = bytes.next_multiple_of(rustix::param::page_size());
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping wherever the kernel likes.
-        let base = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, map, 0) }?;
+        let base = unsafe { mmap(std::ptr::null_mut(), mapped, protection, MapFlags::SHARED, map, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { base, bytes })
+        Ok(Self { base, bytes, mapped })
     }
 
     /// The word at a byte offset; `None` behind the end.
@@ -146,7 +148,7 @@ impl SharedWords {
 impl Drop for SharedWords {
     fn drop(&mut self) {
         // SAFETY: this mapping, which nobody refers to any more.
-        let _unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+        let _unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped) };
     }
 }
 
