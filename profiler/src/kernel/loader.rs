@@ -165,6 +165,9 @@ impl Kernel {
             let ring = take(&mut kernel.ebpf, "PROCESS_EVENTS", RingBuf::try_from)?;
             kernel.event_reader = Some(EventReader::new(ring));
         }
+        let process = if plan.events { &PROCESS_TRACEPOINTS[..] } else { &[] };
+        let sched = if plan.stalls { &SCHED_TRACEPOINTS[..] } else { &[] };
+        kernel.attach_tracepoints(&[process, sched].concat())?;
         if plan.mappings {
             kernel.attach_mappings()?;
         }

@@ -13,7 +13,7 @@ use super::{
     ledger::{LedgerWatch, ThreadReading},
 };
 use crate::{
-    kernel::{Kernel, Placement, Plan},
+    kernel::{Kernel, Plan},
     snapshot::{AllocSnapshot, LiveObjects, Mappings, ProcessInfo, ProcessSnapshot},
     target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
 };
@@ -163,16 +163,20 @@ impl Watched {
     pub fn refresh(&mut self, kernel: Option<&mut Kernel>, images: &mut Images) -> Links {
         let Ok(usage) = self.process.usage() else { return (Vec::new(), None) };
         let mut gone = (Vec::new(), None);
-        let single = kernel.as_ref().is_some_and(|kernel| kernel.placement() == Placement::Single);
+        let headless = usage.image.0 == 0 && self.process.lives_on_without_its_main_thread();
         if let Some(kernel) = kernel {
+            if headless {
+                // The kernel goes by that thread's memory: single probes are gone at once (kernel/trace/trace_uprobe.c,
+                // uprobe_perf_filter), those of a link as soon as another process's probes of the file are taken away.
+                self.alloc.stop(kernel);
+                self.alloc.give_up("its main thread has ended, and with it the kernel takes the probes away");
+                return gone;
+            }
             gone = self.alloc.keep_up(kernel, images, &self.process);
         }
         // Without memory, the kernel says zero; that is no size. It is ending, or only its main thread has ended.
         if usage.image.0 != 0 {
             self.usage = Some(usage);
-        } else if single && self.process.lives_on_without_its_main_thread() {
-            // The filter of such probes goes by that thread's memory (kernel/trace/trace_uprobe.c, uprobe_perf_filter).
-            self.alloc.give_up("its main thread has ended, and with it the kernel takes the probes away");
         }
         gone
     }
