@@ -60,7 +60,7 @@ fn count(block: *mut u8, frees: u64, bytes: usize) -> *mut u8 {
 }
 
 #[repr(align(256))]
-struct Wide([u8; 512]);
+struct Wide(#[allow(dead_code)] [u8; 512]);
 
 fn collections(rounds: usize) {
     let mut texts: HashMap<String, Vec<u64>> = HashMap::new();
