@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hint::black_box;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Barrier};
+use std::sync::{Barrier, Mutex};
 
 #[cfg(feature = "jemalloc")]
 use tikv_jemallocator::Jemalloc as Inner;
@@ -119,52 +119,71 @@ fn refused() {
     }
 }
 
-/// Threads that live before and end within the part, with blocks in their caches. What one makes another frees.
-struct Threads {
-    begin: Arc<Barrier>,
-    handles: Vec<std::thread::JoinHandle<()>>,
+/// As the C library declares it (pthread.h); the attributes have room for those of any library.
+extern "C" {
+    fn pthread_attr_init(attributes: *mut [u64; 32]) -> i32;
+    fn pthread_attr_setstacksize(attributes: *mut [u64; 32], size: usize) -> i32;
+    fn pthread_create(
+        id: *mut usize,
+        attributes: *const [u64; 32],
+        work: extern "C" fn(usize) -> usize,
+        argument: usize,
+    ) -> i32;
+    fn pthread_join(id: usize, result: *mut usize) -> i32;
 }
 
-impl Threads {
-    const HOW_MANY: usize = 4;
+const THREADS: usize = 4;
+static STEP: Barrier = Barrier::new(THREADS + 1);
+static SHARED: [Mutex<Option<String>>; 256] = [const { Mutex::new(None) }; 256];
 
-    fn new() -> Self {
-        let begin = Arc::new(Barrier::new(Self::HOW_MANY + 1));
-        let warm = Arc::new(Barrier::new(Self::HOW_MANY + 1));
-        let shared: Arc<Vec<std::sync::Mutex<Option<String>>>> =
-            Arc::new((0..256).map(|_| std::sync::Mutex::new(None)).collect());
-        let handles = (0..Self::HOW_MANY)
-            .map(|me| {
-                let (begin, warm, shared) = (Arc::clone(&begin), Arc::clone(&warm), Arc::clone(&shared));
-                let one = std::thread::Builder::new().stack_size(512 << 10);
-                one.spawn(move || {
-                    // What a thread needs once is there after this.
-                    collections(10);
-                    warm.wait();
-                    begin.wait();
-                    for round in 0..5000 {
-                        let text = format!("made by {me} in round {round}");
-                        let other = shared[round * 7 % 256].lock().unwrap().replace(text);
-                        drop(other);
-                    }
-                    // A cache is full of these when its thread ends.
-                    black_box((0..64_u64).map(Box::new).collect::<Vec<_>>());
-                })
-                .unwrap()
-            })
-            .collect();
-        warm.wait();
-        Self { begin, handles }
+/// What one thread makes another frees.
+extern "C" fn thread(me: usize) -> usize {
+    // What a thread needs once is there after this.
+    collections(10);
+    STEP.wait();
+    STEP.wait();
+    for round in 0..5000 {
+        let text = format!("made by {me} in round {round}");
+        let other = SHARED[round * 7 % 256].lock().unwrap().replace(text);
+        drop(other);
+    }
+    // A cache is full of these when its thread ends.
+    black_box((0..64_u64).map(Box::new).collect::<Vec<_>>());
+    0
+}
+
+/// Threads that live before the last part and end within it, with blocks in their caches. They are the C library's own:
+/// those of std leave blocks to the C library, which frees them when they end.
+struct Threads([usize; THREADS]);
+
+impl Threads {
+    fn start() -> Self {
+        let mut ids = [0; THREADS];
+        let mut attributes = [0; 32];
+        // SAFETY: the pointers are to live values, and the threads get no pointer at all.
+        unsafe {
+            assert_eq!(pthread_attr_init(&mut attributes), 0);
+            // Small enough for all stacks to stay in the C library's cache when their threads end.
+            assert_eq!(pthread_attr_setstacksize(&mut attributes, 512 << 10), 0);
+            for (me, id) in ids.iter_mut().enumerate() {
+                assert_eq!(pthread_create(id, &attributes, thread, me), 0);
+            }
+        }
+        STEP.wait();
+        Self(ids)
     }
 
-    fn run(self) {
-        self.begin.wait();
-        self.handles.into_iter().for_each(|handle| handle.join().unwrap());
+    fn work_and_end(self) {
+        STEP.wait();
+        for id in self.0 {
+            // SAFETY: each is joined once.
+            assert_eq!(unsafe { pthread_join(id, &mut 0) }, 0);
+        }
     }
 }
 
 fn main() {
-    let mut threads = Some(Threads::new());
+    let mut threads = Some(Threads::start());
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
     collections(10);
     let mut line = [0_u8; 256];
@@ -176,7 +195,7 @@ fn main() {
             "collections" => collections(4000),
             "aligned" => aligned(),
             "refused" => refused(),
-            _ => threads.take().unwrap().run(),
+            _ => threads.take().unwrap().work_and_end(),
         }
         let (allocations, frees, bytes) = (ALLOCATIONS.load(SeqCst), FREES.load(SeqCst), BYTES.load(SeqCst));
         let more = part != "threads";
