@@ -9,6 +9,7 @@ pub mod helper;
 pub mod http;
 pub mod matrix;
 pub mod profiler;
+pub mod root;
 pub mod totals;
 
 use std::{
