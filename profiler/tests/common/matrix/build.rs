@@ -7,10 +7,11 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use super::{
-    super::{child::run, has_program, skip},
+    super::{child::run_within, has_program, skip},
     Allocator, Language, Linking, Variant,
 };
 
@@ -43,9 +44,12 @@ pub fn once(output: &Path, make: impl FnOnce(&Path) -> Option<()>) -> Option<Pat
     Some(output.to_owned())
 }
 
+/// Building an allocator from source takes a minute of a machine that has nothing else to do.
+const BUILD: Duration = Duration::from_secs(900);
+
 /// Runs a tool that has to succeed.
 pub fn must(command: &mut Command) -> Vec<u8> {
-    let ended = run(command);
+    let ended = run_within(command, BUILD);
     assert!(ended.status.success(), "{command:?}: {:#?}", ended.complaints());
     ended.stdout
 }

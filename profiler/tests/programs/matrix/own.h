@@ -105,6 +105,13 @@ static char *copied(struct slot *s)
     return mi_strdup(text);
 }
 
+/* A block whose ninth byte is the aligned one. */
+static size_t with_head(struct slot *s)
+{
+    s->size += 8;
+    return s->size;
+}
+
 #define HEAP mi_heap_get_default()
 
 MAKER(by_mi_malloc, mi_malloc(n))
@@ -125,7 +132,7 @@ MAKER(by_mi_heap_mallocn, mi_heap_mallocn(HEAP, eights(s), 8))
 MAKER(by_mi_heap_malloc_small, mi_heap_malloc_small(HEAP, small(s)))
 MAKER(by_mi_heap_malloc_aligned, mi_heap_malloc_aligned(HEAP, n, s->alignment))
 MAKER(by_mi_malloc_aligned, mi_malloc_aligned(n, s->alignment))
-MAKER(by_mi_malloc_aligned_at, mi_malloc_aligned_at(n + 8, s->alignment, 8))
+MAKER(by_mi_malloc_aligned_at, mi_malloc_aligned_at(with_head(s), s->alignment, 8))
 MAKER(by_mi_zalloc_aligned, mi_zalloc_aligned(n, s->alignment))
 MAKER(by_mi_calloc_aligned, mi_calloc_aligned(eights(s), 8, s->alignment))
 MAKER(by_mi_memalign, mi_memalign(s->alignment, n))
