@@ -56,7 +56,7 @@ pub fn must(command: &mut Command) -> Vec<u8> {
 
 /// The program of a variant, with all its symbols.
 pub fn build(variant: Variant) -> Option<PathBuf> {
-    let Variant { allocator, linking, language } = variant;
+    let Variant { allocator, language, .. } = variant;
     let (compiler, options) = match language {
         Language::C if allocator == Allocator::Musl => ("musl-gcc", c_options(variant)?),
         Language::C => ("cc", c_options(variant)?),
@@ -67,9 +67,9 @@ pub fn build(variant: Variant) -> Option<PathBuf> {
         return None;
     }
     let mut hasher = DefaultHasher::new();
-    (compiler, &options, contents_of_sources()).hash(&mut hasher);
-    let words = [allocator.name(), linking.name(), language.name()].join("-").replace([' ', ',', '+'], "");
-    let output = directory().join(format!("{words}-{:016x}", hasher.finish()));
+    (compiler, &options, crate_feature(variant), contents_of_sources()).hash(&mut hasher);
+    // Some are the same program, and are built once.
+    let output = directory().join(format!("{compiler}-{:016x}", hasher.finish()));
     once(&output, |partial| {
         match language {
             Language::Rust => cargo(variant, &options, partial),
