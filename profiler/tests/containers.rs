@@ -54,8 +54,8 @@ impl Layers {
             std::fs::create_dir_all(at(name)).expect("it can be made");
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let busybox = std::env::split_paths(&path).map(|directory| directory.join("busybox"));
-        let busybox = busybox.filter(|file| file.is_file()).next()?;
+        let mut busybox = std::env::split_paths(&path).map(|directory| directory.join("busybox"));
+        let busybox = busybox.find(|file| file.is_file())?;
         std::fs::copy(busybox, at("lower/bin/busybox")).expect("it can be copied");
         Some(Self { directory, libc })
     }
