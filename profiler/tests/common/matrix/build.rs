@@ -147,6 +147,21 @@ fn crate_feature(variant: Variant) -> Option<&'static str> {
     }
 }
 
+/// Whether the allocators' crates are here or can be fetched. If not, the test is skipped.
+fn has_crates() -> bool {
+    static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
+    let obstacle = OBSTACLE.get_or_init(|| {
+        if !has_program("cargo") {
+            return Some("there is no cargo".to_owned());
+        }
+        let mut fetch = Command::new("cargo");
+        fetch.args(["fetch", "--quiet", "--locked", "--manifest-path"]).arg(sources().join("Cargo.toml"));
+        let ended = run_within(&mut fetch, BUILD);
+        (!ended.status.success()).then(|| format!("crates can't be fetched: {:?}", ended.complaints()))
+    });
+    obstacle.as_ref().map(|reason| skip(reason)).is_none()
+}
+
 /// Options for the compiler of the program alone: what it depends on is built once for all.
 fn rust_options(variant: Variant) -> Option<Vec<OsString>> {
     let mut options: Vec<OsString> = vec!["-Clink-arg=-Wl,--build-id".into()];
@@ -154,7 +169,7 @@ fn rust_options(variant: Variant) -> Option<Vec<OsString>> {
         options.push("-Ctarget-feature=+crt-static".into());
     }
     if crate_feature(variant).is_some() {
-        return Some(options);
+        return has_crates().then_some(options);
     }
     if !has_program("cc") {
         return None;
