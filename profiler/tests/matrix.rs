@@ -56,7 +56,7 @@ macro_rules! cells {
 
 use Found::{Exact, Said, Unseen};
 
-const NO_SYMBOLS: Found = Said("stripped");
+const NO_SYMBOLS: Found = Said("without symbols");
 const NOT_EXPORTED: Found =
     Unseen("its allocator's names are not exported, and the C library's are hooked instead");
 
