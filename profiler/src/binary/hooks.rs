@@ -58,6 +58,7 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
         Found { loader: loader.and_then(|function| loader_hook(&text, function)), ..Found::default() };
     let mut rest: Vec<&Candidate> = candidates.all.values().take(MAX_CANDIDATES).collect();
     if candidates.plain == Some(Allocator::Glibc) {
+        text.index()?;
         let (exports, own) = if libc {
             (exports, Own::Direct)
         } else {
@@ -68,7 +69,7 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
     }
     let goals = Goals::new(&text, &elf.slots(), &elf.imports());
     let mut analysis = Analysis { elf, text: &text, goals: &goals, candidates: &candidates, found };
-    analysis.hook(&mut flows, &rest);
+    analysis.hook(&mut flows, &rest)?;
     Ok(analysis.found)
 }
 
@@ -121,7 +122,7 @@ struct Analysis<'e, 't, 'a> {
 
 impl<'t, 'a> Analysis<'_, 't, 'a> {
     /// Hooks those of the `rest` that are no wrappers.
-    fn hook(&mut self, flows: &mut Flows<'t, 'a>, rest: &[&Candidate]) {
+    fn hook(&mut self, flows: &mut Flows<'t, 'a>, rest: &[&Candidate]) -> Result<(), BinaryError> {
         let mut all: BTreeMap<u64, Ways<'a>> = rest
             .iter()
             .map(|candidate| {
@@ -155,8 +156,9 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             }
         }
         if hooked.is_empty() {
-            return;
+            return Ok(());
         }
+        self.text.index()?;
         let groups: BTreeSet<(Allocator, &str)> =
             hooked.iter().map(|candidate| (candidate.allocator, candidate.prefix.as_str())).collect();
         for (allocator, prefix) in groups {
@@ -197,6 +199,7 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             let layer = super::Layer::Allocator(Allocator::Mimalloc);
             self.found.left_out.push(LeftOut { layer, name: name.clone(), reason: LeftOutReason::Client });
         }
+        Ok(())
     }
 
     fn place(
