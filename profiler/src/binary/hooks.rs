@@ -11,7 +11,7 @@ use super::callers::{Callers, Flows, Own};
 use super::candidates::{Candidate, Candidates, functions};
 use super::elf::{Elf, Export};
 use super::goals::{Goal, Goals};
-use super::layers::{Ground, ground};
+use super::layers::{ALL_INSTRUCTIONS, Ground, ground};
 use super::names::{Kind, Meaning, meaning};
 use super::site::choose_in;
 use super::text::Text;
@@ -58,6 +58,7 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
         Found { loader: loader.and_then(|function| loader_hook(&text, function)), ..Found::default() };
     let mut rest: Vec<&Candidate> = candidates.all.values().take(MAX_CANDIDATES).collect();
     if candidates.plain == Some(Allocator::Glibc) {
+        text.index()?;
         let (exports, own) = if libc {
             (exports, Own::Direct)
         } else {
@@ -66,9 +67,12 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
         (found.hooks, found.left_out) = glibc::hooks(&text, &mut flows, &exports, elf.slots(), own);
         rest.retain(|candidate| candidate.allocator != Allocator::Glibc || candidate.operator);
     }
-    let goals = Goals::new(&text, &elf.slots(), &elf.imports());
-    let mut analysis = Analysis { elf, text: &text, goals: &goals, candidates: &candidates, found };
-    analysis.hook(&mut flows, &rest);
+    let imports = elf.imports();
+    let goals = Goals::new(&text, &elf.slots(), &imports);
+    // Whoever stands before another malloc and passes on to it has asked for its address (`RTLD_NEXT` in dlsym(3)).
+    let asks = imports.iter().any(|(_, name)| [b"dlsym".as_slice(), b"dlvsym"].contains(name));
+    let mut analysis = Analysis { elf, text: &text, goals: &goals, candidates: &candidates, asks, found };
+    analysis.hook(&mut flows, &rest)?;
     Ok(analysis.found)
 }
 
@@ -116,12 +120,14 @@ struct Analysis<'e, 't, 'a> {
     text: &'t Text<'a>,
     goals: &'e Goals<'t, 'a>,
     candidates: &'e Candidates,
+    /// Whether the file may look for functions of other objects by name.
+    asks: bool,
     found: Found,
 }
 
 impl<'t, 'a> Analysis<'_, 't, 'a> {
     /// Hooks those of the `rest` that are no wrappers.
-    fn hook(&mut self, flows: &mut Flows<'t, 'a>, rest: &[&Candidate]) {
+    fn hook(&mut self, flows: &mut Flows<'t, 'a>, rest: &[&Candidate]) -> Result<(), BinaryError> {
         let mut all: BTreeMap<u64, Ways<'a>> = rest
             .iter()
             .map(|candidate| {
@@ -142,8 +148,9 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
         }
         // All of a group or none: blocks that are counted when they are freed only would never add up.
         let mut unsure: BTreeMap<&str, LeftOutReason> = BTreeMap::new();
+        let mut budget = ALL_INSTRUCTIONS;
         for candidate in rest.iter().filter(|candidate| self.is_doubtful(candidate)) {
-            if let Some(reason) = self.why_not(flows, candidate, &all[&candidate.address]) {
+            if let Some(reason) = self.why_not(flows, candidate, &all[&candidate.address], &mut budget) {
                 unsure.entry(&candidate.prefix).or_insert(reason);
             }
         }
@@ -155,29 +162,31 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             }
         }
         if hooked.is_empty() {
-            return;
+            return Ok(());
         }
-        let groups: BTreeSet<(Allocator, &str)> =
-            hooked.iter().map(|candidate| (candidate.allocator, candidate.prefix.as_str())).collect();
-        for (allocator, prefix) in groups {
-            let own = self.own(allocator, prefix);
-            let exports = rest.iter().map(|candidate| candidate.address).collect();
-            let hooks = hooked.iter().map(|candidate| candidate.address).collect();
-            let mut callers = Callers::new(self.text, self.elf.slots(), exports, hooks, own);
-            for wrapper in &wrappers {
-                callers.add_wrapper(wrapper.address, flows.from(wrapper.address));
+        self.text.index()?;
+        let exports = rest.iter().map(|candidate| candidate.address).collect();
+        let entries = hooked.iter().map(|candidate| candidate.address).collect();
+        let mut callers = Callers::new(self.text, self.elf.slots(), exports, entries, Own::Everything);
+        let mut behind: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
+        for wrapper in &wrappers {
+            callers.add_wrapper(wrapper.address, flows.from(wrapper.address));
+            if let Some(inner) = inner(&all, wrapper.address) {
+                behind.entry(inner).or_default().push(wrapper);
             }
-            for &(client, _) in &self.candidates.clients {
-                callers.add_wrapper(client, flows.from(client));
+        }
+        for &(client, _) in &self.candidates.clients {
+            callers.add_wrapper(client, flows.from(client));
+        }
+        hooked.sort_by_key(|candidate| (candidate.allocator, &candidate.prefix));
+        let mut group = None;
+        for candidate in hooked {
+            if group != Some((candidate.allocator, &candidate.prefix)) {
+                group = Some((candidate.allocator, &candidate.prefix));
+                callers.set_own(self.own(candidate.allocator, &candidate.prefix));
             }
-            let group = |candidate: &&&Candidate| {
-                (candidate.allocator, candidate.prefix.as_str()) == (allocator, prefix)
-            };
-            for candidate in hooked.iter().filter(group) {
-                let behind = |wrapper: &&&Candidate| inner(&all, wrapper.address) == Some(candidate.address);
-                let wrappers: Vec<&Candidate> = wrappers.iter().filter(behind).copied().collect();
-                self.place(flows, &callers, candidate, &wrappers);
-            }
+            let wrappers = behind.get(&candidate.address).map_or(&[][..], Vec::as_slice);
+            self.place(flows, &callers, candidate, wrappers);
         }
         for (address, name) in &self.candidates.clients {
             let passes_on = |goal| match goal {
@@ -197,6 +206,7 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             let layer = super::Layer::Allocator(Allocator::Mimalloc);
             self.found.left_out.push(LeftOut { layer, name: name.clone(), reason: LeftOutReason::Client });
         }
+        Ok(())
     }
 
     fn place(
@@ -275,18 +285,16 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
         flows: &mut Flows<'t, 'a>,
         candidate: &Candidate,
         ways: &Ways<'a>,
+        budget: &mut usize,
     ) -> Option<LeftOutReason> {
         if candidate.prefix.is_empty() && self.candidates.plain.is_some() {
-            // Whoever stands before another malloc and passes on to it has asked for its address (`RTLD_NEXT` in dlsym(3)).
-            let asks = |(_, name): &(u64, &[u8])| [b"dlsym".as_slice(), b"dlvsym"].contains(name);
-            let forwards = ways.unknown && self.elf.imports().iter().any(asks);
-            return forwards.then_some(LeftOutReason::Forwards);
+            return (ways.unknown && self.asks).then_some(LeftOutReason::Forwards);
         }
         let other = |address| {
             let other = self.candidates.all.get(&address).filter(|other| other.prefix != candidate.prefix)?;
             other.names.first().cloned()
         };
-        match ground(self.text, flows, self.goals, candidate.address, &other) {
+        match ground(self.text, flows, self.goals, candidate.address, budget, &other) {
             Ground::Own => None,
             Ground::Allocator(name) => Some(LeftOutReason::StandsOn(name)),
             Ground::Unknown => Some(LeftOutReason::Forwards),
