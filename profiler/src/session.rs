@@ -158,7 +158,7 @@ impl Session {
     pub fn take_events(&mut self, of_all: bool) -> Result<Option<EventReader>, SessionError> {
         let Some(kernel) = &mut self.kernel else { return Ok(None) };
         kernel.scope_events(if of_all { EventScope::All } else { EventScope::Targets })?;
-        Ok(kernel.take_events()?)
+        Ok(kernel.take_events())
     }
 
     /// Begins to observe a process.
