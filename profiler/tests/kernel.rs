@@ -189,8 +189,9 @@ fn every_fork_exec_and_exit_of_two_hundred_short_lives_is_told() {
     let Some(program) = program else { return };
     for scope in [EventScope::All, EventScope::Targets] {
         let mut kernel = load(true, false);
-        let mut reader = events(&mut kernel);
+        // In this order: taking the reader changes nothing about whose events there are.
         kernel.scope_events(scope).expect("a scope");
+        let mut reader = kernel.take_events().expect("events");
         let mut helper = Helper::start(&program, &["200"]);
         let pid = helper.pid();
         kernel.watch_process(pid, 3, true).expect("it can be watched");
