@@ -146,9 +146,12 @@ impl Chooser {
             Event::Fork { parent, child, at_ns } => {
                 let why = if session.follows(parent).is_some() { Why::Child } else { Why::Matches };
                 self.consider(session, child, why, at_ns);
+                if !session.observes(child) {
+                    session.strayed(parent, child);
+                }
             }
-            Event::Exec { pid, at_ns, .. } if session.observes(pid) => {
-                session.replaced(pid)?;
+            Event::Exec { pid, at_ns, by_main_thread, .. } if session.observes(pid) => {
+                session.replaced(pid, by_main_thread)?;
                 self.reconsider(session, pid, at_ns)?;
             }
             Event::Exec { pid, at_ns, .. } => self.consider(session, pid, Why::Matches, at_ns),

@@ -9,6 +9,7 @@ mod images;
 mod ledger;
 mod process;
 mod slots;
+mod strays;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -253,12 +254,12 @@ impl Session {
         self.watched.iter().filter(|watched| watched.follow).map(|watched| watched.info.pid).collect()
     }
 
-    /// A process has replaced its program.
+    /// A process has replaced its program. Unless its main thread did that, its probes are dead: they go by that thread.
     ///
     /// # Errors
     ///
     /// If the kernel's maps can't be read.
-    pub fn replaced(&mut self, pid: u32) -> Result<(), SessionError> {
+    pub fn replaced(&mut self, pid: u32, by_main_thread: bool) -> Result<(), SessionError> {
         let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) else {
             return Ok(());
         };
@@ -266,8 +267,18 @@ impl Session {
         if let Some(kernel) = &self.kernel {
             // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
             watched.alloc.read(kernel)?;
+            if !by_main_thread {
+                self.slots.drop_links(watched.alloc.leave());
+            }
         }
         Ok(())
+    }
+
+    /// A process has forked another one, which isn't observed.
+    pub fn strayed(&mut self, parent: u32, child: u32) {
+        if let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == parent) {
+            watched.strays.add(child);
+        }
     }
 
     /// A process has mapped or unmapped a library.
@@ -294,7 +305,8 @@ impl Session {
 
     /// When there is something to be looked at again.
     pub fn due(&self) -> Option<Instant> {
-        self.watched.iter().map(|watched| watched.alloc.due()).min()
+        let dues = self.watched.iter().flat_map(|watched| [Some(watched.alloc.due()), watched.strays.due()]);
+        dues.flatten().min()
     }
 
     /// Looks again at what is due.
@@ -307,6 +319,7 @@ impl Session {
             }
             let gone = watched.alloc.keep_up(kernel, &mut self.images, &watched.process);
             self.slots.drop_links(gone);
+            watched.strays.sweep(kernel, &watched.process, &watched.alloc.places());
         }
     }
 

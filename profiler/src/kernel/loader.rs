@@ -171,9 +171,6 @@ impl Kernel {
         if plan.mappings {
             kernel.attach_mappings()?;
         }
-        let process = if plan.events { &PROCESS_TRACEPOINTS[..] } else { &[] };
-        let sched = if plan.stalls { &SCHED_TRACEPOINTS[..] } else { &[] };
-        kernel.attach_tracepoints(&[process, sched].concat())?;
         if plan.alloc {
             kernel.load_uprobes(plan.multi, &map_fds)?;
         }

@@ -16,14 +16,12 @@ use crate::{
     binary::{Hook, Image, Layer, LeftOutReason},
     kernel::{AllocLink, Kernel, LoaderLink, SiteId, SitePlan},
     snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, SiteInfo, Unhooked},
-    target::{MappedObject, PinnedObject, Process, TargetError},
+    target::{BREAKPOINT, MappedObject, PinnedObject, Process, TargetError},
     text::clean,
 };
 
 /// So many names of libraries are told.
 const NAMES_TOLD: usize = 3;
-/// `int3`: what the kernel puts at a probe site.
-const BREAKPOINT: u8 = 0xcc;
 /// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
 const OPTIMISED: u8 = 0xe8;
 /// When a new program is looked at, counted from its start (`execve`): often at first, because its libraries are mapped
@@ -72,6 +70,7 @@ struct PlacedObject {
     id: FileId,
     placed: Instant,
     link: AllocLink,
+    file_offsets: Vec<u64>,
     sites: Vec<PlacedSite>,
 }
 
@@ -209,6 +208,21 @@ impl AllocWatch {
         }
         self.earlier = sums.functions;
         (gone.into_iter().map(|object| object.link).collect(), loader)
+    }
+
+    /// The probes are dead, or of no more use: what they have counted stays.
+    pub(super) fn leave(&mut self) -> Links {
+        let mut sums = AllocSnapshot { functions: std::mem::take(&mut self.earlier), ..Default::default() };
+        for site in self.objects.iter().flat_map(|object| &object.sites) {
+            sums.add_functions(&[site.functions()]);
+        }
+        self.earlier = sums.functions;
+        self.take_links()
+    }
+
+    /// Where probes are: the files, and places in them.
+    pub(super) fn places(&self) -> Vec<(FileId, &[u64])> {
+        self.objects.iter().map(|object| (object.id, object.file_offsets.as_slice())).collect()
     }
 
     /// Gives all probes away.
@@ -414,6 +428,7 @@ fn place_object(
         plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
         hooks.push((hook, address));
     }
+    let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
     let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
     let mut ids = link.sites().iter().copied();
     let mut sites = Vec::with_capacity(hooks.len());
@@ -434,7 +449,7 @@ fn place_object(
             base: AllocCounts::default(),
         });
     }
-    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, sites })
+    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, file_offsets, sites })
 }
 
 impl PlacedSite {

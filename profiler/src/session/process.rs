@@ -11,6 +11,7 @@ use super::{
     group::Part,
     images::Images,
     ledger::{LedgerWatch, ThreadReading},
+    strays::Strays,
 };
 use crate::{
     kernel::{Kernel, Plan},
@@ -35,6 +36,7 @@ pub(super) struct Watched {
     pub slot: u32,
     pub alloc: AllocWatch,
     pub ledger: Option<LedgerWatch>,
+    pub strays: Strays,
     /// What earlier processes have left in the slot; `None` if mappings aren't accounted for.
     mappings: Option<Mappings>,
     ended: Option<Instant>,
@@ -104,6 +106,7 @@ impl Watched {
             slot,
             alloc: AllocWatch::off(slot),
             ledger: None,
+            strays: Strays::default(),
             mappings: None,
             ended: None,
             usage: Some(usage),
@@ -111,7 +114,8 @@ impl Watched {
         };
         let Some(kernel) = kernel else { return Ok(watched) };
         // Before the probes: an execve in between must be seen.
-        kernel.watch_process(pid, slot, follow)?;
+        // Forks of a process whose children aren't observed matter as well (see `strays`).
+        kernel.watch_process(pid, slot, true)?;
         let placed = watched.place(kernel, images, plan, birth);
         if placed.is_err() || !watched.process.is_alive() {
             kernel.unwatch_process(pid, slot);
