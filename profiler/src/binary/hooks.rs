@@ -235,6 +235,7 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             function: candidate.role.function,
             op,
             registers,
+            entry_registers: candidate.registers(),
             names: candidate.names.clone(),
             address: candidate.address,
             site,
@@ -361,14 +362,15 @@ fn inner(all: &BTreeMap<u64, Ways<'_>>, wrapper: u64) -> Option<u64> {
 fn flags(candidate: &Candidate) -> u32 {
     let mut flags = 0;
     match (candidate.role.op, candidate.allocator) {
-        // musl: mallocng/realloc.c has no special case for 0. mimalloc: alloc.c, _mi_heap_realloc_zero ("note: size 0 is
-        // allowed"). Against that free `p` and return NULL: glibc (REALLOC_ZERO_BYTES_FREES), tcmalloc (tcmalloc.cc,
-        // do_realloc_with_callback), jemalloc on Linux (configure.ac, zero_realloc_default_free).
+        // mimalloc: alloc.c, _mi_heap_realloc_zero ("reallocate to a zero-sized block"); musl 1.2.3 does the same. Against
+        // that, these free `p` and return NULL: glibc (malloc.c, REALLOC_ZERO_BYTES_FREES), jemalloc on Linux (configure.ac,
+        // zero_realloc_default_free), gperftools 2.10.
         (AllocOp::Resize | AllocOp::ResizeArray, Allocator::Musl | Allocator::Mimalloc) => {
-            flags |= ZERO_RESIZES
+            flags |= ZERO_RESIZES;
         }
-        // jemalloc.c, aligned_alloc and memalign alike; musl: mallocng/aligned_alloc.c; mimalloc: alloc-aligned.c. All
-        // refuse what is no power of two. tcmalloc doesn't check (tcmalloc.cc, memalign_fast_path).
+        // What is no power of two is refused, by memalign as by aligned_alloc. jemalloc: jemalloc.c, imalloc_body (alignment
+        // & (alignment - 1)); mimalloc: alloc-aligned.c ("require power-of-two"); musl 1.2.3 as well, except 0. gperftools
+        // 2.10 refuses nothing.
         (
             AllocOp::AllocateAligned,
             Allocator::Jemalloc | Allocator::Musl | Allocator::Mimalloc | Allocator::Glibc,

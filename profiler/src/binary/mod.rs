@@ -235,7 +235,10 @@ pub struct Hook {
     pub op: AllocOp,
     /// The registers that hold the operation's arguments at the site; of [`AllocOp::arguments`] of them.
     pub registers: [Register; 3],
-    /// All public names at that address, in the order of [`AllocFunction::ALL`], `cfree` last.
+    /// The registers that hold them at the function's entry, and where it is called.
+    pub entry_registers: [Register; 3],
+    /// All names at that address: those of the C interface first, in the order of [`AllocFunction::ALL`], then C++ operators,
+    /// then those with prefixes.
     pub names: Vec<String>,
     /// Virtual address of the function's entry.
     pub address: u64,
@@ -250,8 +253,9 @@ pub struct Hook {
     pub notes: Vec<String>,
 }
 
-/// A direct call of a hooked function that the allocator makes itself, or a jump by which it begins anew. The function's arguments are in their registers
-/// there, so that a probe on it classifies the call as the hook does.
+/// A call of a hooked function that the allocator makes itself, or a jump to it: directly, or through the procedure linkage
+/// table. The arguments are in the [`Hook::entry_registers`] there, so that a probe on it classifies the call as the hook
+/// does.
 ///
 /// It is proven to be an instruction, by following the code from where a function is known to begin: a probe in the
 /// middle of another instruction would change that one.

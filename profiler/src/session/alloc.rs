@@ -423,7 +423,9 @@ fn place_object(
         // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
         if !hook.internal_calls.is_empty() {
             let file_offsets = hook.internal_calls.iter().map(|call| call.file_offset).collect();
-            plans.push(SitePlan { file_offsets, site });
+            // There they stand where the function expects them, wherever they are at its site.
+            let registers = hook.entry_registers.map(|register| register as u8);
+            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site } });
         }
         plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
         hooks.push((hook, address));

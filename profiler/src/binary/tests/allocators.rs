@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use profiler_common::alloc::{BAD_ALIGNMENT_FAILS, NULL_FAILS, ZERO_RESIZES};
+use profiler_common::alloc::{BAD_ALIGNMENT_FAILS, NULL_FAILS, Register, ZERO_RESIZES};
 
 use super::built::Workshop;
 use super::library;
-use crate::binary::{Allocator, Hook, Image, Layer, LeftOutReason, analyse};
+use crate::binary::{Allocator, Hook, Image, Layer, LeftOutReason, SiteKind, analyse};
 
 fn hook<'a>(image: &'a Image, name: &str) -> &'a Hook {
     let here = |hook: &&Hook| hook.names.iter().any(|other| other == name);
@@ -135,6 +135,10 @@ fn mimalloc_of_debian_12() {
         assert!(is_wrapper(&image, wrapper), "{wrapper}");
     }
     assert_eq!(hook(&image, "mi_heap_realloc").flags, ZERO_RESIZES);
+    // The argument has moved to its place behind the heap; where malloc is called, it is still where it belongs.
+    let malloc = hook(&image, "malloc");
+    assert_eq!((malloc.registers[0], malloc.entry_registers[0]), (Register::Rsi, Register::Rdi));
+    assert_eq!(malloc.site.kind, SiteKind::Emulated);
     // It moves a block by giving the old one back.
     assert!(!hook(&image, "mi_free").internal_calls.is_empty());
     assert_eq!(notes(&image), <[&String; 0]>::default());

@@ -150,6 +150,24 @@ fn functions_of_another_kind_make_no_wrapper() {
 }
 
 #[test]
+fn calls_from_outside_the_allocators_object_are_the_programs() {
+    let (code, image) = library(&["x_malloc", "x_free", "x_realloc", "client"], &[], |code| {
+        code.function("before").call("x_malloc").raw(RET);
+        code.function("x_malloc");
+        work(code).function("x_free");
+        work(code).function("x_realloc").raw(PUSH_RBX).call("x_malloc").label("own").je("cold");
+        code.raw(POP_RBX).raw(RET);
+        // Symbols have no size here: what is so far away is no part of the last function.
+        code.raw(&[0xcc; 5000]).function("client").raw(PUSH_RBX).call("x_malloc").raw(POP_RBX).raw(RET);
+        // What compilers split off is the function's all the same.
+        code.function("cold").call("x_malloc").label("split off").raw(POP_RBX).raw(RET);
+    });
+    let malloc = image.hooks.iter().find(|hook| hook.names[0] == "x_malloc").unwrap();
+    let places: Vec<u64> = malloc.internal_calls.iter().map(|call| call.address + 5).collect();
+    assert_eq!(places, [code.address("own"), code.address("split off")], "{image:#x?}");
+}
+
+#[test]
 fn two_that_pass_on_to_each_other_are_not_both_left_out() {
     let (_, image) = library(&["malloc", "valloc", "free"], &[], |code| {
         code.function("malloc").raw(TEST_RDI).jmp("valloc");
