@@ -12,7 +12,7 @@ mod slots;
 mod strays;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -476,46 +476,5 @@ impl Losses {
             self.threads_without_place += ledger.without_place;
             self.held_back_ns += ledger.held_back_ns;
         }
-    }
-}
-
-/// Gives every target a label of its own: what was asked for, else its `comm`, else `comm:pid` where two would collide.
-pub fn label_targets(targets: &[(u32, String, Option<String>)]) -> Vec<String> {
-    let mut seen = HashMap::new();
-    for (_, comm, name) in targets {
-        *seen.entry(name.as_ref().unwrap_or(comm)).or_insert(0) += 1;
-    }
-    let mut used = HashSet::new();
-    targets
-        .iter()
-        .map(|(pid, comm, name)| {
-            let wish = name.as_ref().unwrap_or(comm);
-            let label = if name.is_none() && seen[wish] > 1 { format!("{comm}:{pid}") } else { wish.clone() };
-            if used.insert(label.clone()) { label } else { format!("{label}:{pid}") }
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::label_targets;
-
-    fn labels(targets: &[(u32, &str, Option<&str>)]) -> Vec<String> {
-        let owned: Vec<_> = targets
-            .iter()
-            .map(|(pid, comm, name)| (*pid, (*comm).to_owned(), name.map(str::to_owned)))
-            .collect();
-        label_targets(&owned)
-    }
-
-    #[test]
-    fn a_name_is_used_as_it_is_and_comm_only_where_it_is_unique() {
-        assert_eq!(labels(&[(1, "redis", None)]), ["redis"]);
-        assert_eq!(labels(&[(1, "redis", Some("cache"))]), ["cache"]);
-        assert_eq!(
-            labels(&[(1, "nginx", None), (2, "nginx", None), (3, "sh", None)]),
-            ["nginx:1", "nginx:2", "sh"]
-        );
-        assert_eq!(labels(&[(1, "a", Some("x")), (2, "x", None)]), ["x", "x:2"]);
     }
 }
