@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use profiler::{
     binary,
     kernel::{Kernel, Plan, Sizes, Wanted},
-    session::{Chosen, Session},
+    session::{Chosen, Images, Session},
     target::{PinnedObject, Process},
 };
 use profiler_common::alloc::AllocFunction;
@@ -220,7 +220,8 @@ impl Bench {
     }
 
     fn with_session(&mut self, way: Way, wanted: Wanted) -> anyhow::Result<f64> {
-        let mut session = Session::open(wanted, 1, Duration::from_millis(1), false)?;
+        let mut session =
+            Session::open(wanted, 1, Duration::from_millis(1), false, Images::new(None, false)?)?;
         let process = Process::open(self.worker.id())?;
         session.attach(Chosen { process, group: "bench".into(), follow: false })?;
         let result = self.ask(way);

@@ -4,7 +4,7 @@
 //! have missed. The kernel side may be absent (`--alloc off --stalls off`): then only the slow look is left.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use anyhow::bail;
 use crate::{
     config::{Choice, ChosenPid},
     kernel::Event,
-    session::{Chosen, Session, label_targets},
+    session::{Chosen, Session},
     target::{GroupBy, Process, ProcessFacts, Selection, group_name, scan},
 };
 
@@ -146,9 +146,12 @@ impl Chooser {
             Event::Fork { parent, child, at_ns } => {
                 let why = if session.follows(parent).is_some() { Why::Child } else { Why::Matches };
                 self.consider(session, child, why, at_ns);
+                if !session.observes(child) {
+                    session.strayed(parent, child);
+                }
             }
-            Event::Exec { pid, at_ns, .. } if session.observes(pid) => {
-                session.replaced(pid)?;
+            Event::Exec { pid, at_ns, by_main_thread, .. } if session.observes(pid) => {
+                session.replaced(pid, by_main_thread)?;
                 self.reconsider(session, pid, at_ns)?;
             }
             Event::Exec { pid, at_ns, .. } => self.consider(session, pid, Why::Matches, at_ns),
@@ -241,5 +244,46 @@ impl Chooser {
         }
         self.why.retain(|pid, _| session.observes(*pid));
         Ok(())
+    }
+}
+
+/// Gives every target a label of its own: what was asked for, else its `comm`, else `comm:pid` where two would collide.
+fn label_targets(targets: &[(u32, String, Option<String>)]) -> Vec<String> {
+    let mut seen = HashMap::new();
+    for (_, comm, name) in targets {
+        *seen.entry(name.as_ref().unwrap_or(comm)).or_insert(0) += 1;
+    }
+    let mut used = HashSet::new();
+    targets
+        .iter()
+        .map(|(pid, comm, name)| {
+            let wish = name.as_ref().unwrap_or(comm);
+            let label = if name.is_none() && seen[wish] > 1 { format!("{comm}:{pid}") } else { wish.clone() };
+            if used.insert(label.clone()) { label } else { format!("{label}:{pid}") }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label_targets;
+
+    fn labels(targets: &[(u32, &str, Option<&str>)]) -> Vec<String> {
+        let owned: Vec<_> = targets
+            .iter()
+            .map(|(pid, comm, name)| (*pid, (*comm).to_owned(), name.map(str::to_owned)))
+            .collect();
+        label_targets(&owned)
+    }
+
+    #[test]
+    fn a_name_is_used_as_it_is_and_comm_only_where_it_is_unique() {
+        assert_eq!(labels(&[(1, "redis", None)]), ["redis"]);
+        assert_eq!(labels(&[(1, "redis", Some("cache"))]), ["cache"]);
+        assert_eq!(
+            labels(&[(1, "nginx", None), (2, "nginx", None), (3, "sh", None)]),
+            ["nginx:1", "nginx:2", "sh"]
+        );
+        assert_eq!(labels(&[(1, "a", Some("x")), (2, "x", None)]), ["x", "x:2"]);
     }
 }

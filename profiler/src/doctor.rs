@@ -8,7 +8,7 @@ use crate::{
     build_info::BUILD,
     kernel::{Capability, Facts, Placement, Plan, Wanted},
     screen::SCREEN,
-    session::{Chosen, Session},
+    session::{Chosen, Images, Session},
     snapshot::{AllocState, Snapshot},
     target::Process,
 };
@@ -173,7 +173,7 @@ fn trials(facts: &Facts) -> Vec<Check> {
 }
 
 fn observe_ourselves(wanted: Wanted) -> anyhow::Result<(Snapshot, Option<Placement>)> {
-    let mut session = Session::open(wanted, (1, false), Duration::from_millis(1), false)?;
+    let mut session = Session::open(wanted, 1, Duration::from_millis(1), false, Images::new(None, false)?)?;
     let process = Process::open(std::process::id())?;
     session.attach(Chosen { process, group: "profiler".into(), follow: false })?;
     for _ in 0..TRIAL {

@@ -54,8 +54,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Ps { json }) => return ps::run(json),
         Some(Command::Explain { pid, json, all, debuginfod }) => {
-            let mut images = Images::new(debuginfod)?;
-            images.look_into_python();
+            let images = Images::new(debuginfod.as_deref(), true)?.with_python(true);
             return explain::run(pid, json, all, images);
         }
         Some(Command::Metrics { markdown }) => {

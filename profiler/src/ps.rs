@@ -1,25 +1,39 @@
 //! `profiler ps`: the processes of this machine, what runs in them, and how much can be told of each.
 
-use std::{fmt::Write as _, io::Write as _, process::ExitCode};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+    io::Write as _,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use serde::{Serialize, Serializer};
 
 use crate::{
+    binary::{self, Layer},
     export::terminal::{Style, bytes},
     screen::SCREEN,
-    target::{MappedObject, ProcessFacts, Program, ProgramCache, Runtime, Selection, scan, short_container},
+    session::{Analysis, FileId, Images},
+    target::{MappedObject, Process, ProcessFacts, ProgramCache, Runtime, Selection, scan, short_container},
     text::clean,
 };
 
 /// On a terminal no column but the last is wider; longer texts end with an ellipsis.
 const COLUMN: usize = 28;
 
-/// Which allocator a process uses, as far as names tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The allocators of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Allocator {
-    name: &'static str,
+    name: String,
     /// Why its calls can't be counted, if so.
-    obstacle: Option<&'static str>,
+    obstacle: Option<String>,
+}
+
+/// What is known of the files that processes have mapped: each is looked at once.
+struct Files {
+    images: Images,
+    known: HashMap<FileId, Arc<Analysis>>,
 }
 
 #[derive(Serialize)]
@@ -30,14 +44,14 @@ struct Row {
     exe: Option<String>,
     #[serde(serialize_with = "runtime_as_object")]
     runtime: Option<Runtime>,
-    allocator: Option<&'static str>,
+    allocator: Option<String>,
     resident_memory_bytes: u64,
     cgroup: Option<String>,
     unit: Option<String>,
     container: Option<String>,
     profile: Profile,
     /// Why it isn't everything, if we may know.
-    reason: Option<&'static str>,
+    reason: Option<String>,
 }
 
 /// How much can be told of a process.
@@ -72,8 +86,9 @@ impl Profile {
 pub fn run(json: bool) -> anyhow::Result<ExitCode> {
     let found = scan(&Selection::default())?;
     let mut cache = ProgramCache::default();
+    let mut files = Files { images: Images::new(None, true)?, known: HashMap::new() };
     let mut rows: Vec<Row> =
-        found.processes.into_iter().filter_map(|facts| look(facts, &mut cache)).collect();
+        found.processes.into_iter().filter_map(|facts| look(facts, &mut cache, &mut files)).collect();
     rows.sort_by_key(|row| (std::cmp::Reverse(row.resident_memory_bytes), row.pid));
     let text = if json {
         format!("{}\n", serde_json::to_string_pretty(&rows)?)
@@ -86,7 +101,7 @@ pub fn run(json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// `None` once it has ended.
-fn look(mut facts: ProcessFacts, cache: &mut ProgramCache) -> Option<Row> {
+fn look(mut facts: ProcessFacts, cache: &mut ProgramCache, files: &mut Files) -> Option<Row> {
     let objects = facts.mapped_objects();
     // Once it begins to end it has nothing mapped, and no program.
     let nothing = objects.as_ref().is_none_or(Vec::is_empty) && facts.exe().is_none();
@@ -96,7 +111,7 @@ fn look(mut facts: ProcessFacts, cache: &mut ProgramCache) -> Option<Row> {
     let known = objects.map(|objects| {
         let program = facts.program(cache);
         let runtime = facts.runtime(program.as_ref(), &objects);
-        let allocator = allocator_hint(program.as_ref(), &runtime, &objects);
+        let allocator = files.allocator(&facts, &runtime, &objects);
         (runtime, allocator)
     });
     let (runtime, allocator) = known.unzip();
@@ -113,8 +128,8 @@ fn look(mut facts: ProcessFacts, cache: &mut ProgramCache) -> Option<Row> {
         name: clean(&facts.comm),
         exe: facts.exe().map(clean),
         runtime,
+        reason: allocator.as_ref().and_then(|allocator| allocator.obstacle.clone()),
         allocator: allocator.map(|allocator| allocator.name),
-        reason: allocator.and_then(|allocator| allocator.obstacle),
         resident_memory_bytes: facts.resident_bytes,
         cgroup: groups.as_ref().map(|groups| clean(groups.path())),
         unit: group(groups.as_ref().and_then(|groups| groups.unit())),
@@ -123,34 +138,45 @@ fn look(mut facts: ProcessFacts, cache: &mut ProgramCache) -> Option<Row> {
     })
 }
 
-/// The allocator by the names of what is mapped: cheap, and right as long as nobody renames a library.
-fn allocator_hint(program: Option<&Program>, runtime: &Runtime, objects: &[MappedObject]) -> Allocator {
-    /// Names of libraries, the first of which serves `malloc`: an allocator of its own goes before the C library's.
-    const LIBRARIES: [(&str, &str); 7] = [
-        ("libjemalloc", "jemalloc"),
-        ("libtcmalloc", "tcmalloc"),
-        ("libmimalloc", "mimalloc"),
-        ("ld-musl-", "musl"),
-        ("libc.so.6", "glibc"),
-        // Until glibc 2.33 the library's file had the version in its name.
-        ("libc-2.", "glibc"),
-        // Debian's musl, where its linker is only a link to this.
-        ("libc.so", "musl"),
-    ];
-    let mapped = |prefix: &str| {
-        objects
-            .iter()
-            .any(|object| object.path.rsplit('/').next().is_some_and(|name| name.starts_with(prefix)))
-    };
-    let stalls_only = |name, reason| Allocator { name, obstacle: Some(reason) };
-    match LIBRARIES.iter().find(|(library, _)| mapped(library)) {
-        Some((_, "glibc")) => Allocator { name: "glibc", obstacle: None },
-        Some((_, name)) => stalls_only(name, "its allocator isn't counted yet"),
-        None if matches!(runtime, Runtime::Go(_)) => stalls_only("go", "Go's own allocator isn't counted"),
-        None if program.is_some_and(|program| !program.dynamic) => {
-            stalls_only("static", "its allocator is part of the program")
+impl Files {
+    /// The allocators of a process, and whether their calls can be counted. The C library's is named only where there is no
+    /// other: then the others serve the calls.
+    fn allocator(&mut self, facts: &ProcessFacts, runtime: &Runtime, objects: &[MappedObject]) -> Allocator {
+        let process = facts.open().ok();
+        let mut names = BTreeSet::new();
+        let mut lacks = None;
+        for object in objects {
+            let Some(analysis) = self.of(process.as_ref(), object) else { continue };
+            let Ok(image) = analysis.as_ref() else { continue };
+            lacks = lacks.or_else(|| image.lacks_symbols().map(str::to_owned));
+            names.extend(image.hooks.iter().filter_map(|hook| match hook.layer {
+                Layer::Allocator(allocator) => Some(allocator),
+                Layer::Python(_) => None,
+            }));
         }
-        None => stalls_only("unknown", "no known allocator is mapped"),
+        let libc = |allocator: &binary::Allocator| {
+            matches!(allocator, binary::Allocator::Glibc | binary::Allocator::Musl)
+        };
+        if !names.iter().all(libc) {
+            names.retain(|allocator| !libc(allocator));
+        }
+        let name: Vec<_> = names.iter().map(|allocator| allocator.name()).collect();
+        let not = |name: &str, why: &str| Allocator { name: name.to_owned(), obstacle: Some(why.to_owned()) };
+        match (name.is_empty(), lacks) {
+            (false, _) => Allocator { name: name.join("+"), obstacle: None },
+            (true, _) if matches!(runtime, Runtime::Go(_)) => not("go", "Go's own allocator isn't counted"),
+            (true, Some(why)) => not("unknown", &why),
+            (true, None) => not("none", "no allocator is mapped"),
+        }
+    }
+
+    fn of(&mut self, process: Option<&Process>, object: &MappedObject) -> Option<Arc<Analysis>> {
+        if let Some(known) = self.known.get(&object.id()) {
+            return Some(Arc::clone(known));
+        }
+        let (_, analysis) = self.images.look_at(process?, object)?;
+        self.known.insert(object.id(), Arc::clone(&analysis));
+        Some(analysis)
     }
 }
 
@@ -164,10 +190,10 @@ fn table(rows: &[Row], style: Style) -> String {
             row.pid.to_string(),
             row.name.clone(),
             row.runtime.as_ref().map_or_else(dash, ToString::to_string),
-            row.allocator.map_or_else(dash, str::to_owned),
+            row.allocator.clone().unwrap_or_else(dash),
             bytes(row.resident_memory_bytes as f64),
             place.map_or_else(dash, str::to_owned),
-            row.reason.map_or_else(
+            row.reason.as_ref().map_or_else(
                 || row.profile.name().to_owned(),
                 |reason| format!("{}: {reason}", row.profile.name()),
             ),
@@ -247,13 +273,13 @@ mod tests {
             name: name.to_owned(),
             exe: None,
             runtime: Some(Runtime::Go(Some("1.22.1".to_owned()))),
-            allocator: Some("go"),
+            allocator: Some("go".to_owned()),
             resident_memory_bytes: 3 << 19,
             cgroup: None,
             unit: Some(unit.to_owned()),
             container: None,
             profile,
-            reason: (profile == Profile::StallsOnly).then_some("Go's own allocator isn't counted"),
+            reason: (profile == Profile::StallsOnly).then(|| "Go's own allocator isn't counted".to_owned()),
         }
     }
 
@@ -276,31 +302,5 @@ mod tests {
         assert!(narrow.lines().nth(1).unwrap().ends_with('…'), "{narrow}");
         let coloured = table(&rows, Style { colour: true, width: 90 });
         assert!(coloured.lines().nth(1).unwrap().ends_with("…\x1b[0m"), "{coloured}");
-    }
-
-    #[test]
-    fn an_allocator_of_its_own_goes_before_the_c_librarys() {
-        let hint = |dynamic, paths: &[&str]| {
-            let object = |path: &&str| MappedObject {
-                device: (0, 1),
-                inode: 1,
-                path: (*path).to_owned(),
-                ranges: Vec::new(),
-            };
-            let program = Program { dynamic, ..Program::default() };
-            let objects: Vec<_> = paths.iter().map(object).collect();
-            let found = allocator_hint(Some(&program), &Runtime::Native, &objects);
-            (found.name, found.obstacle.is_none())
-        };
-        assert_eq!(
-            hint(true, &["/bin/x", "/lib/libc.so.6", "/usr/lib/libjemalloc.so.2"]),
-            ("jemalloc", false)
-        );
-        assert_eq!(hint(true, &["/bin/x", "/lib/x86_64-linux-gnu/libc.so.6 (deleted)"]), ("glibc", true));
-        assert_eq!(hint(true, &["/lib/x86_64-linux-gnu/libc-2.31.so"]), ("glibc", true));
-        assert_eq!(hint(true, &["/lib/ld-musl-x86_64.so.1"]), ("musl", false));
-        assert_eq!(hint(true, &["/usr/lib/x86_64-linux-musl/libc.so"]), ("musl", false));
-        assert_eq!(hint(false, &["/bin/busybox"]), ("static", false));
-        assert_eq!(hint(true, &["/bin/x"]), ("unknown", false));
     }
 }

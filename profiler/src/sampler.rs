@@ -23,7 +23,7 @@ use crate::{
     config::{Config, What},
     kernel::{Event, EventReader, KernelLog, Wanted},
     launch::{Child, Launched},
-    session::{Chosen, DetailJob, DetailResult, Session},
+    session::{Chosen, DetailJob, DetailResult, Images, Session},
     snapshot::Snapshot,
     target::Process,
 };
@@ -123,12 +123,9 @@ impl Sampler {
     fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>)> {
         let config = &self.config;
         let wanted = Wanted { alloc: config.alloc, stalls: config.stalls, mappings: config.mappings };
-        let mut session = Session::open(
-            wanted,
-            (config.places(), config.python),
-            config.stall_threshold,
-            config.trace,
-        )?;
+        let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
+        let places = config.places();
+        let mut session = Session::open(wanted, places, config.stall_threshold, config.trace, images)?;
         let mut chooser = match &config.what {
             What::Processes(choice) => Chooser::new(choice.clone()),
             What::Command { children, .. } => Chooser::of_children(*children),

@@ -7,12 +7,14 @@ mod alloc;
 mod group;
 mod images;
 mod ledger;
+mod placed;
 mod process;
 mod python;
 mod slots;
+mod strays;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -113,26 +115,24 @@ pub struct Chosen {
 }
 
 impl Session {
-    /// Prepares for up to `targets` processes at a time, with or without the layers of `python`: decides what is possible
-    /// and loads the kernel side.
+    /// Prepares for up to `targets` processes at a time: decides what is possible and loads the kernel side.
     ///
     /// # Errors
     ///
     /// If a wish can't be fulfilled on this machine, or the kernel refuses something.
     pub fn open(
         wanted: Wanted,
-        (targets, python): (u32, bool),
+        targets: u32,
         stall_threshold: Duration,
         trace: bool,
+        images: Images,
     ) -> Result<Self, SessionError> {
         let asked = Instant::now();
         let plan = Plan::decide(wanted, &Facts::gather())?;
         // One process alone may have more allocators than the mean.
         let mut sites = (targets * SITES_PER_TARGET).max(4 * SITES_PER_TARGET);
-        let mut images = Images::default();
-        if python {
+        if images.look_into_python() {
             sites += (targets * python::SITES_PER_PYTHON).max(python::MAX_SITES);
-            images.look_into_python();
         }
         let kernel = if plan.alloc || plan.stalls || plan.mappings {
             Some(Kernel::load(plan, Sizes { targets, sites }, stall_threshold, trace)?)
@@ -173,7 +173,7 @@ impl Session {
     pub fn take_events(&mut self, of_all: bool) -> Result<Option<EventReader>, SessionError> {
         let Some(kernel) = &mut self.kernel else { return Ok(None) };
         kernel.scope_events(if of_all { EventScope::All } else { EventScope::Targets })?;
-        Ok(kernel.take_events()?)
+        Ok(kernel.take_events())
     }
 
     /// Begins to observe a process.
@@ -268,12 +268,12 @@ impl Session {
         self.watched.iter().filter(|watched| watched.follow).map(|watched| watched.info.pid).collect()
     }
 
-    /// A process has replaced its program.
+    /// A process has replaced its program. Unless its main thread did that, its probes are dead: they go by that thread.
     ///
     /// # Errors
     ///
     /// If the kernel's maps can't be read.
-    pub fn replaced(&mut self, pid: u32) -> Result<(), SessionError> {
+    pub fn replaced(&mut self, pid: u32, by_main_thread: bool) -> Result<(), SessionError> {
         let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) else {
             return Ok(());
         };
@@ -281,8 +281,18 @@ impl Session {
         if let Some(kernel) = &self.kernel {
             // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
             watched.alloc.read(kernel)?;
+            if !by_main_thread {
+                self.slots.drop_links(watched.alloc.leave());
+            }
         }
         Ok(())
+    }
+
+    /// A process has forked another one, which isn't observed.
+    pub fn strayed(&mut self, parent: u32, child: u32) {
+        if let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == parent) {
+            watched.strays.add(child);
+        }
     }
 
     /// A process has mapped or unmapped a library.
@@ -309,15 +319,21 @@ impl Session {
 
     /// When there is something to be looked at again.
     pub fn due(&self) -> Option<Instant> {
-        self.watched.iter().map(|watched| watched.alloc.due()).min()
+        let dues = self.watched.iter().flat_map(|watched| [Some(watched.alloc.due()), watched.strays.due()]);
+        dues.flatten().min()
     }
 
     /// Looks again at what is due.
     pub fn keep_up(&mut self) {
+        let news = self.images.news();
         let Some(kernel) = &mut self.kernel else { return };
         for watched in &mut self.watched {
+            if news {
+                watched.alloc.look_again();
+            }
             let gone = watched.alloc.keep_up(kernel, &mut self.images, &watched.process);
             self.slots.drop_links(gone);
+            watched.strays.sweep(kernel, &watched.process, &watched.alloc.places());
         }
     }
 
@@ -474,46 +490,5 @@ impl Losses {
             self.threads_without_place += ledger.without_place;
             self.held_back_ns += ledger.held_back_ns;
         }
-    }
-}
-
-/// Gives every target a label of its own: what was asked for, else its `comm`, else `comm:pid` where two would collide.
-pub fn label_targets(targets: &[(u32, String, Option<String>)]) -> Vec<String> {
-    let mut seen = HashMap::new();
-    for (_, comm, name) in targets {
-        *seen.entry(name.as_ref().unwrap_or(comm)).or_insert(0) += 1;
-    }
-    let mut used = HashSet::new();
-    targets
-        .iter()
-        .map(|(pid, comm, name)| {
-            let wish = name.as_ref().unwrap_or(comm);
-            let label = if name.is_none() && seen[wish] > 1 { format!("{comm}:{pid}") } else { wish.clone() };
-            if used.insert(label.clone()) { label } else { format!("{label}:{pid}") }
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::label_targets;
-
-    fn labels(targets: &[(u32, &str, Option<&str>)]) -> Vec<String> {
-        let owned: Vec<_> = targets
-            .iter()
-            .map(|(pid, comm, name)| (*pid, (*comm).to_owned(), name.map(str::to_owned)))
-            .collect();
-        label_targets(&owned)
-    }
-
-    #[test]
-    fn a_name_is_used_as_it_is_and_comm_only_where_it_is_unique() {
-        assert_eq!(labels(&[(1, "redis", None)]), ["redis"]);
-        assert_eq!(labels(&[(1, "redis", Some("cache"))]), ["cache"]);
-        assert_eq!(
-            labels(&[(1, "nginx", None), (2, "nginx", None), (3, "sh", None)]),
-            ["nginx:1", "nginx:2", "sh"]
-        );
-        assert_eq!(labels(&[(1, "a", Some("x")), (2, "x", None)]), ["x", "x:2"]);
     }
 }

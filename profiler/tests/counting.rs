@@ -15,40 +15,21 @@ use common::{
     helper::{Helper, compiled},
     profiler::{Watching, profiler},
     skip,
+    totals::{self, Totals, number},
 };
 use serde_json::Value;
 
-/// What is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Totals {
-    allocations: u64,
-    frees: u64,
-    bytes: u64,
-    live: i64,
-}
-
-fn number(value: &Value, key: &str) -> u64 {
-    value[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {value}"))
-}
-
 /// What a helper has counted.
 fn truth(counts: &Value) -> Totals {
-    let (allocations, frees) = (number(counts, "allocations"), number(counts, "frees"));
-    let live = allocations.cast_signed() - frees.cast_signed();
-    Totals { allocations, frees, bytes: number(counts, "bytes"), live }
+    Totals::told(counts)
 }
 
 /// What profiler has counted.
 fn counted(target: &Value) -> Totals {
     // A library that stands before malloc makes it "partly": what it counts is compared all the same.
-    let state = &target["alloc"]["state"];
-    assert!(state == "counting" || state == "partly", "{}", target["alloc"]);
-    Totals {
-        allocations: number(target, "allocations"),
-        frees: number(target, "frees"),
-        bytes: number(target, "allocated_bytes"),
-        live: target["live_objects"].as_i64().expect("a number"),
-    }
+    let (state, reason) = totals::state(target);
+    assert!(state == "counting" || state == "partly", "{state}: {reason}");
+    Totals::counted(target)
 }
 
 /// A number of one function, zero if it isn't listed.

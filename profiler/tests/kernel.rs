@@ -80,7 +80,8 @@ fn mallocs(kernel: &Kernel, link: &AllocLink) -> [u64; 2] {
 }
 
 fn events(kernel: &mut Kernel) -> EventReader {
-    kernel.take_events().expect("an answer").expect("events")
+    kernel.scope_events(EventScope::Targets).expect("a scope");
+    kernel.take_events().expect("events")
 }
 
 /// Events until one that is waited for.
@@ -158,7 +159,7 @@ fn a_program_replaced_by_another_thread_is_told_as_such() {
     for multi in [true, false] {
         let mut kernel = load(multi, true);
         let mut reader = events(&mut kernel);
-        assert!(kernel.take_events().expect("an answer").is_none(), "once only");
+        assert!(kernel.take_events().is_none(), "once only");
         let mut helper = Helper::start(&program, &["3", "1000", "thread"]);
         let pid = helper.pid();
         let link = attach(&mut kernel, pid, 5);
@@ -188,8 +189,9 @@ fn every_fork_exec_and_exit_of_two_hundred_short_lives_is_told() {
     let Some(program) = program else { return };
     for scope in [EventScope::All, EventScope::Targets] {
         let mut kernel = load(true, false);
-        let mut reader = events(&mut kernel);
+        // In this order: taking the reader changes nothing about whose events there are.
         kernel.scope_events(scope).expect("a scope");
+        let mut reader = kernel.take_events().expect("events");
         let mut helper = Helper::start(&program, &["200"]);
         let pid = helper.pid();
         kernel.watch_process(pid, 3, true).expect("it can be watched");
@@ -335,7 +337,7 @@ fn a_forked_child_is_freed_of_the_breakpoints_it_has_inherited() {
 }
 
 #[test]
-fn a_process_without_its_main_thread() {
+fn the_end_of_a_process_is_told_although_its_main_thread_has_ended_before() {
     let _turn = turn();
     let program = if can_observe() { compiled("headless.c", &[]) } else { return };
     let Some(program) = program else { return };
@@ -346,13 +348,12 @@ fn a_process_without_its_main_thread() {
         let pid = helper.pid();
         let link = attach(&mut kernel, pid, 0);
         helper.work();
-        println!("{multi} with: {:?}", mallocs(&kernel, &link));
+        let first: u64 = mallocs(&kernel, &link).iter().sum();
+        assert!((1000..1010).contains(&first), "{first}");
+        // From here on the kernel may lose sight of it at any time: at once with single probes, with a link when another
+        // one on the same file goes. Nothing is to be made of what is counted.
         helper.work();
-        println!("{multi} without: {:?}", mallocs(&kernel, &link));
-        let other = Helper::start(&program, &[""]);
-        drop(attach(&mut kernel, other.pid(), 1));
-        helper.work();
-        println!("{multi} after another's detach: {:?}", mallocs(&kernel, &link));
+        drop(link);
         assert!(reader.next().is_none(), "it hasn't ended");
         helper.end();
         let events = events_until(&mut reader, |event| matches!(event, Event::Exit { .. }));

@@ -174,7 +174,9 @@ fn a_replaced_allocator_is_noticed_where_that_matters() {
 
 #[test]
 fn nobody_pays_for_it_who_has_not_asked() {
-    let Some(python) = PYTHONS.into_iter().find(|python| can_observe() && has_program(python)) else { return };
+    let Some(python) = PYTHONS.into_iter().find(|python| can_observe() && has_program(python)) else {
+        return;
+    };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/domains.py");
     let mut helper = Helper::spawn(Command::new(python).arg(script));
     let watching = Watching::process(helper.pid());

@@ -1,6 +1,7 @@
 //! `cargo xtask docs`: documents which the program writes itself, so that they can't drift from it.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -8,6 +9,13 @@ use crate::{build, command, setup, style, workspace};
 
 /// The table of all metrics, made by `profiler metrics --markdown`.
 const METRICS: &str = "docs/metrics.md";
+
+/// The table of all allocators, made by the test that tries each of them: what it expects is what the document says.
+const MATRIX: &str = "docs/matrix.md";
+const MATRIX_TEST: &str = "the_table_in_the_documents_is_what_is_tested_here";
+
+/// Asks that test to write its table instead of comparing it.
+const BLESS: &str = "PROFILER_BLESS";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -31,10 +39,20 @@ pub fn check() -> Result<()> {
         bail!("{METRICS}:{difference}: run `cargo xtask docs` and commit what it writes");
     }
     style::say(&format!("{} {METRICS} is what the program says", style::mark(true)));
+    command::run(&mut matrix(), "run `cargo xtask docs` and commit what it writes")?;
+    style::say(&format!("{} {MATRIX} is what the tests expect", style::mark(true)));
     Ok(())
 }
 
+fn matrix() -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "-q", "-p", "profiler", "--test", "matrix", "--", "--exact", MATRIX_TEST]);
+    cargo
+}
+
 fn write() -> Result<()> {
+    command::run(matrix().env(BLESS, "1"), build::WAY_OUT)?;
+    style::say(&format!("{} wrote {MATRIX}", style::mark(true)));
     let wanted = metrics()?;
     let file = workspace::root().join(METRICS);
     if read(&file)? == wanted {

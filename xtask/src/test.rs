@@ -10,23 +10,43 @@ use anyhow::{Result, bail};
 use crate::{command, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 20] = [
+    "binutils",
+    "busybox-static",
+    "debuginfod",
     "gcc",
     "g++",
     "libc6-dev",
     "libc6-i386",
+    "libgoogle-perftools-dev",
+    "libjemalloc-dev",
     "libjemalloc2",
+    "libmimalloc-dev",
     "libmimalloc2.0",
     "libtcmalloc-minimal4",
+    "make",
     "musl-tools",
     "prometheus",
     "python3",
     "redis-server",
     "redis-tools",
+    "xz-utils",
 ];
 
 /// The same as programs, for machines that don't have Debian's packages.
-const PROGRAMS: [&str; 6] = ["cc", "c++", "python3", "redis-server", "promtool", "musl-gcc"];
+const PROGRAMS: [&str; 11] = [
+    "cc",
+    "c++",
+    "python3",
+    "redis-server",
+    "promtool",
+    "musl-gcc",
+    "make",
+    "objcopy",
+    "xz",
+    "busybox",
+    "debuginfod",
+];
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -1,8 +1,6 @@
 //! Processes that fork, replace their program or end: told one by one, as they are rare, and the user side has to act.
 
-use aya_ebpf::{
-    helpers::bpf_get_current_comm, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_comm, macros::btf_tracepoint, programs::BtfTracePointContext};
 use profiler_common::{
     outcome::Outcome,
     process::{FOLLOW_FORKS, ProcessEvent, ProcessEventKind, SCOPE_ALL, SCOPE_NOBODY, TargetEntry},

@@ -113,6 +113,12 @@ impl<'t, 'a> Callers<'t, 'a> {
         Self { text, slots, slot_jumps, exports, wrappers, hooked, tail_callers, own }
     }
 
+    /// Goes on with another allocator of the same file.
+    pub fn set_own(&mut self, own: Own) {
+        self.own = own;
+        self.tail_callers.clear();
+    }
+
     /// Declares the function at an address a wrapper: it has no hook, and what it calls is the program's call.
     pub fn add_wrapper(&mut self, address: u64, flow: Rc<Flow>) {
         self.wrappers.insert(address, flow);
@@ -217,8 +223,7 @@ impl<'t, 'a> Callers<'t, 'a> {
     /// Whether an instruction is the allocator's own, and neither the program's nor a wrapper's.
     pub fn is_own(&self, flows: &mut Flows<'_, '_>, at: u64) -> bool {
         let within = self.stands_within(at);
-        let by_wrapper = self.wrappers.values().any(|flow| flow.instructions.contains(&at));
-        if within && !by_wrapper {
+        if within && !self.wrappers.values().any(|flow| flow.instructions.contains(&at)) {
             return true;
         }
         // Where a wrapper jumps on into the function behind it, that one's calls are not the wrapper's. And what compilers

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use profiler_common::alloc::Register;
 
-use super::names::{Family, Kind, Meaning, Role, meaning};
-use super::symbols::Function;
-use super::{Allocator, Layer};
+use super::elf::Elf;
+use super::names::{Family, Kind, Meaning, Role, meaning, sign};
+use super::{Allocator, Function, Layer};
 
 /// A function that allocates or frees by its name: all names of one address.
 #[derive(Clone, Debug)]
@@ -50,9 +50,28 @@ pub(super) struct Candidates {
     pub plain: Option<Allocator>,
 }
 
-/// Which names are asked for.
-pub(super) fn wanted(name: &[u8]) -> bool {
-    std::str::from_utf8(name).is_ok_and(|name| meaning(name).is_some())
+/// The functions of a file by which allocators show, and all others that belong to those.
+pub(super) fn functions(elf: &Elf<'_>) -> Vec<Function> {
+    let text = |name: &[u8]| std::str::from_utf8(name).ok().map(str::to_owned);
+    let signs = elf.functions(&|name| std::str::from_utf8(name).is_ok_and(|name| sign(name).is_some()));
+    let families: BTreeSet<Family<'_>> = signs
+        .iter()
+        .filter_map(|function| match meaning(&function.name)? {
+            Meaning::Role(family, _) => Some(family),
+            _ => None,
+        })
+        .collect();
+    if families.is_empty() {
+        return signs;
+    }
+    elf.functions(&|name| {
+        let Some(name) = text(name) else { return false };
+        match meaning(&name) {
+            Some(Meaning::Role(family, _) | Meaning::Client(family)) => families.contains(&family),
+            Some(Meaning::Companion) => true,
+            None => false,
+        }
+    })
 }
 
 impl Candidates {
@@ -181,9 +200,11 @@ fn order(name: &str) -> (u8, u32, bool, String) {
 fn is_an_allocator(prefix: &str, members: &[(&Function, Role)]) -> bool {
     let has =
         |base: &str| members.iter().any(|(function, _)| function.name.strip_prefix(prefix) == Some(base));
-    if prefix == "mi_" {
-        // A program has only those that it uses, if the compiler gave each function a section of its own: Rust's crate.
-        return has("free") && members.iter().any(|(_, role)| role.kind() != Kind::Freeing);
+    if prefix == "mi_" || (!prefix.is_empty() && (has("mallocx") || has("sdallocx"))) {
+        // mimalloc or jemalloc for certain. A program has only those functions that it uses, if the compiler gave each a
+        // section of its own: so do Rust's crates.
+        let does = |kind| members.iter().any(|(_, role)| role.kind() == kind);
+        return does(Kind::Allocating) && does(Kind::Freeing);
     }
     has("malloc") && has("free") && (prefix.is_empty() || has("calloc") || has("realloc"))
 }
@@ -191,7 +212,7 @@ fn is_an_allocator(prefix: &str, members: &[(&Function, Role)]) -> bool {
 fn identify(prefix: &str, members: &[(&Function, Role)], has: &dyn Fn(&str) -> bool) -> Allocator {
     let member =
         |base: &str| members.iter().any(|(function, _)| function.name.strip_prefix(prefix) == Some(base));
-    if has(&format!("{prefix}mallctl")) || member("mallocx") {
+    if has(&format!("{prefix}mallctl")) || member("mallocx") || member("sdallocx") {
         return Allocator::Jemalloc;
     }
     match prefix {

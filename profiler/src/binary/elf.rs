@@ -52,10 +52,10 @@ pub(super) struct Elf<'a> {
     pub build_id: Option<String>,
     pub soname: Option<String>,
     pub segments: Vec<Segment>,
-    pub(super) image: &'a [u8],
-    pub(super) symbols: &'a [Sym64<LittleEndian>],
-    pub(super) versions: &'a [Versym<LittleEndian>],
-    pub(super) strings: &'a [u8],
+    image: &'a [u8],
+    symbols: &'a [Sym64<LittleEndian>],
+    versions: &'a [Versym<LittleEndian>],
+    strings: &'a [u8],
     version_definitions: &'a [u8],
     relocations: [&'a [Rela64<LittleEndian>]; 2],
     frame_header: Option<u64>,
@@ -373,7 +373,7 @@ impl<'a> Elf<'a> {
     pub fn text(&self, places: &[u64]) -> Result<Text<'a>, BinaryError> {
         let mut starts = self.frame_starts();
         // Static programs in C have no unwind tables.
-        starts.extend(self.symbol_starts());
+        starts.extend(self.function_starts());
         let complete = !starts.is_empty();
         let functions = self.symbols.iter().filter(|symbol| Self::is_function(symbol));
         starts.extend(functions.map(|symbol| symbol.st_value.get(LE)));

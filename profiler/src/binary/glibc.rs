@@ -174,6 +174,7 @@ pub(super) fn hooks<'t, 'a>(
             function,
             op,
             registers,
+            entry_registers: recipe(function).1,
             names: names_at(exports, address),
             address,
             site,

@@ -8,16 +8,17 @@ use profiler_common::alloc::{
 };
 
 use super::callers::{Callers, Flows, Own};
-use super::candidates::{Candidate, Candidates, wanted};
+use super::candidates::{Candidate, Candidates, functions};
 use super::elf::{Elf, Export};
 use super::goals::{Goal, Goals};
-use super::layers::{Ground, ground};
+use super::layers::{ALL_INSTRUCTIONS, Ground, ground};
 use super::names::{Kind, Meaning, meaning};
 use super::site::choose_in;
-use super::symbols::Function;
 use super::text::Text;
 use super::wrappers::{Ways, ways};
-use super::{Allocator, BinaryError, Class, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, transfers};
+use super::{
+    Allocator, BinaryError, Class, Function, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, transfers,
+};
 
 /// The largest code of a library that is nothing but an allocator: jemalloc's and tcmalloc's have less than 1 MB.
 const MAX_PURE: u64 = 4 << 20;
@@ -41,7 +42,7 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
     if elf.class != Class::Elf64X86_64 {
         return Ok(Found::default());
     }
-    let functions = elf.functions(&wanted);
+    let functions = functions(elf);
     let exports = elf.exports(&glibc::NAMES);
     let libc = glibc::is_libc(elf, &exports);
     let candidates = Candidates::find(&functions, elf.soname.as_deref(), libc);
@@ -57,6 +58,7 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
         Found { loader: loader.and_then(|function| loader_hook(&text, function)), ..Found::default() };
     let mut rest: Vec<&Candidate> = candidates.all.values().take(MAX_CANDIDATES).collect();
     if candidates.plain == Some(Allocator::Glibc) {
+        text.index()?;
         let (exports, own) = if libc {
             (exports, Own::Direct)
         } else {
@@ -65,9 +67,12 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
         (found.hooks, found.left_out) = glibc::hooks(&text, &mut flows, &exports, elf.slots(), own);
         rest.retain(|candidate| candidate.allocator != Allocator::Glibc || candidate.operator);
     }
-    let goals = Goals::new(&text, &elf.slots(), &elf.imports());
-    let mut analysis = Analysis { elf, text: &text, goals: &goals, candidates: &candidates, found };
-    analysis.hook(&mut flows, &rest);
+    let imports = elf.imports();
+    let goals = Goals::new(&text, &elf.slots(), &imports);
+    // Whoever stands before another malloc and passes on to it has asked for its address (`RTLD_NEXT` in dlsym(3)).
+    let asks = imports.iter().any(|(_, name)| [b"dlsym".as_slice(), b"dlvsym"].contains(name));
+    let mut analysis = Analysis { elf, text: &text, goals: &goals, candidates: &candidates, asks, found };
+    analysis.hook(&mut flows, &rest)?;
     Ok(analysis.found)
 }
 
@@ -115,12 +120,14 @@ struct Analysis<'e, 't, 'a> {
     text: &'t Text<'a>,
     goals: &'e Goals<'t, 'a>,
     candidates: &'e Candidates,
+    /// Whether the file may look for functions of other objects by name.
+    asks: bool,
     found: Found,
 }
 
 impl<'t, 'a> Analysis<'_, 't, 'a> {
     /// Hooks those of the `rest` that are no wrappers.
-    fn hook(&mut self, flows: &mut Flows<'t, 'a>, rest: &[&Candidate]) {
+    fn hook(&mut self, flows: &mut Flows<'t, 'a>, rest: &[&Candidate]) -> Result<(), BinaryError> {
         let mut all: BTreeMap<u64, Ways<'a>> = rest
             .iter()
             .map(|candidate| {
@@ -139,37 +146,47 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             let reason = LeftOutReason::WrapperOf(self.function_at(goal).unwrap_or(wrapper.role.function));
             self.leave_out(wrapper, reason);
         }
+        // All of a group or none: blocks that are counted when they are freed only would never add up.
+        let mut unsure: BTreeMap<&str, LeftOutReason> = BTreeMap::new();
+        let mut budget = ALL_INSTRUCTIONS;
+        for candidate in rest.iter().filter(|candidate| self.is_doubtful(candidate)) {
+            if let Some(reason) = self.why_not(flows, candidate, &all[&candidate.address], &mut budget) {
+                unsure.entry(&candidate.prefix).or_insert(reason);
+            }
+        }
         let mut hooked = Vec::new();
         for candidate in others {
-            match self.why_not(flows, candidate, &all[&candidate.address]) {
-                Some(reason) => self.leave_out(candidate, reason),
+            match unsure.get(candidate.prefix.as_str()).filter(|_| self.is_doubtful(candidate)) {
+                Some(reason) => self.leave_out(candidate, reason.clone()),
                 None => hooked.push(candidate),
             }
         }
         if hooked.is_empty() {
-            return;
+            return Ok(());
         }
-        let groups: BTreeSet<(Allocator, &str)> =
-            hooked.iter().map(|candidate| (candidate.allocator, candidate.prefix.as_str())).collect();
-        for (allocator, prefix) in groups {
-            let own = self.own(allocator, prefix);
-            let exports = rest.iter().map(|candidate| candidate.address).collect();
-            let hooks = hooked.iter().map(|candidate| candidate.address).collect();
-            let mut callers = Callers::new(self.text, self.elf.slots(), exports, hooks, own);
-            for wrapper in &wrappers {
-                callers.add_wrapper(wrapper.address, flows.from(wrapper.address));
+        self.text.index()?;
+        let exports = rest.iter().map(|candidate| candidate.address).collect();
+        let entries = hooked.iter().map(|candidate| candidate.address).collect();
+        let mut callers = Callers::new(self.text, self.elf.slots(), exports, entries, Own::Everything);
+        let mut behind: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
+        for wrapper in &wrappers {
+            callers.add_wrapper(wrapper.address, flows.from(wrapper.address));
+            if let Some(inner) = inner(&all, wrapper.address) {
+                behind.entry(inner).or_default().push(wrapper);
             }
-            for &(client, _) in &self.candidates.clients {
-                callers.add_wrapper(client, flows.from(client));
+        }
+        for &(client, _) in &self.candidates.clients {
+            callers.add_wrapper(client, flows.from(client));
+        }
+        hooked.sort_by_key(|candidate| (candidate.allocator, &candidate.prefix));
+        let mut group = None;
+        for candidate in hooked {
+            if group != Some((candidate.allocator, &candidate.prefix)) {
+                group = Some((candidate.allocator, &candidate.prefix));
+                callers.set_own(self.own(candidate.allocator, &candidate.prefix));
             }
-            let group = |candidate: &&&Candidate| {
-                (candidate.allocator, candidate.prefix.as_str()) == (allocator, prefix)
-            };
-            for candidate in hooked.iter().filter(group) {
-                let behind = |wrapper: &&&Candidate| inner(&all, wrapper.address) == Some(candidate.address);
-                let wrappers: Vec<&Candidate> = wrappers.iter().filter(behind).copied().collect();
-                self.place(flows, &callers, candidate, &wrappers);
-            }
+            let wrappers = behind.get(&candidate.address).map_or(&[][..], Vec::as_slice);
+            self.place(flows, &callers, candidate, wrappers);
         }
         for (address, name) in &self.candidates.clients {
             let passes_on = |goal| match goal {
@@ -189,6 +206,7 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             let layer = super::Layer::Allocator(Allocator::Mimalloc);
             self.found.left_out.push(LeftOut { layer, name: name.clone(), reason: LeftOutReason::Client });
         }
+        Ok(())
     }
 
     fn place(
@@ -217,6 +235,7 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             function: candidate.role.function,
             op,
             registers,
+            entry_registers: candidate.registers(),
             names: candidate.names.clone(),
             address: candidate.address,
             site,
@@ -256,27 +275,27 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
         }
     }
 
-    /// Why a function that is no wrapper isn't hooked all the same.
+    /// Whether a function may be another thing than an allocator's.
+    fn is_doubtful(&self, candidate: &Candidate) -> bool {
+        candidate.allocator == Allocator::Other
+    }
+
+    /// Why the functions of a candidate's group aren't hooked although not all are wrappers.
     fn why_not(
         &self,
         flows: &mut Flows<'t, 'a>,
         candidate: &Candidate,
         ways: &Ways<'a>,
+        budget: &mut usize,
     ) -> Option<LeftOutReason> {
-        if candidate.allocator != Allocator::Other {
-            return None;
-        }
-        if candidate.prefix.is_empty() {
-            // Whoever stands before another malloc and passes on to it has asked for its address (`RTLD_NEXT` in dlsym(3)).
-            let asks = |(_, name): &(u64, &[u8])| [b"dlsym".as_slice(), b"dlvsym"].contains(name);
-            let forwards = ways.unknown && self.elf.imports().iter().any(asks);
-            return forwards.then_some(LeftOutReason::Forwards);
+        if candidate.prefix.is_empty() && self.candidates.plain.is_some() {
+            return (ways.unknown && self.asks).then_some(LeftOutReason::Forwards);
         }
         let other = |address| {
             let other = self.candidates.all.get(&address).filter(|other| other.prefix != candidate.prefix)?;
             other.names.first().cloned()
         };
-        match ground(self.text, flows, self.goals, candidate.address, &other) {
+        match ground(self.text, flows, self.goals, candidate.address, budget, &other) {
             Ground::Own => None,
             Ground::Allocator(name) => Some(LeftOutReason::StandsOn(name)),
             Ground::Unknown => Some(LeftOutReason::Forwards),
@@ -343,14 +362,15 @@ fn inner(all: &BTreeMap<u64, Ways<'_>>, wrapper: u64) -> Option<u64> {
 fn flags(candidate: &Candidate) -> u32 {
     let mut flags = 0;
     match (candidate.role.op, candidate.allocator) {
-        // musl: mallocng/realloc.c has no special case for 0. mimalloc: alloc.c, _mi_heap_realloc_zero ("note: size 0 is
-        // allowed"). Against that free `p` and return NULL: glibc (REALLOC_ZERO_BYTES_FREES), tcmalloc (tcmalloc.cc,
-        // do_realloc_with_callback), jemalloc on Linux (configure.ac, zero_realloc_default_free).
+        // mimalloc: alloc.c, _mi_heap_realloc_zero ("reallocate to a zero-sized block"); musl 1.2.3 does the same. Against
+        // that, these free `p` and return NULL: glibc (malloc.c, REALLOC_ZERO_BYTES_FREES), jemalloc on Linux (configure.ac,
+        // zero_realloc_default_free), gperftools 2.10.
         (AllocOp::Resize | AllocOp::ResizeArray, Allocator::Musl | Allocator::Mimalloc) => {
-            flags |= ZERO_RESIZES
+            flags |= ZERO_RESIZES;
         }
-        // jemalloc.c, aligned_alloc and memalign alike; musl: mallocng/aligned_alloc.c; mimalloc: alloc-aligned.c. All
-        // refuse what is no power of two. tcmalloc doesn't check (tcmalloc.cc, memalign_fast_path).
+        // What is no power of two is refused, by memalign as by aligned_alloc. jemalloc: jemalloc.c, imalloc_body (alignment
+        // & (alignment - 1)); mimalloc: alloc-aligned.c ("require power-of-two"); musl 1.2.3 as well, except 0. gperftools
+        // 2.10 refuses nothing.
         (
             AllocOp::AllocateAligned,
             Allocator::Jemalloc | Allocator::Musl | Allocator::Mimalloc | Allocator::Glibc,

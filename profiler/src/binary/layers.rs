@@ -9,10 +9,11 @@ use super::goals::{Goal, Goals};
 use super::names::{Kind, Meaning, meaning};
 use super::text::Text;
 
-/// Functions that are looked at.
+/// Functions that are looked at for one.
 const MAX_FUNCTIONS: usize = 512;
-/// Instructions that are looked at.
+/// Instructions that are looked at, for one function and for all of a file.
 const MAX_INSTRUCTIONS: usize = 1 << 17;
+pub(super) const ALL_INSTRUCTIONS: usize = 1 << 20;
 
 /// What a function gets its memory from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +26,14 @@ pub(super) enum Ground {
     Unknown,
 }
 
-/// Looks at everything that a function calls, for another allocator. `other`: the name of another allocator's function at
+/// Looks at everything that a function calls, for another allocator; `budget` instructions are left for this file. `other`: the name of another allocator's function at
 /// an address in the file.
 pub(super) fn ground<'a>(
     text: &Text<'a>,
     flows: &mut Flows<'_, '_>,
     goals: &Goals<'_, 'a>,
     entry: u64,
+    budget: &mut usize,
     other: &dyn Fn(u64) -> Option<String>,
 ) -> Ground {
     let mut seen = HashSet::from([entry]);
@@ -41,7 +43,8 @@ pub(super) fn ground<'a>(
     while let Some(function) = open.pop() {
         let flow = flows.from(function);
         looked_at += flow.instructions.len();
-        if looked_at > MAX_INSTRUCTIONS || seen.len() > MAX_FUNCTIONS {
+        *budget = budget.saturating_sub(flow.instructions.len());
+        if looked_at > MAX_INSTRUCTIONS || seen.len() > MAX_FUNCTIONS || *budget == 0 {
             break;
         }
         for &at in &flow.instructions {

@@ -186,16 +186,19 @@ pub struct Image {
     pub left_out: Vec<LeftOut>,
     /// Where a dynamic linker tells that the list of objects has changed.
     pub loader: Option<LoaderHook>,
-    /// The tables that names of functions were found in.
+    /// Where symbols were found.
     pub symbols: Vec<SymbolSource>,
     /// What is wrong with tables that couldn't be used, in words.
     pub symbol_problems: Vec<String>,
     /// The layers of a Python interpreter, if it is one and somebody has looked ([`python::find`]).
     pub python: Option<python::Python>,
-    /// It needs no dynamic linker and no library.
+    /// A program that has everything in it.
     pub is_static: bool,
-    /// It has no names but those that libraries need.
+    /// Without symbols for debuggers, compressed ones included.
     pub is_stripped: bool,
+    /// It is a program in which no allocator was found and of which a debug file might tell more: one with an allocator of
+    /// its own, or with everything in it.
+    pub wants_symbols: bool,
 }
 
 /// The function that a dynamic linker calls when objects have been mapped or are to be unmapped; it does nothing and is
@@ -211,7 +214,8 @@ pub struct LoaderHook {
 impl Image {
     /// Why functions of an allocator, if there is one in the file, can't be found; `None` if they can.
     pub fn lacks_symbols(&self) -> Option<&str> {
-        (self.is_static && self.is_stripped && self.hooks.is_empty()).then_some(
+        // Whatever a static program allocates, it does within itself. Others mostly use a library's allocator.
+        (self.wants_symbols && self.is_static).then_some(
             "a static program without symbols, so that its allocator can't be found: install its debug file below \
              /usr/lib/debug/.build-id, or name a server with --debuginfod",
         )
@@ -235,7 +239,10 @@ pub struct Hook {
     pub op: AllocOp,
     /// The registers that hold the operation's arguments at the site; of [`AllocOp::arguments`] of them.
     pub registers: [Register; 3],
-    /// All public names at that address, in the order of [`AllocFunction::ALL`], `cfree` last.
+    /// The registers that hold them at the function's entry, and where it is called.
+    pub entry_registers: [Register; 3],
+    /// All names at that address: those of the C interface first, in the order of [`AllocFunction::ALL`], then C++ operators,
+    /// then those with prefixes.
     pub names: Vec<String>,
     /// Virtual address of the function's entry.
     pub address: u64,
@@ -250,8 +257,9 @@ pub struct Hook {
     pub notes: Vec<String>,
 }
 
-/// A direct call of a hooked function that the allocator makes itself, or a jump by which it begins anew. The function's arguments are in their registers
-/// there, so that a probe on it classifies the call as the hook does.
+/// A call of a hooked function that the allocator makes itself, or a jump to it: directly, or through the procedure linkage
+/// table. The arguments are in the [`Hook::entry_registers`] there, so that a probe on it classifies the call as the hook
+/// does.
 ///
 /// It is proven to be an instruction, by following the code from where a function is known to begin: a probe in the
 /// middle of another instruction would change that one.
@@ -310,8 +318,7 @@ pub enum LeftOutReason {
     NoSite(SiteError),
 }
 
-/// Analyses a file's contents. `debug`: the contents of its separate debug file, if there is one; one that doesn't belong
-/// to it is told among the problems.
+/// Analyses a file's contents, with the help of its debug file if there is one (see [`check_debug_file`]).
 ///
 /// # Errors
 ///
@@ -323,11 +330,12 @@ pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError>
         elf.add_debug_file(debug);
     }
     let found = hooks::find(&elf)?;
+    let (symbols, is_static, is_stripped) = (elf.symbol_sources(), elf.is_static(), elf.is_stripped());
+    let symbol_problems = elf.symbol_problems().iter().map(ToString::to_string).collect();
+    let program = is_static || elf.interpreter().is_some();
+    let wants_symbols =
+        program && is_stripped && found.hooks.is_empty() && !symbols.contains(&SymbolSource::DebugFile);
     Ok(Image {
-        symbols: elf.symbol_sources(),
-        symbol_problems: elf.symbol_problems().iter().map(ToString::to_string).collect(),
-        is_static: elf.is_static(),
-        is_stripped: elf.is_stripped(),
         class: elf.class,
         build_id: elf.build_id,
         soname: elf.soname,
@@ -336,6 +344,11 @@ pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError>
         left_out: found.left_out,
         loader: found.loader,
         python: None,
+        symbols,
+        symbol_problems,
+        is_static,
+        is_stripped,
+        wants_symbols,
     })
 }
 

@@ -156,6 +156,9 @@ const MIMALLOC_OPERATORS: [(&str, Role); 8] = [
 const MIMALLOC_CLIENTS: [&str; 8] =
     ["strdup", "strndup", "realpath", "wcsdup", "mbsdup", "dupenv_s", "wdupenv_s", "reallocarr"];
 
+/// How the names end by which a prefix shows: no allocator is without them.
+const SIGNS: [&str; 3] = ["malloc", "mallocx", "sdallocx"];
+
 /// Names that tell the allocator: see `candidates`.
 const COMPANIONS: [&str; 13] = [
     "gnu_get_libc_version",
@@ -189,10 +192,16 @@ pub(super) fn meaning(name: &str) -> Option<Meaning<'_>> {
     if let Some(role) = operator(name) {
         return Some(Meaning::Role(Family::Operators, role));
     }
-    if let Some(rest) = name.strip_prefix("mi_")
-        && let Some(meaning) = mimalloc(rest)
-    {
-        return Some(meaning);
+    if let Some(rest) = name.strip_prefix("mi_") {
+        return mimalloc(rest);
+    }
+    // Names of other systems and old ones, behind which mimalloc and tcmalloc stand as well.
+    match name {
+        "__posix_memalign" => return meaning("posix_memalign"),
+        "_aligned_malloc" => return meaning("mi_aligned_alloc"),
+        "vfree" => return meaning("mi_free"),
+        "reallocarr" => return meaning("mi_reallocarr"),
+        _ => (),
     }
     if let Some(role) = name.strip_prefix("tc_").and_then(tcmalloc) {
         return Some(Meaning::Role(Family::C("tc_"), role));
@@ -206,6 +215,16 @@ pub(super) fn meaning(name: &str) -> Option<Meaning<'_>> {
     }
     let companion = name.strip_suffix("mallctl").is_some_and(is_prefix);
     companion.then_some(Meaning::Companion)
+}
+
+/// What a name says, if it is one by which an allocator shows: many libraries have hundreds of functions that only end like
+/// one (`SSL_free`).
+pub(super) fn sign(name: &str) -> Option<Meaning<'_>> {
+    let begins = ["_Z", "mi_", "tc_"].iter().any(|begin| name.starts_with(begin));
+    let ends = SIGNS.iter().any(|end| name.ends_with(end));
+    let meaning =
+        (begins || ends || COMPANIONS.contains(&name) || name.ends_with("mallctl")).then(|| meaning(name));
+    meaning.flatten()
 }
 
 fn is_prefix(prefix: &str) -> bool {

@@ -21,7 +21,7 @@ mod table;
 
 use std::collections::BTreeMap;
 
-use profiler_common::alloc::{AllocCounts, AllocFunction, AllocOp, ZERO_RESIZES};
+use profiler_common::alloc::{AllocCounts, AllocFunction, AllocOp, Register, ZERO_RESIZES};
 
 use super::callers::places;
 use super::elf::Elf;
@@ -208,6 +208,7 @@ impl Python {
             function,
             op,
             registers,
+            entry_registers: registers,
             names: vec![NAMES[index].to_string()],
             address,
             site,
@@ -322,6 +323,8 @@ impl Python {
                 hook.names.insert(0, NAMES[4 * Domain::Mem as usize + 3].to_string());
             }
             hook.registers[0] = release.register;
+            // The block stands behind the context.
+            hook.entry_registers[0] = Register::Rsi;
             hook.internal_calls = release.internal_calls;
             hook.notes.push(
                 "counted in the allocator itself: if the program replaces that (other than by tracemalloc), its frees \

@@ -20,6 +20,8 @@ use super::{BinaryError, debug_file, minidebug};
 const MAX_NAME: usize = 512;
 /// Functions that are returned: a few hundred names, some in several versions or with several local copies.
 const MAX_FUNCTIONS: usize = 1024;
+/// Addresses of functions that are returned.
+const MAX_STARTS: usize = 1 << 21;
 /// Symbols with a wanted name that are looked at, those at the same place included.
 const MAX_MATCHES: usize = 1 << 16;
 
@@ -207,6 +209,13 @@ impl<'a> Elf<'a> {
         self.tables.symbol_table.is_none() && self.tables.compressed.is_none()
     }
 
+    /// Addresses of all functions in the symbols for debuggers, local ones too, in any order.
+    pub(super) fn function_starts(&self) -> Vec<u64> {
+        let tables = self.symbol_tables().into_iter().filter(|(source, _)| *source != SymbolSource::Dynamic);
+        let symbols = tables.flat_map(|(_, table)| table.symbols).filter(|symbol| Elf::is_function(symbol));
+        symbols.take(MAX_STARTS).map(|symbol| symbol.st_value(LE)).collect()
+    }
+
     /// All functions with a wanted name that any of the tables defines; local ones too. Where several tables have a
     /// name at an address, the first one counts. Nothing is said of the addresses: they are what the tables say.
     /// Indirect functions (`STT_GNU_IFUNC`) aren't functions: their address is that of a resolver.
@@ -242,13 +251,6 @@ impl<'a> Elf<'a> {
             }
         }
         functions
-    }
-
-    /// Addresses of all functions in the tables for debuggers, local ones too.
-    pub fn symbol_starts(&self) -> Vec<u64> {
-        let tables = self.symbol_tables().into_iter().filter(|(source, _)| *source != SymbolSource::Dynamic);
-        let functions = tables.flat_map(|(_, table)| table.symbols).filter(|symbol| Elf::is_function(symbol));
-        functions.map(|symbol| symbol.st_value(LE)).collect()
     }
 }
 

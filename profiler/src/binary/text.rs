@@ -1,5 +1,6 @@
 //! A binary's code: its bytes, where its functions begin, and which places its direct branches lead to.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 
 use iced_x86::{Code as Op, Decoder, DecoderOptions, FlowControl, Instruction};
@@ -79,6 +80,7 @@ pub struct SlotJump {
 }
 
 /// What matters in large code.
+#[derive(Debug)]
 struct Interest {
     /// Where all branches are indexed, by where they stand; sorted, apart from each other.
     windows: Vec<Range<u64>>,
@@ -127,11 +129,13 @@ pub struct Text<'a> {
     /// Every 4-byte branch that the bytes can be read as, sorted by target. A superset: no instruction boundaries are
     /// known, so bytes inside other instructions are in it too. That such bytes hit a given address is improbable (one
     /// in 2^32 each), and the mistake is on the safe side. Of large code only those around the places of interest.
-    branches: Vec<Branch>,
+    branches: OnceCell<Vec<Branch>>,
+    /// What matters in large code.
+    interest: Option<Interest>,
 }
 
 impl<'a> Text<'a> {
-    /// Indexes the code. `starts` are the function starts that are known, in any order; `complete` tells that local
+    /// Takes the code in. `starts` are the function starts that are known, in any order; `complete` tells that local
     /// functions are among them (unwind tables list them). Without it the targets of direct calls are taken as well.
     /// `places`: the functions of interest; in large code only branches around them are indexed.
     pub fn new(
@@ -153,10 +157,36 @@ impl<'a> Text<'a> {
         if let Some(index) = code.iter().position(|c| c.address.checked_add(c.bytes.len() as u64).is_none()) {
             return Err(BinaryError::Segment { index });
         }
-        let inside = |address: u64| code.iter().any(|code| (code.address..code.end()).contains(&address));
         let interest = (size > MAX_INDEXED).then(|| Interest::new(places));
+        let text = Self { code, starts: Vec::new(), complete, interest, branches: OnceCell::new() };
+        if !complete {
+            let calls = text.index()?.iter().filter(|branch| branch.call);
+            starts.extend(calls.map(|branch| branch.target));
+        }
+        starts.retain(|&start| text.code_at(start).is_some());
+        starts.sort_unstable();
+        starts.dedup();
+        Ok(Self { starts, ..text })
+    }
+
+    /// All branches that matter. The first time, all code is read; this is what takes time in large files, and files that
+    /// only pass calls on don't need it.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many.
+    pub(super) fn index(&self) -> Result<&[Branch], BinaryError> {
+        let branches = self.branches.get_or_init(|| self.scan());
+        if branches.len() > MAX_BRANCHES {
+            return Err(BinaryError::TooManyBranches { limit: MAX_BRANCHES });
+        }
+        Ok(branches)
+    }
+
+    /// One more than [`MAX_BRANCHES`] at most.
+    fn scan(&self) -> Vec<Branch> {
         let mut branches = Vec::new();
-        for code in &code {
+        for code in &self.code {
             for (at, window) in code.bytes.windows(5).enumerate() {
                 let (skip, call) = match window[0] {
                     0xe8 => (1, true),
@@ -169,23 +199,14 @@ impl<'a> Text<'a> {
                 let source = code.address + at as u64;
                 let next = source.wrapping_add(skip as u64 + 4);
                 let target = next.wrapping_add_signed(i64::from(displacement));
-                let matters = interest.as_ref().is_none_or(|interest| interest.matters(source, target));
-                if matters && inside(target) {
-                    if branches.len() == MAX_BRANCHES {
-                        return Err(BinaryError::TooManyBranches { limit: MAX_BRANCHES });
-                    }
+                let matters = self.interest.as_ref().is_none_or(|interest| interest.matters(source, target));
+                if matters && self.code_at(target).is_some() && branches.len() <= MAX_BRANCHES {
                     branches.push(Branch { target, source, call });
                 }
             }
         }
         branches.sort_unstable();
-        if !complete {
-            starts.extend(branches.iter().filter(|branch| branch.call).map(|branch| branch.target));
-        }
-        starts.retain(|&start| inside(start));
-        starts.sort_unstable();
-        starts.dedup();
-        Ok(Self { code, starts, complete, branches })
+        branches
     }
 
     /// Bytes of code.
@@ -219,9 +240,10 @@ impl<'a> Text<'a> {
 
     /// The branches with 4-byte displacements that lead into a range.
     pub fn branches_into(&self, range: Range<u64>) -> &[Branch] {
-        let from = self.branches.partition_point(|branch| branch.target < range.start);
-        let to = self.branches.partition_point(|branch| branch.target < range.end);
-        &self.branches[from..to.max(from)]
+        let branches = self.branches.get_or_init(|| self.scan());
+        let from = branches.partition_point(|branch| branch.target < range.start);
+        let to = branches.partition_point(|branch| branch.target < range.end);
+        &branches[from..to.max(from)]
     }
 
     /// Whether a function is known to begin there.

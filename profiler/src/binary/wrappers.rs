@@ -16,8 +16,9 @@ use super::text::{Text, ends_path};
 /// Instructions of one function that are looked at. Wrappers are short: the longest in the libraries that were seen has
 /// about 60 before it passes on.
 const MAX_INSTRUCTIONS: usize = 2000;
-/// Instructions of a called function that is to be proven harmless, and how deep calls within are followed.
-const MAX_HARMLESS: usize = 600;
+/// Instructions of all functions together that one calls and that are to be proven harmless, and how deep calls within
+/// are followed.
+const MAX_HARMLESS: usize = 4000;
 const MAX_DEPTH: usize = 3;
 
 /// Functions of other objects which change nothing that matters here: the place of `errno`, and the end of everything.
@@ -39,6 +40,13 @@ impl Ways<'_> {
     pub fn is_wrapper(&self) -> bool {
         !self.passes_on_to.is_empty() && !self.works_itself
     }
+}
+
+/// What is known of called functions.
+#[derive(Default)]
+struct Harmless {
+    known: HashMap<u64, bool>,
+    looked_at: usize,
 }
 
 /// What an instruction does to the register in which a function returns a block.
@@ -71,7 +79,7 @@ pub(super) fn ways<'a>(
 ) -> Ways<'a> {
     let mut found = Ways::default();
     let mut steps: HashMap<u64, Step> = HashMap::new();
-    let mut harmless: HashMap<u64, bool> = HashMap::new();
+    let mut harmless = Harmless::default();
     let mut open = vec![entry];
     while let Some(at) = open.pop() {
         if steps.contains_key(&at) {
@@ -236,7 +244,7 @@ fn is_harmless(
     text: &Text<'_>,
     goals: &Goals<'_, '_>,
     goal: Goal<'_>,
-    known: &mut HashMap<u64, bool>,
+    known: &mut Harmless,
     depth: usize,
 ) -> bool {
     let entry = match goal {
@@ -244,13 +252,13 @@ fn is_harmless(
         Goal::Inside(entry) if depth < MAX_DEPTH => entry,
         _ => return false,
     };
-    if let Some(&known) = known.get(&entry) {
+    if let Some(&known) = known.known.get(&entry) {
         return known;
     }
     // Recursion is no harm by itself.
-    known.insert(entry, true);
+    known.known.insert(entry, true);
     let answer = only_looks(text, goals, entry, known, depth);
-    known.insert(entry, answer);
+    known.known.insert(entry, answer);
     answer
 }
 
@@ -258,7 +266,7 @@ fn only_looks(
     text: &Text<'_>,
     goals: &Goals<'_, '_>,
     entry: u64,
-    known: &mut HashMap<u64, bool>,
+    known: &mut Harmless,
     depth: usize,
 ) -> bool {
     let mut seen = HashSet::new();
@@ -267,7 +275,10 @@ fn only_looks(
         if !seen.insert(at) {
             continue;
         }
-        let Some(instruction) = text.decode(at).filter(|_| seen.len() <= MAX_HARMLESS) else { return false };
+        known.looked_at += 1;
+        let Some(instruction) = text.decode(at).filter(|_| known.looked_at <= MAX_HARMLESS) else {
+            return false;
+        };
         let call = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
         if is_branch(&instruction) {
             match goals.of(&instruction) {

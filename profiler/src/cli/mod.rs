@@ -16,6 +16,7 @@ use crate::{
         Choice, ChosenPid, Config, DEFAULT_INTERVAL, DEFAULT_LISTEN, DEFAULT_MAX_SERIES, DEFAULT_MAX_TARGETS,
         DEFAULT_STALL_THRESHOLD, HIGHEST_MAX_TARGETS, SHORTEST_INTERVAL, What,
     },
+    symbols::{Limits, Server},
     target::{Criterion, Selection, SelectionError},
 };
 
@@ -123,6 +124,11 @@ pub fn resolve(
             pids.len()
         )));
     }
+    let debuginfod = options.debuginfod.or(file.debuginfod);
+    if let Some(url) = &debuginfod {
+        let wrong = |error| UsageError(format!("--debuginfod: {error}"));
+        Server::new(url, Limits::default()).map_err(wrong)?;
+    }
     let interval =
         options.interval.or(duration(file.interval, "interval", path)?).unwrap_or(DEFAULT_INTERVAL);
     if interval < SHORTEST_INTERVAL {
@@ -146,7 +152,9 @@ pub fn resolve(
     let alloc = on(options.alloc.or(file.alloc), true);
     let python = on(options.python.or(file.python), false);
     if python && !alloc {
-        return Err(UsageError("--python on counts calls, which --alloc off forbids: give one of them".to_owned()));
+        return Err(UsageError(
+            "--python on counts calls, which --alloc off forbids: give one of them".to_owned(),
+        ));
     }
     Ok(Config {
         what,
@@ -163,7 +171,7 @@ pub fn resolve(
         max_series: options.max_series.or(file.max_series).unwrap_or(DEFAULT_MAX_SERIES),
         mappings: on(options.mappings.or(file.mappings), false),
         python,
-        debuginfod: options.debuginfod.or(file.debuginfod),
+        debuginfod,
         once,
         json: options.json,
         report: options.report.or(file.report),
@@ -316,6 +324,7 @@ mod tests {
             (&[], "--pid N"),
             (&["--pid", "1", "--pid", "1"], "given twice"),
             (&["--comm", "("], "--comm"),
+            (&["--pid", "1", "--debuginfod", "here"], "--debuginfod"),
             (&["--comm", "a", "--max-targets", "0"], "1 to 4096"),
             (&["--pid", "1", "--pid", "2", "--max-targets", "1"], "too many"),
             (&["--pid", "1", "--interval", "1ms"], "shortest"),

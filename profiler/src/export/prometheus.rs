@@ -65,10 +65,11 @@ impl Collector for SnapshotCollector {
         let mut out = Families::default();
         build(&mut out);
         let mut left_out = 0;
+        let without_targets = out.seen.len();
         // The living first: they are what the limit is for.
         let (up, ended): (Vec<_>, Vec<_>) = self.snapshot.targets.iter().partition(|target| target.up());
         for target in up.into_iter().chain(ended) {
-            if out.seen.len() >= self.context.max_series {
+            if out.seen.len() - without_targets >= self.context.max_series {
                 left_out += 1;
                 continue;
             }
@@ -469,7 +470,7 @@ mod tests {
     fn targets_beyond_the_limit_are_left_out_whole_and_counted() {
         let mut ended = target("ended");
         ended.processes[0].up = false;
-        let context = Context { max_series: 40, ..CONTEXT };
+        let context = Context { max_series: 1, ..CONTEXT };
         let text = render(&snapshot(vec![ended, target("a"), target("b")]), context).unwrap();
         assert!(text.contains("profiler_target_up{target=\"a\"} 1"));
         assert!(!text.contains("\"ended\"") && !text.contains("target=\"b\""), "{text}");

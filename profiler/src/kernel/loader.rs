@@ -165,12 +165,12 @@ impl Kernel {
             let ring = take(&mut kernel.ebpf, "PROCESS_EVENTS", RingBuf::try_from)?;
             kernel.event_reader = Some(EventReader::new(ring));
         }
-        if plan.mappings {
-            kernel.attach_mappings()?;
-        }
         let process = if plan.events { &PROCESS_TRACEPOINTS[..] } else { &[] };
         let sched = if plan.stalls { &SCHED_TRACEPOINTS[..] } else { &[] };
         kernel.attach_tracepoints(&[process, sched].concat())?;
+        if plan.mappings {
+            kernel.attach_mappings()?;
+        }
         if plan.alloc {
             kernel.load_uprobes(plan.multi, &map_fds)?;
         }

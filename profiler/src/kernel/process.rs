@@ -137,20 +137,12 @@ impl Kernel {
         self.events
     }
 
-    /// The events, once; those of watched processes are told from now on. `None` the second time, or without
-    /// [`Kernel::has_events`].
-    ///
-    /// # Errors
-    ///
-    /// If the map can't be written.
-    pub fn take_events(&mut self) -> Result<Option<EventReader>, KernelError> {
-        if self.event_reader.is_some() {
-            self.scope_events(EventScope::Targets)?;
-        }
-        Ok(self.event_reader.take())
+    /// The events, once. `None` the second time, or without [`Kernel::has_events`].
+    pub const fn take_events(&mut self) -> Option<EventReader> {
+        self.event_reader.take()
     }
 
-    /// Chooses whose events are told.
+    /// Chooses whose events are told. Before, nobody's are: a ring that nobody reads would only fill.
     ///
     /// # Errors
     ///

@@ -6,27 +6,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
+use profiler_common::alloc::AllocSite;
 
 use super::{
     SessionError,
     images::{FileId, Images},
+    placed::{PlacedObject, PlacedSite, in_place, site_info},
     python::PythonWatch,
 };
 use crate::{
-    binary::{Hook, Image, Layer, LeftOut, LeftOutReason, python::Bytes},
-    kernel::{AllocLink, Kernel, LoaderLink, SiteId, SitePlan},
-    snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, SiteInfo, Unhooked},
+    binary::{Image, Layer, LeftOut, LeftOutReason, python::Bytes},
+    kernel::{AllocLink, Kernel, LoaderLink, SitePlan},
+    snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, Unhooked},
     target::{MappedObject, PinnedObject, Process, TargetError},
     text::clean,
 };
 
 /// So many names of libraries are told.
 const NAMES_TOLD: usize = 3;
-/// `int3`: what the kernel puts at a probe site.
-const BREAKPOINT: u8 = 0xcc;
-/// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
-const OPTIMISED: u8 = 0xe8;
 /// When a new program is looked at, counted from its start (`execve`): often at first, because its libraries are mapped
 /// within about a millisecond; at the last look, probes whose file isn't mapped any more are taken away.
 const LOOKS: [Duration; 6] = [
@@ -67,31 +64,6 @@ pub(super) struct AllocWatch {
     gap: Duration,
     /// Programs that came and went between two readings: what they left alive can't be told from their successor's.
     pub(super) programs_not_seen: u64,
-}
-
-/// A mapped file with probes in it.
-pub(super) struct PlacedObject {
-    pub id: FileId,
-    pub placed: Instant,
-    pub link: AllocLink,
-    pub sites: Vec<PlacedSite>,
-}
-
-/// A function's probes.
-pub(super) struct PlacedSite {
-    info: Arc<SiteInfo>,
-    /// The one that all calls pass.
-    own: SiteId,
-    /// Those on the instructions by which the allocator calls the function itself.
-    internal: Option<SiteId>,
-    /// Where the bytes are known from.
-    bytes: Bytes,
-    /// The program's calls, by bank, at the last reading.
-    last: [AllocCounts; 2],
-    hits: u64,
-    of_allocator: u64,
-    /// What the present program's bank held when that program began.
-    base: AllocCounts,
 }
 
 /// Probes on their way out. Dropping them takes time; see [`super::Trash`].
@@ -164,6 +136,13 @@ impl AllocWatch {
         look.map_or(self.next_slow_look, |look| look.min(self.next_slow_look))
     }
 
+    /// More is known of files than at the last look.
+    pub(super) fn look_again(&mut self) {
+        self.nothing_in.clear();
+        self.unhooked.clear();
+        self.next_slow_look = Instant::now();
+    }
+
     /// Looks at the mapped files if that is due.
     pub(super) fn keep_up(&mut self, kernel: &mut Kernel, images: &mut Images, process: &Process) -> Links {
         if self.state == AllocState::Off || Instant::now() < self.due() {
@@ -207,6 +186,21 @@ impl AllocWatch {
         }
         self.earlier = sums.functions;
         (gone.into_iter().map(|object| object.link).collect(), loader)
+    }
+
+    /// The probes are dead, or of no more use: what they have counted stays.
+    pub(super) fn leave(&mut self) -> Links {
+        let mut sums = AllocSnapshot { functions: std::mem::take(&mut self.earlier), ..Default::default() };
+        for site in self.objects.iter().flat_map(|object| &object.sites) {
+            sums.add_functions(&[site.functions()]);
+        }
+        self.earlier = sums.functions;
+        self.take_links()
+    }
+
+    /// Where probes are: the files, and places in them.
+    pub(super) fn places(&self) -> Vec<(FileId, &[u64])> {
+        self.objects.iter().map(|object| (object.id, object.file_offsets.as_slice())).collect()
     }
 
     /// Gives all probes away.
@@ -417,11 +411,14 @@ fn place_object(
         // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
         if !hook.internal_calls.is_empty() {
             let file_offsets = hook.internal_calls.iter().map(|call| call.file_offset).collect();
-            plans.push(SitePlan { file_offsets, site });
+            // There they stand where the function expects them, wherever they are at its site.
+            let registers = hook.entry_registers.map(|register| register as u8);
+            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site } });
         }
         plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
         hooks.push((hook, address));
     }
+    let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
     let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
     let mut ids = link.sites().iter().copied();
     let mut sites = Vec::with_capacity(hooks.len());
@@ -432,55 +429,7 @@ fn place_object(
         let info = Arc::new(site_info(object, image, hook, in_place));
         sites.push(PlacedSite::new(info, own, internal, Bytes::Counted));
     }
-    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, sites })
-}
-
-/// Whether the kernel's breakpoint is seen at a site; `None` if the process's memory can't be read.
-pub(super) fn in_place(process: &Process, address: u64, hook: &Hook) -> Option<bool> {
-    let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
-    if in_place == Some(false) {
-        tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
-    }
-    in_place
-}
-
-impl PlacedSite {
-    pub(super) fn new(info: Arc<SiteInfo>, own: SiteId, internal: Option<SiteId>, bytes: Bytes) -> Self {
-        Self {
-            info,
-            own,
-            internal,
-            bytes,
-            last: Default::default(),
-            hits: 0,
-            of_allocator: 0,
-            base: AllocCounts::default(),
-        }
-    }
-
-    fn read(&mut self, kernel: &Kernel) -> Result<(), SessionError> {
-        let own = self.internal.map(|id| kernel.alloc_counts(id)).transpose()?.unwrap_or_default();
-        let all = kernel.alloc_counts(self.own)?;
-        self.hits = all.iter().chain(&own).map(AllocCounts::hits).sum();
-        self.of_allocator = own.iter().map(AllocCounts::hits).sum();
-        for ((mut counts, own), last) in all.into_iter().zip(own).zip(&mut self.last) {
-            counts.subtract(&own);
-            counts.bytes = self.bytes.of(&counts);
-            // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the
-            // difference is one too small for a moment, and a counter must not sink.
-            counts.raise_to(last);
-            *last = counts;
-        }
-        Ok(())
-    }
-
-    /// Everything that was counted here so far.
-    fn functions(&self) -> FunctionCounts {
-        let mut counts = self.last[0];
-        counts.add(&self.last[1]);
-        let (layer, function): (Layer, AllocFunction) = (self.info.layer, self.info.function);
-        FunctionCounts { layer, function, counts, hits: self.hits, internal: self.of_allocator }
-    }
+    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, file_offsets, sites })
 }
 
 /// The first few names: a target could map thousands, and a label must stay short.
@@ -490,22 +439,4 @@ fn shortened(names: HashSet<&str>) -> String {
     let more = names.len().saturating_sub(NAMES_TOLD);
     let told = names[..names.len() - more].join(", ");
     if more > 0 { format!("{told} and {more} more") } else { told }
-}
-
-pub(super) fn site_info(object: &MappedObject, image: &Image, hook: &Hook, in_place: Option<bool>) -> SiteInfo {
-    SiteInfo {
-        layer: hook.layer,
-        function: hook.function,
-        names: hook.names.iter().map(|name| clean(name)).collect(),
-        object: clean(&object.path),
-        build_id: image.build_id.clone(),
-        places: 1,
-        offset: hook.site.offset,
-        instruction: hook.site.instruction.clone(),
-        kind: hook.site.kind,
-        reason: hook.site.reason.clone(),
-        internal_calls: hook.internal_calls.len(),
-        notes: hook.notes.clone(),
-        in_place,
-    }
 }

@@ -1,9 +1,16 @@
 //! What is known of the files that targets have mapped: each is read and analysed once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, Sender, channel},
+    },
+};
 
 use crate::{
     binary::{self, Image},
+    symbols::{Limits, Search, Server, SymbolFinder, SymbolsError},
     target::{MappedObject, PinnedObject, Process},
     text::clean,
 };
@@ -27,27 +34,55 @@ struct Key {
 pub type Analysis = Result<Image, String>;
 
 /// The analyses made so far.
-#[derive(Default)]
 pub struct Images {
     known: HashMap<Key, (Arc<Analysis>, u64)>,
     uses: u64,
+    /// Whether Python interpreters are looked into.
     python: bool,
+    /// Looks on this machine only, and so at once.
+    finder: SymbolFinder,
+    remote: Option<Remote>,
+}
+
+/// A server for debug files: asked by a thread of its own, unless there is time to wait.
+struct Remote {
+    finder: Arc<Mutex<SymbolFinder>>,
+    waits: bool,
+    /// Builds that were asked for, and whether the answer has come.
+    asked: HashMap<String, bool>,
+    answers: (Sender<String>, Receiver<String>),
 }
 
 impl Images {
-    /// Nothing is known yet. `debuginfod`: where symbols of stripped programs may be fetched.
+    /// Nothing is known yet. `debuginfod`: where symbols of stripped programs may be fetched; with `waits`, whoever looks
+    /// at such a file waits for the answer, else it comes later ([`Images::news`]).
     ///
     /// # Errors
     ///
     /// If that is no address.
-    pub fn new(debuginfod: Option<String>) -> Result<Self, std::io::Error> {
-        let _unused = debuginfod;
-        Ok(Self::default())
+    pub fn new(debuginfod: Option<&str>, waits: bool) -> Result<Self, SymbolsError> {
+        let remote = debuginfod.map(|url| {
+            let server = Server::new(url, Limits::default())?;
+            let finder = Arc::new(Mutex::new(SymbolFinder::new(Some(server))));
+            Ok::<_, SymbolsError>(Remote { finder, waits, asked: HashMap::new(), answers: channel() })
+        });
+        Ok(Self {
+            known: HashMap::new(),
+            uses: 0,
+            python: false,
+            finder: SymbolFinder::default(),
+            remote: remote.transpose()?,
+        })
     }
 
-    /// From now on, Python interpreters are looked into, which takes some tens of milliseconds each.
-    pub const fn look_into_python(&mut self) {
-        self.python = true;
+    /// Whether Python interpreters are looked into, which takes some tens of milliseconds each.
+    pub fn with_python(self, python: bool) -> Self {
+        Self { python, ..self }
+    }
+
+    /// See [`Images::with_python`].
+    pub const fn look_into_python(&self) -> bool {
+        self.python
     }
 
     /// A mapped file and what the analysis says of it; `None` if the file can't be had.
@@ -66,7 +101,7 @@ impl Images {
         }
         let analysis = pinned.read().map_err(|error| error.to_string());
         let analysis = analysis.and_then(|bytes| {
-            let mut image = binary::analyse(&bytes, None).map_err(|error| error.to_string())?;
+            let mut image = self.analyse(&bytes, process)?;
             if self.python {
                 match binary::python::find(&bytes) {
                     Ok(python) => image.python = python,
@@ -85,5 +120,68 @@ impl Images {
         }
         self.known.insert(key, (Arc::clone(&analysis), self.uses));
         Some((pinned, analysis))
+    }
+
+    /// Analyses a file, with its debug file if it lacks symbols and there is one.
+    fn analyse(&mut self, bytes: &[u8], process: &Process) -> Analysis {
+        let words = |error: binary::BinaryError| error.to_string();
+        let mut image = binary::analyse(bytes, None).map_err(words)?;
+        let Some(build_id) = image.build_id.clone().filter(|_| image.wants_symbols) else {
+            return Ok(image);
+        };
+        let mut search = self.finder.find(&build_id, Some(&process.root()));
+        if search.found.is_none()
+            && let Some(remote) = &mut self.remote
+        {
+            let more = remote.find(&build_id);
+            search.found = more.found;
+            search.tried.extend(more.tried);
+        }
+        if let Some(debug) = search.found {
+            image = binary::analyse(bytes, Some(&debug.contents)).map_err(words)?;
+        } else {
+            let tried = search.tried.iter().map(|(origin, error)| format!("{origin}: {error}"));
+            image.symbol_problems.extend(tried);
+        }
+        Ok(image)
+    }
+
+    /// Whether answers about debug files have arrived: what is known of the programs they belong to is forgotten, and they
+    /// should be looked at again.
+    pub fn news(&mut self) -> bool {
+        let Some(remote) = &mut self.remote else { return false };
+        let mut news = false;
+        for build_id in remote.answers.1.try_iter() {
+            self.known.retain(|_, (analysis, _)| {
+                analysis.as_ref().as_ref().is_ok_and(|image| image.build_id.as_ref() != Some(&build_id))
+            });
+            remote.asked.insert(build_id, true);
+            news = true;
+        }
+        news
+    }
+}
+
+impl Remote {
+    /// Asks, once for each build. Without waiting, the answer is at first that there is none yet.
+    fn find(&mut self, build_id: &str) -> Search {
+        let finder = Arc::clone(&self.finder);
+        let find =
+            move |build_id: &str| finder.lock().unwrap_or_else(PoisonError::into_inner).find(build_id, None);
+        // What was answered once is remembered there.
+        if self.waits || self.asked.get(build_id) == Some(&true) {
+            return find(build_id);
+        }
+        if self.asked.insert(build_id.to_owned(), false).is_none() {
+            let (id, answers) = (build_id.to_owned(), self.answers.0.clone());
+            let ask = move || {
+                find(&id);
+                // Nobody listens any more: we are on the way out.
+                let _heard = answers.send(id);
+            };
+            // Without a thread to be had there is no answer.
+            let _thread = std::thread::Builder::new().name("profiler-symbols".to_owned()).spawn(ask);
+        }
+        Search::default()
     }
 }

@@ -11,9 +11,10 @@ use super::{
     group::Part,
     images::Images,
     ledger::{LedgerWatch, ThreadReading},
+    strays::Strays,
 };
 use crate::{
-    kernel::{Kernel, Placement, Plan},
+    kernel::{Kernel, Plan},
     snapshot::{AllocSnapshot, LiveObjects, Mappings, ProcessInfo, ProcessSnapshot},
     target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
 };
@@ -35,6 +36,7 @@ pub(super) struct Watched {
     pub slot: u32,
     pub alloc: AllocWatch,
     pub ledger: Option<LedgerWatch>,
+    pub strays: Strays,
     /// What earlier processes have left in the slot; `None` if mappings aren't accounted for.
     mappings: Option<Mappings>,
     ended: Option<Instant>,
@@ -104,6 +106,7 @@ impl Watched {
             slot,
             alloc: AllocWatch::off(slot),
             ledger: None,
+            strays: Strays::default(),
             mappings: None,
             ended: None,
             usage: Some(usage),
@@ -111,7 +114,8 @@ impl Watched {
         };
         let Some(kernel) = kernel else { return Ok(watched) };
         // Before the probes: an execve in between must be seen.
-        kernel.watch_process(pid, slot, follow)?;
+        // Forks of a process whose children aren't observed matter as well (see `strays`).
+        kernel.watch_process(pid, slot, true)?;
         let placed = watched.place(kernel, images, plan, birth);
         if placed.is_err() || !watched.process.is_alive() {
             kernel.unwatch_process(pid, slot);
@@ -163,16 +167,20 @@ impl Watched {
     pub fn refresh(&mut self, kernel: Option<&mut Kernel>, images: &mut Images) -> Links {
         let Ok(usage) = self.process.usage() else { return (Vec::new(), None) };
         let mut gone = (Vec::new(), None);
-        let single = kernel.as_ref().is_some_and(|kernel| kernel.placement() == Placement::Single);
+        let headless = usage.image.0 == 0 && self.process.lives_on_without_its_main_thread();
         if let Some(kernel) = kernel {
+            if headless {
+                // The kernel goes by that thread's memory: single probes are gone at once (kernel/trace/trace_uprobe.c,
+                // uprobe_perf_filter), those of a link as soon as another process's probes of the file are taken away.
+                self.alloc.stop(kernel);
+                self.alloc.give_up("its main thread has ended, and with it the kernel takes the probes away");
+                return gone;
+            }
             gone = self.alloc.keep_up(kernel, images, &self.process);
         }
         // Without memory, the kernel says zero; that is no size. It is ending, or only its main thread has ended.
         if usage.image.0 != 0 {
             self.usage = Some(usage);
-        } else if single && self.process.lives_on_without_its_main_thread() {
-            // The filter of such probes goes by that thread's memory (kernel/trace/trace_uprobe.c, uprobe_perf_filter).
-            self.alloc.give_up("its main thread has ended, and with it the kernel takes the probes away");
         }
         gone
     }

@@ -6,8 +6,8 @@ use profiler_common::alloc::{AllocFunction, AllocSite};
 
 use super::{
     SessionError,
-    alloc::{PlacedObject, PlacedSite, in_place, site_info},
     images::FileId,
+    placed::{PlacedObject, PlacedSite, in_place, site_info},
 };
 use crate::{
     binary::{
@@ -193,7 +193,10 @@ fn place(
         // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
         if alike.alone.is_some() {
             let calls = members.iter().flat_map(|member| &member.hook.internal_calls);
-            plans.push(SitePlan { file_offsets: calls.map(|call| call.file_offset).collect(), site });
+            // There the arguments are where the function expects them.
+            let registers = members[0].hook.entry_registers.map(|register| register as u8);
+            let file_offsets = calls.map(|call| call.file_offset).collect();
+            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site } });
         }
         let file_offsets = members.iter().map(|member| member.hook.site.file_offset).collect();
         plans.push(SitePlan { file_offsets, site });
@@ -201,6 +204,7 @@ fn place(
     if plans.len() > MAX_SITES as usize {
         return Err(SessionError::PythonTooLarge { sites: plans.len(), limit: MAX_SITES });
     }
+    let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
     let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
     let mut ids = link.sites().iter().copied();
     let mut sites = Vec::with_capacity(groups.len());
@@ -210,14 +214,15 @@ fn place(
         let Some(own) = ids.next() else { break };
         let key = (alike.layer, alike.function);
         let info = infos.entry(key).or_insert_with(|| {
-            let of_function = hooks.iter().copied().filter(|hook| (hook.hook.layer, hook.hook.function) == key);
+            let of_function =
+                hooks.iter().copied().filter(|hook| (hook.hook.layer, hook.hook.function) == key);
             let mut info = info(process, object, image, &of_function.collect::<Vec<_>>());
             info.notes.extend(notes(python, current));
             Arc::new(info)
         });
         sites.push(PlacedSite::new(Arc::clone(info), own, internal, alike.bytes));
     }
-    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, sites })
+    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, file_offsets, sites })
 }
 
 /// All places of a function in one.

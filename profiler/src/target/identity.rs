@@ -173,7 +173,7 @@ impl Process {
     }
 
     /// The process's own root directory, as a path that leads there from anywhere.
-    pub(super) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.pid))
     }
 }

@@ -10,6 +10,8 @@ use std::{
 
 use super::{Process, TargetError};
 
+/// `int3`: what the kernel puts at a probe's place.
+pub const BREAKPOINT: u8 = 0xcc;
 /// A larger file is not read (the largest program seen in the wild is well under 1 GiB).
 const OBJECT_LIMIT: u64 = 1 << 30;
 /// More mapped files than this are not looked at.

@@ -22,7 +22,7 @@ pub use cgroup::Cgroups;
 pub use facts::ProcessFacts;
 pub use glob::Glob;
 pub use identity::{Process, ThreadSighting};
-pub use maps::{MappedObject, MappedRange, PinnedObject};
+pub use maps::{BREAKPOINT, MappedObject, MappedRange, PinnedObject};
 pub use program::{Program, ProgramCache};
 pub use runtime::Runtime;
 pub use scan::{GroupBy, SHORT_ID, Scan, group_name, scan, short_container};

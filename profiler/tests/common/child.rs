@@ -97,6 +97,11 @@ impl Ended {
 
 /// Runs a command to its end, which has to come.
 pub fn run(command: &mut Command) -> Ended {
+    run_within(command, LONG)
+}
+
+/// The same, for a command that may need another time.
+pub fn run_within(command: &mut Command, limit: Duration) -> Ended {
     let began = Instant::now();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Guarded(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
@@ -111,7 +116,7 @@ pub fn run(command: &mut Command) -> Ended {
     };
     let stdout = read(child.0.stdout.take().map(|stream| Box::new(stream) as _));
     let stderr = read(child.0.stderr.take().map(|stream| Box::new(stream) as _));
-    let status = child.wait(LONG);
+    let status = child.wait(limit);
     let took = began.elapsed();
     let text = |thread: std::thread::JoinHandle<Vec<u8>>| thread.join().expect("a reader doesn't panic");
     Ended { status, stdout: text(stdout), stderr: text(stderr), took }

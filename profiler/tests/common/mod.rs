@@ -7,7 +7,10 @@
 pub mod child;
 pub mod helper;
 pub mod http;
+pub mod matrix;
 pub mod profiler;
+pub mod root;
+pub mod totals;
 
 use std::{
     fs::File,

@@ -2,10 +2,11 @@
 
 use profiler_common::alloc::AllocFunction;
 
-use super::analyse;
 use super::{Assembler, BASE, Object, SKEW};
 use crate::binary::glibc::C_FUNCTIONS;
-use crate::binary::{Allocator, BinaryError, Class, Layer, LeftOutReason, SiteError, code_and_exports};
+use crate::binary::{
+    Allocator, BinaryError, Class, Layer, LeftOutReason, SiteError, analyse, code_and_exports,
+};
 
 const CODE: &[u8] = &[0x55, 0xc3];
 const BOTH: &[(&str, u64)] = &[("malloc", BASE), ("free", BASE)];
@@ -15,7 +16,7 @@ fn headers() {
     let functions = &[("malloc", BASE), ("mallocx", BASE)];
     let object =
         Object { code: CODE, functions, soname: "libx.so.1", build_id: &[0xab, 0x01], ..Object::default() };
-    let image = analyse(&object.build()).unwrap();
+    let image = analyse(&object.build(), None).unwrap();
     assert_eq!(image.class, Class::Elf64X86_64);
     assert_eq!(image.build_id.as_deref(), Some("ab01"));
     assert_eq!(image.soname.as_deref(), Some("libx.so.1"));
@@ -30,7 +31,7 @@ fn headers() {
     let mut other = object.build();
     let note = other.windows(4).position(|bytes| bytes == b"GNU\0").unwrap();
     other[note] = b'X';
-    assert_eq!(analyse(&other).unwrap().build_id, None);
+    assert_eq!(analyse(&other, None).unwrap().build_id, None);
 }
 
 #[test]
@@ -38,6 +39,7 @@ fn names_are_compared_to_their_end() {
     for name in ["mallocx", "mallo", "xmalloc"] {
         let image = analyse(
             &Object { code: CODE, functions: &[(name, BASE), ("free", BASE)], ..Object::default() }.build(),
+            None,
         )
         .unwrap();
         assert!(image.hooks.is_empty(), "{name}");
@@ -47,7 +49,7 @@ fn names_are_compared_to_their_end() {
 #[test]
 fn who_is_glibc() {
     let allocator = |functions: &[(&str, u64)], soname| {
-        analyse(&Object { code: CODE, functions, soname, ..Object::default() }.build())
+        analyse(&Object { code: CODE, functions, soname, ..Object::default() }.build(), None)
             .unwrap()
             .hooks
             .first()
@@ -61,7 +63,7 @@ fn who_is_glibc() {
     assert_eq!(allocator(BOTH, "libjemalloc.so.2"), other, "names tell, not the library's");
     let versions = |versions, soname| {
         let object = Object { code: CODE, functions: BOTH, versions, soname, ..Object::default() };
-        analyse(&object.build()).unwrap().hooks.first().map(|hook| hook.layer)
+        analyse(&object.build(), None).unwrap().hooks.first().map(|hook| hook.layer)
     };
     assert_eq!(versions(&["libc.so.6", "GLIBC_2.2.5"], "libc.so.6"), glibc);
     assert_eq!(versions(&["libc.so.6", "X", "GLIBC_PRIVATE"], "libc.so.6"), glibc);
@@ -86,7 +88,7 @@ fn names_at_one_address_and_missing_ones() {
         ("calloc", 0x1000),
     ];
     let image =
-        analyse(&Object { code: &bytes, functions: &functions, ..Object::default() }.build()).unwrap();
+        analyse(&Object { code: &bytes, functions: &functions, ..Object::default() }.build(), None).unwrap();
     let names: Vec<_> = image.hooks.iter().map(|hook| hook.names.join(" ")).collect();
     assert_eq!(names, ["malloc", "aligned_alloc memalign"]);
     let reason = |function: AllocFunction| {
@@ -116,17 +118,17 @@ fn names_at_one_address_and_missing_ones() {
 
 #[test]
 fn other_kinds_of_files() {
-    assert_eq!(analyse(b""), Err(BinaryError::NotElf));
-    assert_eq!(analyse(b"#!/bin/sh\n"), Err(BinaryError::NotElf));
-    assert!(matches!(analyse(b"\x7fELF"), Err(BinaryError::Header(_))));
-    assert!(matches!(analyse(b"\x7fELF\x02\x01\x01"), Err(BinaryError::Header(_))));
+    assert_eq!(analyse(b"", None), Err(BinaryError::NotElf));
+    assert_eq!(analyse(b"#!/bin/sh\n", None), Err(BinaryError::NotElf));
+    assert!(matches!(analyse(b"\x7fELF", None), Err(BinaryError::Header(_))));
+    assert!(matches!(analyse(b"\x7fELF\x02\x01\x01", None), Err(BinaryError::Header(_))));
     let mut arm = Object { code: CODE, functions: BOTH, build_id: &[7], ..Object::default() }.build();
     arm[18] = 183;
-    let image = analyse(&arm).unwrap();
+    let image = analyse(&arm, None).unwrap();
     assert_eq!(image.class, Class::Other { description: "64 bit AArch64".to_string() });
     assert_eq!((image.build_id.as_deref(), image.hooks.len()), (Some("07"), 0));
     arm[18] = 99;
-    let Class::Other { description } = analyse(&arm).unwrap().class else { panic!() };
+    let Class::Other { description } = analyse(&arm, None).unwrap().class else { panic!() };
     assert_eq!(description, "64 bit machine 99");
 }
 
@@ -136,7 +138,7 @@ fn damaged_tables_are_named() {
     let with = |at: usize, bytes: &[u8]| {
         let mut image = good.clone();
         image[at..at + bytes.len()].copy_from_slice(bytes);
-        analyse(&image)
+        analyse(&image, None)
     };
     let program_header = |index: usize, field: usize| 64 + 56 * index + field;
     assert!(matches!(with(56, &300u16.to_le_bytes()), Err(BinaryError::TooManySegments { count: 300, .. })));
@@ -168,18 +170,18 @@ fn damaged_tables_are_named() {
     }
     assert_eq!(with(entry(10), &u64::MAX.to_le_bytes()), Err(BinaryError::Table { table: "string table" }));
     assert!(matches!(with(entry(2), &u64::MAX.to_le_bytes()), Err(BinaryError::TableTooLong { .. })));
-    assert_eq!(analyse(&good[..good.len() - 1]), Err(BinaryError::Segment { index: 1 }), "truncated");
-    assert!(analyse(&good).is_ok());
+    assert_eq!(analyse(&good[..good.len() - 1], None), Err(BinaryError::Segment { index: 1 }), "truncated");
+    assert!(analyse(&good, None).is_ok());
 }
 
 #[test]
 fn the_contents_need_no_alignment() {
     let image =
         Object { code: CODE, functions: BOTH, build_id: &[1], soname: "x", ..Object::default() }.build();
-    let expected = analyse(&image).unwrap();
+    let expected = analyse(&image, None).unwrap();
     for shift in 1..8 {
         let moved = [vec![0; shift], image.clone()].concat();
-        assert_eq!(analyse(&moved[shift..]).unwrap(), expected, "{shift}");
+        assert_eq!(analyse(&moved[shift..], None).unwrap(), expected, "{shift}");
     }
 }
 
@@ -200,7 +202,7 @@ fn only_defined_functions_count() {
             others: &[("malloc", info, section)],
             ..Object::default()
         };
-        !analyse(&object.build()).unwrap().hooks.is_empty()
+        !analyse(&object.build(), None).unwrap().hooks.is_empty()
     };
     assert!(defines(0x12, 1), "a global function");
     assert!(defines(0x22, 1), "a weak function");
@@ -214,7 +216,7 @@ fn the_default_version_is_hooked() {
     let code = [0x55, 0xc3, 0x53, 0xc3];
     let functions = &[("malloc", BASE), ("malloc", BASE + 2), ("free", BASE), ("gnu_get_libc_version", BASE)];
     let object = Object { code: &code, functions, hidden: &[0], ..Object::default() };
-    let image = analyse(&object.build()).unwrap();
+    let image = analyse(&object.build(), None).unwrap();
     let malloc = image.hooks.iter().find(|hook| hook.function == AllocFunction::Malloc).unwrap();
     assert_eq!(malloc.address, BASE + 2);
     assert_eq!(malloc.notes, ["another version of it, at 0x10000, is not counted"]);

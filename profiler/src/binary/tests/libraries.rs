@@ -8,14 +8,13 @@ use profiler_common::alloc::{
     SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
 };
 
-use super::analyse;
 use super::walks::{Memory, check};
 use super::{glibc, library};
 use crate::binary::glibc::{C_FUNCTIONS, recipe};
 use crate::binary::names::{Meaning, meaning};
 use crate::binary::{
     Allocator, Class, Hook, Image, InternalCall, Layer, LeftOutReason, MAX_INTERNAL_CALLS, Site, SiteError,
-    SiteKind, code_and_exports, site,
+    SiteKind, analyse, code_and_exports, site,
 };
 
 const GLIBCS: [&str; 3] = [
@@ -72,7 +71,7 @@ fn hook(image: &Image, function: AllocFunction) -> &Hook {
 fn glibc_of_debian_12() {
     for path in GLIBCS {
         let Some(bytes) = library(path) else { continue };
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         assert_eq!(image.class, Class::Elf64X86_64);
         assert!(image.hooks.iter().all(|hook| hook.layer == Layer::Allocator(Allocator::Glibc)));
         assert_eq!(image.soname.as_deref(), Some("libc.so.6"));
@@ -149,7 +148,7 @@ fn glibc_of_debian_12() {
 #[test]
 fn internal_calls_are_calls() {
     for bytes in GLIBCS.into_iter().filter_map(library) {
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         let (text, _) = code_and_exports(&bytes, &[]).unwrap();
         let mut calls = 0;
         for hook in &image.hooks {
@@ -180,7 +179,7 @@ fn internal_calls_are_calls() {
 #[test]
 fn file_offsets_lead_to_the_instructions() {
     for bytes in GLIBCS.into_iter().filter_map(library) {
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         assert!(!image.hooks.is_empty());
         for hook in &image.hooks {
             let at = hook.address + hook.site.offset;
@@ -201,7 +200,7 @@ fn file_offsets_lead_to_the_instructions() {
 fn other_word_sizes_are_only_identified() {
     for path in ["/lib32/libc.so.6", "/usr/i686-linux-gnu/lib/libc.so.6"] {
         let Some(bytes) = library(path) else { continue };
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         assert_eq!(image.class, Class::Other { description: "32 bit x86".to_string() });
         assert_eq!(image.build_id.map(|id| id.len()), Some(40));
         assert!(image.hooks.is_empty());
@@ -219,7 +218,7 @@ fn sites_stand_up_to_random_walks() {
     for path in GLIBCS.into_iter().chain(OTHERS) {
         let Some(bytes) = library(path) else { continue };
         let (text, exports) = code_and_exports(&bytes, &plain).unwrap();
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         let memory = Memory { image: &bytes, segments: &image.segments };
         let mut starts: HashSet<u64> = exports.iter().map(|&(_, address)| address).collect();
         starts.extend(image.hooks.iter().map(|hook| hook.address));
@@ -265,7 +264,7 @@ fn the_analysis_is_quick() {
     let Some(bytes) = glibc() else { return };
     let runs = (0..5).map(|_| {
         let start = Instant::now();
-        let image = analyse(&bytes).unwrap();
+        let image = analyse(&bytes, None).unwrap();
         assert!(!image.hooks.is_empty());
         start.elapsed()
     });

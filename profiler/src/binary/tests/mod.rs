@@ -1,26 +1,21 @@
 //! Tests of the room, and what they share: a builder of small ELF files, and the libraries of this machine.
 
+mod allocators;
 mod built;
 mod callers;
 mod hostile;
 mod images;
 mod libraries;
+mod names;
 mod python;
 mod recipe;
 mod sites;
 mod symbol_damage;
 mod symbol_files;
 mod walks;
+mod wrappers;
 
-use super::{
-    BinaryError, Image,
-    text::{Code, Text},
-};
-
-/// Most files are looked at without a debug file.
-pub fn analyse(image: &[u8]) -> Result<Image, BinaryError> {
-    super::analyse(image, None)
-}
+use super::text::{Code, Text};
 
 /// Where the code of test images is mapped, and (minus [`SKEW`]) lies in their file.
 pub const BASE: u64 = 0x10000;
@@ -126,6 +121,8 @@ pub struct Object<'a> {
     pub versions: &'a [&'a str],
     /// Address of a slot and the name of the function whose address it gets.
     pub slots: &'a [(u64, &'a str)],
+    /// Address of a slot and the name of another object's function whose address it gets.
+    pub imports: &'a [(u64, &'a str)],
     /// Function starts for `.eh_frame_hdr`.
     pub frames: &'a [u64],
     pub soname: &'a str,
@@ -158,6 +155,11 @@ impl Object<'_> {
             symbols.extend(BASE.to_le_bytes());
             symbols.extend(0u64.to_le_bytes());
         }
+        for (_, name) in self.imports {
+            symbols.extend((string(name) as u32).to_le_bytes());
+            symbols.extend([0x12, 0, 0, 0]);
+            symbols.extend([0; 16]);
+        }
         let count = symbols.len() / 24;
         let version = |index: usize| if self.hidden.contains(&index) { 0x8002u16 } else { 2 };
         let versions: Vec<u8> =
@@ -174,6 +176,12 @@ impl Object<'_> {
             let symbol = 1 + self.functions.iter().position(|(function, _)| function == name).unwrap() as u64;
             relocations.extend(slot.to_le_bytes());
             // R_X86_64_GLOB_DAT and R_X86_64_JUMP_SLOT by turns.
+            relocations.extend((symbol << 32 | (6 + index as u64 % 2)).to_le_bytes());
+            relocations.extend(0u64.to_le_bytes());
+        }
+        for (index, (slot, _)) in self.imports.iter().enumerate() {
+            let symbol = (1 + self.functions.len() + self.others.len() + index) as u64;
+            relocations.extend(slot.to_le_bytes());
             relocations.extend((symbol << 32 | (6 + index as u64 % 2)).to_le_bytes());
             relocations.extend(0u64.to_le_bytes());
         }

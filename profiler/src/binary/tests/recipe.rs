@@ -2,9 +2,8 @@
 
 use profiler_common::alloc::AllocFunction;
 
-use super::analyse;
 use super::{Assembler, Object, SKEW};
-use crate::binary::{Hook, Image};
+use crate::binary::{Hook, Image, analyse};
 
 /// The parts of the library that the tests exchange.
 pub struct Recipe {
@@ -131,7 +130,7 @@ impl Recipe {
             build_id: &[1, 2, 3],
             ..Object::default()
         };
-        let image = analyse(&image.build()).unwrap();
+        let image = analyse(&image.build(), None).unwrap();
         (code, image)
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::binary::site::{Site, SiteError, SiteKind, choose, is_emulated};
 
+use profiler_common::alloc::Register;
+
 use super::{BASE, SKEW, text};
 
 /// The site of the function at the begin of `bytes` with two arguments.
@@ -197,4 +199,46 @@ fn what_is_told_of_the_site() {
     assert_eq!(self::site(&[0x0f, 0x84, 0xa, 0, 0, 0]).instruction, "je 0x10010");
     assert_eq!(choose(&text(&[0x55], &[]), 7, 1), Err(SiteError::NoExecutableBytes));
     assert_eq!(choose(&text(&[0x06], &[]), BASE, 1), Err(SiteError::NotAnInstruction));
+}
+
+/// The site of the function at the begin of `bytes` and where its two arguments are there.
+fn followed(bytes: &[u8]) -> (Option<u64>, Vec<Register>) {
+    let (site, registers) = choose(&text(bytes, &[0]), BASE, 2).unwrap();
+    ((site.kind == SiteKind::Emulated).then_some(site.offset), registers)
+}
+
+#[test]
+fn arguments_are_followed() {
+    use Register::{R12, Rbx, Rdi, Rsi};
+    let lost = (None, vec![Rdi, Rsi]);
+    let xor_edi = [0x31, 0xff];
+    let code = |parts: &[&[u8]]| [&parts.concat()[..], &[0x74, 0, RET]].concat();
+    let mov_rdi_rbx: &[u8] = &[0x48, 0x89, 0xfb];
+    assert_eq!(
+        followed(&code(&[mov_rdi_rbx])),
+        (Some(3), vec![Rdi, Rsi]),
+        "where it was, as long as it is there"
+    );
+    assert_eq!(followed(&code(&[mov_rdi_rbx, &xor_edi])), (Some(5), vec![Rbx, Rsi]));
+    assert_eq!(
+        followed(&code(&[&[0x48, 0x8b, 0xdf], &xor_edi])),
+        (Some(5), vec![Rbx, Rsi]),
+        "the other encoding"
+    );
+    // mov %rdi,%rbx; mov %rbx,%r12; xor %edi,%edi; xor %ebx,%ebx
+    let chain = code(&[mov_rdi_rbx, &[0x49, 0x89, 0xdc], &xor_edi, &[0x31, 0xdb]]);
+    assert_eq!(followed(&chain), (Some(10), vec![R12, Rsi]));
+    // mov %rdi,%rsi: the second argument is gone, whatever becomes of the first.
+    assert_eq!(followed(&code(&[&[0x48, 0x89, 0xfe]])), lost);
+    // mov %rsi,%rbx; mov %rdi,%rsi; xor %edi,%edi: both have moved.
+    let moved = code(&[&[0x48, 0x89, 0xf3], &[0x48, 0x89, 0xfe], &xor_edi]);
+    assert_eq!(followed(&moved), (Some(8), vec![Rsi, Rbx]));
+    // What changes a copy spoils it: add $1,%rbx; lea 1(%rdi),%rbx is none; mov %edi,%ebx loses half of it.
+    assert_eq!(followed(&code(&[mov_rdi_rbx, &[0x48, 0x83, 0xc3, 1], &xor_edi])), lost);
+    assert_eq!(followed(&code(&[&[0x48, 0x8d, 0x5f, 1], &xor_edi])), lost);
+    assert_eq!(followed(&code(&[&[0x89, 0xfb], &xor_edi])), lost);
+    assert_eq!(followed(&code(&[&[0x48, 0x0f, 0x44, 0xdf], &xor_edi])), lost, "cmove copies sometimes");
+    // Neither memory nor the stack pointer is a place.
+    assert_eq!(followed(&code(&[&[0x48, 0x89, 0x7c, 0x24, 0x08], &xor_edi])), lost);
+    assert_eq!(followed(&code(&[&[0x48, 0x89, 0xfc], &xor_edi])), lost);
 }

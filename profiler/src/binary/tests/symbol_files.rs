@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::analyse;
 use super::built::{Workshop, nm};
 use super::library;
 use crate::binary::SymbolSource::{self, DebugFile, Dynamic, MiniDebugInfo, SymbolTable};
-use crate::binary::{BinaryError, DebugFileError, Function, Symbols, debug_files, symbols};
+use crate::binary::{BinaryError, DebugFileError, Function, Symbols, analyse, debug_files, symbols};
 
 const NAMES: [&str; 7] = ["malloc", "free", "calloc", "realloc", "shown", "hidden", "main"];
 
@@ -170,7 +169,7 @@ fn a_debug_file_of_another_build_is_refused() {
         };
         problem.clone()
     };
-    let id = analyse(&image).unwrap().build_id.unwrap();
+    let id = analyse(&image, None).unwrap().build_id.unwrap();
 
     workshop.build("cc -static -DX=1 -Wl,-z,norelro");
     let other = problem(&image, &workshop.read("program.debug"));
