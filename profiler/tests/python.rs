@@ -141,15 +141,24 @@ fn calls_of_the_raw_domain_are_counted_one_by_one() {
 fn bytes_are_exact_also_where_the_compiler_knew_the_size() {
     for python in PYTHONS.into_iter().filter(|python| can_observe() && has_program(python)) {
         let Some(mut observed) = Observed::start(python, &[]) else { continue };
-        let rounds = ["nothing 5000", "nothing 10000", "floats 5000", "floats 10000"];
+        let rounds = [
+            "nothing 5000",
+            "nothing 10000",
+            "floats 5000",
+            "floats 10000",
+            "integers 05000",
+            "integers 10000",
+        ];
         let _settled = rounds.map(|work| observed.round(work));
         let mut grown = |work| {
             let before = observed.round("none 0").bytes;
             observed.round(work).bytes - before
         };
-        let [nothing, nothings, some, more] = rounds.map(&mut grown);
+        let [nothing, nothings, some, more, few, many] = rounds.map(&mut grown);
         // The lists are as long in both; a float has 24 bytes (sys.getsizeof).
         assert_eq!((more - some) - (nothings - nothing), 24 * 5000, "{python}");
+        // An integer, with room for a second digit, and its place in the list.
+        assert_eq!(many - few, (32 + 8) * 5000, "{python}");
     }
 }
 

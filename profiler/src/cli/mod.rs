@@ -299,6 +299,7 @@ mod tests {
         assert_eq!(config.interval, DEFAULT_INTERVAL);
         assert_eq!(config.listen, vec![DEFAULT_LISTEN.parse().unwrap()]);
         assert!(config.alloc && config.stalls && !config.once);
+        assert!(!config.python && !config.mappings, "what is dear is off");
     }
 
     #[test]
@@ -324,6 +325,7 @@ mod tests {
             (&[], "--pid N"),
             (&["--pid", "1", "--pid", "1"], "given twice"),
             (&["--comm", "("], "--comm"),
+            (&["--pid", "1", "--python", "on", "--alloc", "off"], "--alloc off"),
             (&["--pid", "1", "--debuginfod", "here"], "--debuginfod"),
             (&["--comm", "a", "--max-targets", "0"], "1 to 4096"),
             (&["--pid", "1", "--pid", "2", "--max-targets", "1"], "too many"),

@@ -61,7 +61,7 @@ families! {
     LIVE_OBJECTS: Gauge "profiler_live_objects" ["target", "allocator"]
         "Allocations minus frees since attach, of the present program of every living process, with what a forked process has inherited from its parent. Below zero when more was freed of what was there before than was kept of what came since. Doesn't drift.";
     PYTHON_ALLOCATIONS: Counter "profiler_python_allocations_total" ["target", "domain", "function"]
-        "Calls that ask CPython's own layers for a block, since attach, by domain and function. These layers stand on the allocator: large blocks and arenas are counted there as well.";
+        "Calls that ask CPython's own layers for a block, since attach, by domain and function. These layers stand on the allocator: large blocks and arenas are counted there as well. Only with --python on.";
     PYTHON_FREES: Counter "profiler_python_frees_total" ["target", "domain", "function"]
         "Calls that give a block back to CPython's own layers, since attach, by domain and function.";
     PYTHON_BYTES: Counter "profiler_python_allocated_bytes_total" ["target", "domain"]

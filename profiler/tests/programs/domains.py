@@ -24,6 +24,8 @@ def work(what, count):
         return [bytes(2000) for _ in range(count)]
     if what == "floats":
         return [i * 0.5 for i in range(count)]
+    if what == "integers":
+        return list(range(300, 300 + count))
     if what == "nothing":
         return [None for i in range(count)]
     if what == "trace":
