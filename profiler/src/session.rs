@@ -56,14 +56,6 @@ pub enum SessionError {
     /// There is no place for another process.
     #[error("no place for another process: {0} are observed already (--max-targets)")]
     Full(u32),
-    /// A Python has more kinds of places than are counted.
-    #[error("it takes {sites} probe sites, more than {limit}")]
-    PythonTooLarge {
-        /// How many.
-        sites: usize,
-        /// How many are allowed.
-        limit: u32,
-    },
 }
 
 impl SessionError {
@@ -72,7 +64,7 @@ impl SessionError {
         match self {
             Self::Full(_) => "max_targets",
             Self::Target(TargetError::Gone(_) | TargetError::NoSuchProcess(_)) => "ended_before",
-            Self::Kernel(_) | Self::Target(_) | Self::PythonTooLarge { .. } => "failed",
+            Self::Kernel(_) | Self::Target(_) => "failed",
         }
     }
 }

@@ -65,7 +65,7 @@ impl Observed {
         let watching = Watching::with(helper.pid(), &["--python", "on"]);
         let target = watching.now();
         if Counts::of(&target, RAW).is_none() {
-            skip(&format!("{python} has no layers of its own"));
+            skip(&format!("{python} has no layers that are counted: {}", target["alloc"]));
             return None;
         }
         assert_eq!(target["alloc"]["state"], "counting", "{python}: {}", target["alloc"]);

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use profiler_common::alloc::{AllocFunction, AllocSite};
+use thiserror::Error;
 
 use super::{
-    SessionError,
     images::FileId,
     placed::{PlacedObject, PlacedSite, in_place, site_info},
 };
@@ -14,7 +14,7 @@ use crate::{
         Image, Layer, SiteKind,
         python::{Bytes, Current, Domain, Python, PythonHook, table_pointers},
     },
-    kernel::{Kernel, SitePlan},
+    kernel::{Kernel, KernelError, Placement, SitePlan},
     snapshot::SiteInfo,
     target::{MappedObject, PinnedObject, Process},
     text::clean,
@@ -25,6 +25,32 @@ use crate::{
 pub(super) const SITES_PER_PYTHON: u32 = 96;
 /// Probe sites of one Python, at most.
 pub(super) const MAX_SITES: u32 = 2 * SITES_PER_PYTHON;
+
+/// Places of one Python where probes are placed one by one: taking each away costs about a tenth of a second.
+const MAX_SINGLE: usize = 64;
+
+/// Why the layers of a Python aren't counted.
+#[derive(Debug, Error)]
+enum PythonError {
+    /// There are more kinds of places than are counted.
+    #[error("they take {sites} probe sites, more than {MAX_SITES}")]
+    ManySites {
+        /// How many.
+        sites: usize,
+    },
+    /// There are more places than can be probed on this kernel.
+    #[error(
+        "they are called at {places} places, and this kernel takes probes away one by one, a tenth of a second each \
+         (Linux 6.10 takes all away together)"
+    )]
+    ManyPlaces {
+        /// How many.
+        places: usize,
+    },
+    /// The kernel side fails.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
 
 /// What is known of the Pythons of a process.
 #[derive(Default)]
@@ -181,7 +207,7 @@ fn place(
     (object, pinned, image, python): Interpreter<'_>,
     (hooks, current): (&[&PythonHook], [Current; 3]),
     slot: u32,
-) -> Result<PlacedObject, SessionError> {
+) -> Result<PlacedObject, PythonError> {
     let mut groups: BTreeMap<Alike, Vec<&PythonHook>> = BTreeMap::new();
     for hook in hooks {
         groups.entry(Alike::of(hook)).or_default().push(hook);
@@ -202,9 +228,12 @@ fn place(
         plans.push(SitePlan { file_offsets, site });
     }
     if plans.len() > MAX_SITES as usize {
-        return Err(SessionError::PythonTooLarge { sites: plans.len(), limit: MAX_SITES });
+        return Err(PythonError::ManySites { sites: plans.len() });
     }
-    let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
+    let file_offsets: Vec<u64> = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
+    if kernel.placement() == Placement::Single && file_offsets.len() > MAX_SINGLE {
+        return Err(PythonError::ManyPlaces { places: file_offsets.len() });
+    }
     let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
     let mut ids = link.sites().iter().copied();
     let mut sites = Vec::with_capacity(groups.len());
