@@ -66,6 +66,9 @@ impl Chooser {
     ///
     /// If one that was named can't be observed, or nothing matches and nothing is waited for.
     pub fn begin(&mut self, session: &mut Session) -> anyhow::Result<()> {
+        if self.may_grow() {
+            session.prepare();
+        }
         for (process, group) in self.open_named()? {
             let pid = process.pid();
             session.attach(Chosen { process, group, follow: self.choice.children })?;
@@ -80,7 +83,7 @@ impl Chooser {
             }
             if found.hidden > 0 {
                 tracing::warn!(
-                    "{} processes could not be judged for lack of rights: run as root",
+                    "of {} processes nobody can tell whether they match: they are kept from us",
                     found.hidden
                 );
             }

@@ -168,6 +168,16 @@ impl Session {
         Ok(kernel.take_events())
     }
 
+    /// Looks at the libraries of this machine that new processes are most likely to have, which are our own: analysing
+    /// them takes longer than placing probes, and the first process would run uncounted meanwhile.
+    pub fn prepare(&mut self) {
+        if let Some(own) = &self.own {
+            for object in own.mapped_objects().unwrap_or_default() {
+                self.images.look_at(own, &object);
+            }
+        }
+    }
+
     /// Begins to observe a process.
     ///
     /// # Errors

@@ -91,6 +91,7 @@ pub enum Command {
 
 /// What to look at, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "What is told, and how")]
 pub struct Options {
     /// A running process. May be given several times.
     #[arg(short, long, value_name = "PID", help_heading = "Which processes")]
