@@ -1,15 +1,19 @@
 //! `profiler explain`: what was found in every file that a process has mapped, which places would be probed and why, and
 //! what not and why not. Looks only; nothing is attached.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{collections::BTreeMap, io::Write as _, process::ExitCode};
 
+use profiler_common::alloc::AllocFunction;
 use serde::Serialize;
 
 use crate::{
-    binary::{Hook, Image, Layer, LeftOut, SiteKind},
+    binary::{
+        Hook, Image, Layer, LeftOut, SiteKind,
+        python::{Current, Domain, Python, PythonHook},
+    },
     export::terminal::Style,
     screen::SCREEN,
-    session::Images,
+    session::{self, Images},
     target::{MappedObject, Process},
     text::clean,
 };
@@ -41,6 +45,28 @@ struct Object {
     tells_of_libraries: bool,
     hooks: Vec<Probe>,
     left_out: Vec<NotProbed>,
+    /// The layers of a Python interpreter, which `--python on` counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    python: Option<PythonLayers>,
+}
+
+#[derive(Serialize)]
+struct PythonLayers {
+    functions: Vec<PythonFunction>,
+    /// What each domain's allocator is now, by domain.
+    allocators: Vec<(&'static str, &'static str)>,
+    notes: Vec<String>,
+}
+
+/// A function of a layer, with all the places where it is called.
+#[derive(Serialize)]
+struct PythonFunction {
+    allocator: &'static str,
+    function: &'static str,
+    names: Vec<String>,
+    places: usize,
+    /// How many of them are at an instruction that the kernel emulates.
+    emulated: usize,
 }
 
 #[derive(Serialize)]
@@ -104,12 +130,16 @@ fn explain(images: &mut Images, process: &Process, object: &MappedObject) -> Obj
         tells_of_libraries: false,
         hooks: Vec::new(),
         left_out: Vec::new(),
+        python: None,
     };
     match images.look_at(process, object) {
         None => explained.error = Some("it can't be opened".to_owned()),
         Some((_, analysis)) => match analysis.as_ref() {
             Err(error) => explained.error = Some(error.clone()),
-            Ok(image) => explained.fill(image),
+            Ok(image) => {
+                explained.fill(image);
+                explained.python = image.python.as_ref().map(|python| layers(process, object, python));
+            }
         },
     }
     explained
@@ -123,7 +153,8 @@ impl Object {
         self.lacks_symbols = image.lacks_symbols().map(str::to_owned);
         self.tells_of_libraries = image.loader.is_some();
         self.hooks = image.hooks.iter().map(probe).collect();
-        self.left_out = image.left_out.iter().map(not_probed).collect();
+        let of_python = image.python.iter().flat_map(|python| &python.left_out);
+        self.left_out = image.left_out.iter().chain(of_python).map(not_probed).collect();
     }
 
     /// Whether there is anything to say.
@@ -132,6 +163,34 @@ impl Object {
             || self.lacks_symbols.is_some()
             || !self.hooks.is_empty()
             || !self.left_out.is_empty()
+            || self.python.is_some()
+    }
+}
+
+fn layers(process: &Process, object: &MappedObject, python: &Python) -> PythonLayers {
+    let current = session::allocators(process, object, python);
+    let mut functions: BTreeMap<(Layer, AllocFunction), PythonFunction> = BTreeMap::new();
+    for PythonHook { hook, .. } in python.choose(current) {
+        let one = functions.entry((hook.layer, hook.function)).or_insert_with(|| PythonFunction {
+            allocator: hook.layer.name(),
+            function: hook.function.name(),
+            names: Vec::new(),
+            places: 0,
+            emulated: 0,
+        });
+        one.places += 1;
+        one.emulated += usize::from(hook.site.kind == SiteKind::Emulated);
+        for name in hook.names.iter().map(|name| clean(name)) {
+            if !one.names.contains(&name) {
+                one.names.push(name);
+            }
+        }
+    }
+    let meanings = current.map(Current::meaning);
+    PythonLayers {
+        functions: functions.into_values().collect(),
+        allocators: Domain::ALL.map(Domain::name).into_iter().zip(meanings).collect(),
+        notes: python.notes.clone(),
     }
 }
 
@@ -238,5 +297,28 @@ fn object_lines(lines: &mut Vec<String>, object: &Object, style: Style) {
         lines.push(
             style.dim(&format!("  {:<9} {:<24} no probe: {}", left.allocator, left.function, left.reason)),
         );
+    }
+    if let Some(python) = &object.python {
+        python_lines(lines, python, style);
+    }
+}
+
+fn python_lines(lines: &mut Vec<String>, python: &PythonLayers, style: Style) {
+    lines.push("  Python's own layers, counted only with --python on:".to_owned());
+    for one in &python.functions {
+        lines.push(format!(
+            "  {:<17} {:<34} {:>4} {}, {} emulated",
+            one.allocator,
+            one.names.join(", "),
+            one.places,
+            if one.places == 1 { "place" } else { "places" },
+            one.emulated,
+        ));
+    }
+    for (domain, meaning) in &python.allocators {
+        lines.push(style.dim(&format!("  {domain:<9} now {meaning}")));
+    }
+    for note in &python.notes {
+        lines.push(style.warn(&format!("  {note}")));
     }
 }

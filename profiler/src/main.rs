@@ -54,7 +54,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Ps { json }) => return ps::run(json),
         Some(Command::Explain { pid, json, all, debuginfod }) => {
-            return explain::run(pid, json, all, Images::new(debuginfod.as_deref(), true)?);
+            let images = Images::new(debuginfod.as_deref(), true)?.with_python(true);
+            return explain::run(pid, json, all, images);
         }
         Some(Command::Metrics { markdown }) => {
             print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });

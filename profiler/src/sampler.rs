@@ -123,7 +123,7 @@ impl Sampler {
     fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>)> {
         let config = &self.config;
         let wanted = Wanted { alloc: config.alloc, stalls: config.stalls, mappings: config.mappings };
-        let images = Images::new(config.debuginfod.as_deref(), false)?;
+        let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
         let places = config.places();
         let mut session = Session::open(wanted, places, config.stall_threshold, config.trace, images)?;
         let mut chooser = match &config.what {

@@ -7,7 +7,9 @@ mod alloc;
 mod group;
 mod images;
 mod ledger;
+mod placed;
 mod process;
+mod python;
 mod slots;
 mod strays;
 
@@ -35,6 +37,7 @@ pub use images::{Analysis, FileId, Images};
 use ledger::ThreadReading;
 use process::{Birth, Watched};
 pub use process::{DetailJob, DetailResult};
+pub use python::allocators;
 use slots::Slots;
 
 /// Probe sites of one process, on average: glibc has 10 functions, and half of them are called by the allocator itself,
@@ -119,7 +122,10 @@ impl Session {
         let asked = Instant::now();
         let plan = Plan::decide(wanted, &Facts::gather())?;
         // One process alone may have more allocators than the mean.
-        let sites = (targets * SITES_PER_TARGET).max(4 * SITES_PER_TARGET);
+        let mut sites = (targets * SITES_PER_TARGET).max(4 * SITES_PER_TARGET);
+        if images.look_into_python() {
+            sites += (targets * python::SITES_PER_PYTHON).max(python::MAX_SITES);
+        }
         let kernel = if plan.alloc || plan.stalls || plan.mappings {
             Some(Kernel::load(plan, Sizes { targets, sites }, stall_threshold, trace)?)
         } else {

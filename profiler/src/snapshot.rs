@@ -213,11 +213,13 @@ pub struct SiteInfo {
     pub object: String,
     /// Its build id, if it has one.
     pub build_id: Option<String>,
-    /// Bytes behind the function's entry.
+    /// How many places are probed for it: one, but for the functions that a compiler has copied (Python's).
+    pub places: usize,
+    /// Bytes behind the function's entry; zero for several places.
     pub offset: u64,
-    /// The instruction there.
+    /// The instruction there; for several places, how many they are.
     pub instruction: String,
-    /// Whether the kernel emulates that instruction, or must single-step it.
+    /// Whether the kernel emulates that instruction (those instructions, all of them), or must single-step it.
     pub kind: SiteKind,
     /// Why this one.
     pub reason: String,

@@ -339,6 +339,36 @@ impl<'a> Elf<'a> {
         imports
     }
 
+    /// The same for variables: addresses of slots that get the address of a variable which this object defines, with
+    /// that address.
+    pub fn variable_slots(&self) -> Vec<(u64, u64)> {
+        let mut slots = Vec::new();
+        for relocation in self.relocations.into_iter().flatten() {
+            let symbol = self.symbols.get(relocation.r_sym(LE, false) as usize);
+            let defined = symbol.filter(|symbol| {
+                symbol.st_type() == elf::STT_OBJECT && symbol.st_shndx.get(LE) != elf::SHN_UNDEF
+            });
+            if relocation.r_type(LE, false) == elf::R_X86_64_GLOB_DAT
+                && let Some(symbol) = defined
+            {
+                slots.push((relocation.r_offset.get(LE), symbol.st_value.get(LE)));
+            }
+        }
+        slots
+    }
+
+    /// The pointer that memory has at an address when the program starts, as the file has it (before relocation).
+    pub fn pointer_at(&self, address: u64) -> Option<u64> {
+        let mut relocations = self.relocations.into_iter().flatten();
+        let relative = relocations.find(|relocation| {
+            relocation.r_offset.get(LE) == address && relocation.r_type(LE, false) == elf::R_X86_64_RELATIVE
+        });
+        match relative {
+            Some(relocation) => u64::try_from(relocation.r_addend.get(LE)).ok(),
+            None => Some(u64::from_le_bytes(self.at(address)?.get(..8)?.try_into().ok()?)),
+        }
+    }
+
     /// The code and where its functions begin. `places`: the functions of interest (see [`Text::new`]).
     pub fn text(&self, places: &[u64]) -> Result<Text<'a>, BinaryError> {
         let mut starts = self.frame_starts();
@@ -348,6 +378,12 @@ impl<'a> Elf<'a> {
         let functions = self.symbols.iter().filter(|symbol| Self::is_function(symbol));
         starts.extend(functions.map(|symbol| symbol.st_value.get(LE)));
         Text::new(self.code(), starts, complete, places)
+    }
+
+    /// The same with all branches, wherever they lead and however large the code is.
+    pub fn whole_text(&self) -> Result<Text<'a>, BinaryError> {
+        let everywhere = self.code().iter().flat_map(Code::places).collect::<Vec<_>>();
+        self.text(&everywhere)
     }
 
     /// The executable segments' bytes.

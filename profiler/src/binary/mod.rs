@@ -13,6 +13,7 @@
 //! - `goals`: where branches lead to; `wrappers`: functions that only pass calls on; `layers`: code that stands on an allocator.
 //! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
 //! - `glibc`: everything together for glibc; `hooks`: for all others.
+//! - [`python`]: the allocator interfaces of a Python interpreter.
 
 mod callers;
 mod candidates;
@@ -27,6 +28,7 @@ mod identity;
 mod layers;
 mod minidebug;
 mod names;
+pub mod python;
 mod sections;
 pub mod site;
 mod symbols;
@@ -188,6 +190,8 @@ pub struct Image {
     pub symbols: Vec<SymbolSource>,
     /// What is wrong with tables that couldn't be used, in words.
     pub symbol_problems: Vec<String>,
+    /// The layers of a Python interpreter, if it is one and somebody has looked ([`python::find`]).
+    pub python: Option<python::Python>,
     /// A program that has everything in it.
     pub is_static: bool,
     /// Without symbols for debuggers, compressed ones included.
@@ -339,6 +343,7 @@ pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError>
         hooks: found.hooks,
         left_out: found.left_out,
         loader: found.loader,
+        python: None,
         symbols,
         symbol_problems,
         is_static,

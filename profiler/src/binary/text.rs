@@ -40,6 +40,11 @@ pub struct Code<'a> {
 }
 
 impl Code<'_> {
+    /// Places of interest so close together that all branches are indexed.
+    pub(super) fn places(&self) -> Vec<u64> {
+        (self.address..self.end()).step_by(WINDOW as usize).collect()
+    }
+
     /// The end can't overflow: the reader has checked that, and [`Text::new`] does again.
     fn end(&self) -> u64 {
         self.address + self.bytes.len() as u64
@@ -303,6 +308,33 @@ impl<'a> Text<'a> {
             (opcode == 0xeb || opcode & 0xf0 == 0x70) && target == address
         });
         possible.collect()
+    }
+
+    /// Places that look like instructions `mov d(%rip), %r64`, `call *d(%rip)` or `jmp *d(%rip)` on one of the given
+    /// addresses (sorted), with that address. Only good for finding candidates: no instruction boundaries are known.
+    pub(super) fn possible_uses(&self, addresses: &[u64]) -> Vec<(u64, u64)> {
+        let mut found = Vec::new();
+        for code in &self.code {
+            for (at, window) in code.bytes.windows(6).enumerate() {
+                // 8b /r with a REX.W prefix before it, ff /2, ff /4; modrm 00 xxx 101 is relative to the next instruction.
+                let moves = window[0] == 0x8b && window[1] & 0xc7 == 0x05;
+                if !(moves || window[0] == 0xff && matches!(window[1], 0x15 | 0x25)) {
+                    continue;
+                }
+                let Some(at) = at.checked_sub(usize::from(moves)) else { continue };
+                if moves && !matches!(code.bytes[at], 0x48 | 0x4c) {
+                    continue;
+                }
+                let source = code.address + at as u64;
+                let displacement = i32::from_le_bytes([window[2], window[3], window[4], window[5]]);
+                let next = source.wrapping_add(6 + u64::from(moves));
+                let address = next.wrapping_add_signed(i64::from(displacement));
+                if addresses.binary_search(&address).is_ok() && found.len() < MAX_SLOT_JUMPS {
+                    found.push((source, address));
+                }
+            }
+        }
+        found
     }
 
     /// All jumps and calls through the given slots (address of the slot, function it leads to; sorted by slot).

@@ -149,12 +149,19 @@ pub fn resolve(
         addresses => addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
     };
     let on = |switch: Option<Switch>, default: bool| switch.map_or(default, |switch| switch.0);
+    let alloc = on(options.alloc.or(file.alloc), true);
+    let python = on(options.python.or(file.python), false);
+    if python && !alloc {
+        return Err(UsageError(
+            "--python on counts calls, which --alloc off forbids: give one of them".to_owned(),
+        ));
+    }
     Ok(Config {
         what,
         interval,
         duration: if once { Some(interval) } else { lasting },
         listen,
-        alloc: on(options.alloc.or(file.alloc), true),
+        alloc,
         stalls: on(options.stalls.or(file.stalls), true),
         stall_threshold: options
             .stall_threshold
@@ -163,6 +170,7 @@ pub fn resolve(
         max_targets,
         max_series: options.max_series.or(file.max_series).unwrap_or(DEFAULT_MAX_SERIES),
         mappings: on(options.mappings.or(file.mappings), false),
+        python,
         debuginfod,
         once,
         json: options.json,
@@ -291,6 +299,7 @@ mod tests {
         assert_eq!(config.interval, DEFAULT_INTERVAL);
         assert_eq!(config.listen, vec![DEFAULT_LISTEN.parse().unwrap()]);
         assert!(config.alloc && config.stalls && !config.once);
+        assert!(!config.python && !config.mappings, "what is dear is off");
     }
 
     #[test]
@@ -316,6 +325,7 @@ mod tests {
             (&[], "--pid N"),
             (&["--pid", "1", "--pid", "1"], "given twice"),
             (&["--comm", "("], "--comm"),
+            (&["--pid", "1", "--python", "on", "--alloc", "off"], "--alloc off"),
             (&["--pid", "1", "--debuginfod", "here"], "--debuginfod"),
             (&["--comm", "a", "--max-targets", "0"], "1 to 4096"),
             (&["--pid", "1", "--pid", "2", "--max-targets", "1"], "too many"),

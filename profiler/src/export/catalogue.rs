@@ -61,7 +61,7 @@ families! {
     LIVE_OBJECTS: Gauge "profiler_live_objects" ["target", "allocator"]
         "Allocations minus frees since attach, of the present program of every living process, with what a forked process has inherited from its parent. Below zero when more was freed of what was there before than was kept of what came since. Doesn't drift.";
     PYTHON_ALLOCATIONS: Counter "profiler_python_allocations_total" ["target", "domain", "function"]
-        "Calls that ask CPython's own layers for a block, since attach, by domain and function. These layers stand on the allocator: large blocks and arenas are counted there as well.";
+        "Calls that ask CPython's own layers for a block, since attach, by domain and function. These layers stand on the allocator: large blocks and arenas are counted there as well. Only with --python on.";
     PYTHON_FREES: Counter "profiler_python_frees_total" ["target", "domain", "function"]
         "Calls that give a block back to CPython's own layers, since attach, by domain and function.";
     PYTHON_BYTES: Counter "profiler_python_allocated_bytes_total" ["target", "domain"]
@@ -69,7 +69,7 @@ families! {
     PYTHON_LIVE: Gauge "profiler_python_live_objects" ["target", "domain"]
         "Allocations minus frees in CPython's own layers since attach; as profiler_live_objects.";
     PROBE_SITE_INFO: Gauge "profiler_probe_site_info" ["target", "allocator", "function", "names", "object", "build_id", "offset", "instruction", "kind"]
-        "Where a probe sits: offset in bytes behind the function's entry; kind is emulated (one trap per hit) or single_stepped (two). Always 1.";
+        "Where a probe sits: offset in bytes behind the function's entry; kind is emulated (one trap per hit) or single_stepped (two). Where a function has several places (Python's), instruction tells how many, and kind is emulated if all are. Always 1.";
     UNHOOKED_INFO: Gauge "profiler_unhooked_info" ["target", "allocator", "function", "object", "reason"]
         "An allocator function that should be probed and can't be, or a file whose functions can't be found, and why. Always 1.";
     PROBE_HITS: Counter "profiler_probe_hits_total" ["target", "allocator", "function"]

@@ -6,24 +6,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
+use profiler_common::alloc::AllocSite;
 
 use super::{
     SessionError,
     images::{FileId, Images},
+    placed::{PlacedObject, PlacedSite, in_place, site_info},
+    python::PythonWatch,
 };
 use crate::{
-    binary::{Hook, Image, Layer, LeftOutReason},
-    kernel::{AllocLink, Kernel, LoaderLink, SiteId, SitePlan},
-    snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, SiteInfo, Unhooked},
-    target::{BREAKPOINT, MappedObject, PinnedObject, Process, TargetError},
+    binary::{Image, Layer, LeftOut, LeftOutReason, python::Bytes},
+    kernel::{AllocLink, Kernel, LoaderLink, SitePlan},
+    snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, Unhooked},
+    target::{MappedObject, PinnedObject, Process, TargetError},
     text::clean,
 };
 
 /// So many names of libraries are told.
 const NAMES_TOLD: usize = 3;
-/// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
-const OPTIMISED: u8 = 0xe8;
 /// When a new program is looked at, counted from its start (`execve`): often at first, because its libraries are mapped
 /// within about a millisecond; at the last look, probes whose file isn't mapped any more are taken away.
 const LOOKS: [Duration; 6] = [
@@ -58,35 +58,12 @@ pub(super) struct AllocWatch {
     /// Mapped files that have nothing to hook.
     nothing_in: HashSet<FileId>,
     unhooked: Vec<Arc<Unhooked>>,
+    python: PythonWatch,
     /// Since when the process runs without any probe; `None` while it is counted.
     uncounted_since: Option<Instant>,
     gap: Duration,
     /// Programs that came and went between two readings: what they left alive can't be told from their successor's.
     pub(super) programs_not_seen: u64,
-}
-
-/// A mapped file with probes in it.
-struct PlacedObject {
-    id: FileId,
-    placed: Instant,
-    link: AllocLink,
-    file_offsets: Vec<u64>,
-    sites: Vec<PlacedSite>,
-}
-
-/// A function's probes.
-struct PlacedSite {
-    info: Arc<SiteInfo>,
-    /// The one that all calls pass.
-    own: SiteId,
-    /// Those on the instructions by which the allocator calls the function itself.
-    internal: Option<SiteId>,
-    /// The program's calls, by bank, at the last reading.
-    last: [AllocCounts; 2],
-    hits: u64,
-    of_allocator: u64,
-    /// What the present program's bank held when that program began.
-    base: AllocCounts,
 }
 
 /// Probes on their way out. Dropping them takes time; see [`super::Trash`].
@@ -107,6 +84,7 @@ impl AllocWatch {
             next_slow_look: Instant::now() + SLOW_LOOK,
             nothing_in: HashSet::new(),
             unhooked: Vec::new(),
+            python: PythonWatch::default(),
             uncounted_since: None,
             gap: Duration::ZERO,
             programs_not_seen: 0,
@@ -265,13 +243,19 @@ impl AllocWatch {
                     Err(error) => tracing::warn!("process {}: {error}", process.pid()),
                 }
             }
-            if image.hooks.is_empty() {
-                self.nothing_in.insert(id);
-            } else {
+            if !image.hooks.is_empty() {
                 let placed = place_object(kernel, process, (object, pinned, image), self.slot)?;
                 self.objects.push(placed);
             }
+            if let Some(python) = &image.python {
+                let file = (object, pinned, image, python);
+                self.objects.extend(self.python.place(kernel, process, file, self.slot));
+            }
+            if self.objects.iter().all(|placed| placed.id != id) {
+                self.nothing_in.insert(id);
+            }
         }
+        self.python.look_again(process, &objects);
         self.judge(process, &mapped);
         Ok(mapped)
     }
@@ -284,9 +268,10 @@ impl AllocWatch {
                 self.unhooked.push(Arc::new(unhooked));
             }
         };
-        for left in &image.left_out {
-            if let LeftOutReason::NoSite(error) = &left.reason {
-                note(Some(left.layer), &left.name, error.to_string());
+        let of_python = image.python.iter().flat_map(|python| &python.left_out);
+        for LeftOut { layer, name, reason } in image.left_out.iter().chain(of_python) {
+            if let LeftOutReason::NoSite(error) = reason {
+                note(Some(*layer), name, error.to_string());
             }
         }
         if let Some(reason) = image.lacks_symbols() {
@@ -306,9 +291,10 @@ impl AllocWatch {
                 self.gap += placed.saturating_duration_since(since);
             }
             let files: HashSet<&str> = self.unhooked.iter().map(|one| one.object.as_str()).collect();
-            self.state = match shortened(files) {
-                none if none.is_empty() => AllocState::Counting,
-                some => AllocState::Partly(format!(
+            self.state = match (shortened(files), self.python.trouble()) {
+                (_, Some(trouble)) => AllocState::Partly(trouble.to_owned()),
+                (none, None) if none.is_empty() => AllocState::Counting,
+                (some, None) => AllocState::Partly(format!(
                     "not every function could be probed ({some}): see profiler explain"
                 )),
             };
@@ -354,7 +340,9 @@ impl AllocWatch {
             live.subtract(&site.base);
             let objects = 0_i64.wrapping_add_unsigned(live.allocated()).wrapping_sub_unsigned(live.freed());
             sums.add_live(&[LiveObjects { layer: site.info.layer, objects }]);
-            sums.sites.push(Arc::clone(&site.info));
+            if !sums.sites.iter().any(|known| Arc::ptr_eq(known, &site.info)) {
+                sums.sites.push(Arc::clone(&site.info));
+            }
         }
         sums.sites.sort_by_key(|site| (site.layer, site.function));
         Ok(sums)
@@ -437,46 +425,11 @@ fn place_object(
     for (hook, address) in hooks {
         let internal = if hook.internal_calls.is_empty() { None } else { ids.next() };
         let Some(own) = ids.next() else { break };
-        let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
-        if in_place == Some(false) {
-            tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
-        }
-        sites.push(PlacedSite {
-            info: Arc::new(site_info(object, image, hook, in_place)),
-            own,
-            internal,
-            last: Default::default(),
-            hits: 0,
-            of_allocator: 0,
-            base: AllocCounts::default(),
-        });
+        let in_place = in_place(process, address, hook);
+        let info = Arc::new(site_info(object, image, hook, in_place));
+        sites.push(PlacedSite::new(info, own, internal, Bytes::Counted));
     }
     Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, file_offsets, sites })
-}
-
-impl PlacedSite {
-    fn read(&mut self, kernel: &Kernel) -> Result<(), SessionError> {
-        let own = self.internal.map(|id| kernel.alloc_counts(id)).transpose()?.unwrap_or_default();
-        let all = kernel.alloc_counts(self.own)?;
-        self.hits = all.iter().chain(&own).map(AllocCounts::hits).sum();
-        self.of_allocator = own.iter().map(AllocCounts::hits).sum();
-        for ((mut counts, own), last) in all.into_iter().zip(own).zip(&mut self.last) {
-            counts.subtract(&own);
-            // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the
-            // difference is one too small for a moment, and a counter must not sink.
-            counts.raise_to(last);
-            *last = counts;
-        }
-        Ok(())
-    }
-
-    /// Everything that was counted here so far.
-    fn functions(&self) -> FunctionCounts {
-        let mut counts = self.last[0];
-        counts.add(&self.last[1]);
-        let (layer, function): (Layer, AllocFunction) = (self.info.layer, self.info.function);
-        FunctionCounts { layer, function, counts, hits: self.hits, internal: self.of_allocator }
-    }
 }
 
 /// The first few names: a target could map thousands, and a label must stay short.
@@ -486,21 +439,4 @@ fn shortened(names: HashSet<&str>) -> String {
     let more = names.len().saturating_sub(NAMES_TOLD);
     let told = names[..names.len() - more].join(", ");
     if more > 0 { format!("{told} and {more} more") } else { told }
-}
-
-fn site_info(object: &MappedObject, image: &Image, hook: &Hook, in_place: Option<bool>) -> SiteInfo {
-    SiteInfo {
-        layer: hook.layer,
-        function: hook.function,
-        names: hook.names.iter().map(|name| clean(name)).collect(),
-        object: clean(&object.path),
-        build_id: image.build_id.clone(),
-        offset: hook.site.offset,
-        instruction: hook.site.instruction.clone(),
-        kind: hook.site.kind,
-        reason: hook.site.reason.clone(),
-        internal_calls: hook.internal_calls.len(),
-        notes: hook.notes.clone(),
-        in_place,
-    }
 }

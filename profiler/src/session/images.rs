@@ -37,6 +37,8 @@ pub type Analysis = Result<Image, String>;
 pub struct Images {
     known: HashMap<Key, (Arc<Analysis>, u64)>,
     uses: u64,
+    /// Whether Python interpreters are looked into.
+    python: bool,
     /// Looks on this machine only, and so at once.
     finder: SymbolFinder,
     remote: Option<Remote>,
@@ -67,9 +69,20 @@ impl Images {
         Ok(Self {
             known: HashMap::new(),
             uses: 0,
+            python: false,
             finder: SymbolFinder::default(),
             remote: remote.transpose()?,
         })
+    }
+
+    /// Whether Python interpreters are looked into, which takes some tens of milliseconds each.
+    pub fn with_python(self, python: bool) -> Self {
+        Self { python, ..self }
+    }
+
+    /// See [`Images::with_python`].
+    pub const fn look_into_python(&self) -> bool {
+        self.python
     }
 
     /// A mapped file and what the analysis says of it; `None` if the file can't be had.
@@ -87,7 +100,16 @@ impl Images {
             return Some((pinned, Arc::clone(analysis)));
         }
         let analysis = pinned.read().map_err(|error| error.to_string());
-        let analysis = analysis.and_then(|bytes| self.analyse(&bytes, process));
+        let analysis = analysis.and_then(|bytes| {
+            let mut image = self.analyse(&bytes, process)?;
+            if self.python {
+                match binary::python::find(&bytes) {
+                    Ok(python) => image.python = python,
+                    Err(error) => image.symbol_problems.push(format!("Python's layers: {error}")),
+                }
+            }
+            Ok(image)
+        });
         if let Err(error) = &analysis {
             told(error);
         }

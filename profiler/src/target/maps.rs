@@ -105,6 +105,14 @@ impl Process {
         (metadata.is_file() && metadata.ino() == object.inode).then_some(file)
     }
 
+    /// The word of 8 bytes at an address of the process, if it can be read.
+    pub fn word_at(&self, address: u64) -> Option<u64> {
+        let memory = self.open_file("mem").ok()?;
+        let mut word = [0; 8];
+        memory.read_exact_at(&mut word, address).ok()?;
+        Some(u64::from_ne_bytes(word))
+    }
+
     /// The byte at an address of the process, if it can be read. Reading needs no stop and changes nothing.
     pub fn byte_at(&self, address: u64) -> Option<u8> {
         let memory = self.open_file("mem").ok()?;

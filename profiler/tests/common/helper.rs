@@ -88,7 +88,8 @@ impl Helper {
     /// Says a line to it.
     pub fn tell(&mut self, line: &str) {
         let stdin = self.child.0.stdin.as_mut().expect("it is a pipe");
-        writeln!(stdin, "{line}").expect("the helper listens");
+        // In one piece: not every helper gathers what it reads.
+        stdin.write_all(format!("{line}\n").as_bytes()).expect("the helper listens");
     }
 
     /// What it answers.

@@ -7,6 +7,7 @@ mod hostile;
 mod images;
 mod libraries;
 mod names;
+mod python;
 mod recipe;
 mod sites;
 mod symbol_damage;

@@ -1,0 +1,113 @@
+//! Probes in place, and what they count.
+
+use std::{sync::Arc, time::Instant};
+
+use profiler_common::alloc::{AllocCounts, AllocFunction};
+
+use super::{SessionError, images::FileId};
+use crate::{
+    binary::{Hook, Image, Layer, python::Bytes},
+    kernel::{AllocLink, Kernel, SiteId},
+    snapshot::{FunctionCounts, SiteInfo},
+    target::{BREAKPOINT, MappedObject, Process},
+    text::clean,
+};
+
+/// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
+const OPTIMISED: u8 = 0xe8;
+
+/// A mapped file with probes in it.
+pub struct PlacedObject {
+    pub id: FileId,
+    pub placed: Instant,
+    pub link: AllocLink,
+    /// Where in the file.
+    pub file_offsets: Vec<u64>,
+    pub sites: Vec<PlacedSite>,
+}
+
+/// A function's probes.
+pub struct PlacedSite {
+    pub info: Arc<SiteInfo>,
+    /// The one that all calls pass.
+    own: SiteId,
+    /// Those on the instructions by which the allocator calls the function itself.
+    internal: Option<SiteId>,
+    /// Where the bytes are known from.
+    bytes: Bytes,
+    /// The program's calls, by bank, at the last reading.
+    pub last: [AllocCounts; 2],
+    hits: u64,
+    of_allocator: u64,
+    /// What the present program's bank held when that program began.
+    pub base: AllocCounts,
+}
+
+/// Whether the kernel's breakpoint is seen at a site; `None` if the process's memory can't be read.
+pub fn in_place(process: &Process, address: u64, hook: &Hook) -> Option<bool> {
+    let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
+    if in_place == Some(false) {
+        tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
+    }
+    in_place
+}
+
+impl PlacedSite {
+    /// Nothing was counted yet.
+    pub fn new(info: Arc<SiteInfo>, own: SiteId, internal: Option<SiteId>, bytes: Bytes) -> Self {
+        Self {
+            info,
+            own,
+            internal,
+            bytes,
+            last: Default::default(),
+            hits: 0,
+            of_allocator: 0,
+            base: AllocCounts::default(),
+        }
+    }
+
+    /// Reads what was counted.
+    pub fn read(&mut self, kernel: &Kernel) -> Result<(), SessionError> {
+        let own = self.internal.map(|id| kernel.alloc_counts(id)).transpose()?.unwrap_or_default();
+        let all = kernel.alloc_counts(self.own)?;
+        self.hits = all.iter().chain(&own).map(AllocCounts::hits).sum();
+        self.of_allocator = own.iter().map(AllocCounts::hits).sum();
+        for ((mut counts, own), last) in all.into_iter().zip(own).zip(&mut self.last) {
+            counts.subtract(&own);
+            counts.bytes = self.bytes.of(&counts);
+            // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the
+            // difference is one too small for a moment, and a counter must not sink.
+            counts.raise_to(last);
+            *last = counts;
+        }
+        Ok(())
+    }
+
+    /// Everything that was counted here so far.
+    pub fn functions(&self) -> FunctionCounts {
+        let mut counts = self.last[0];
+        counts.add(&self.last[1]);
+        let (layer, function): (Layer, AllocFunction) = (self.info.layer, self.info.function);
+        FunctionCounts { layer, function, counts, hits: self.hits, internal: self.of_allocator }
+    }
+}
+
+/// What is told of a function with one place.
+pub fn site_info(object: &MappedObject, image: &Image, hook: &Hook, in_place: Option<bool>) -> SiteInfo {
+    SiteInfo {
+        layer: hook.layer,
+        function: hook.function,
+        names: hook.names.iter().map(|name| clean(name)).collect(),
+        object: clean(&object.path),
+        build_id: image.build_id.clone(),
+        places: 1,
+        offset: hook.site.offset,
+        instruction: hook.site.instruction.clone(),
+        kind: hook.site.kind,
+        reason: hook.site.reason.clone(),
+        internal_calls: hook.internal_calls.len(),
+        notes: hook.notes.clone(),
+        in_place,
+    }
+}
