@@ -161,7 +161,7 @@ impl Chooser {
             Event::Exit { pid, .. } => {
                 self.why.remove(&pid);
             }
-            Event::Loaded { pid, .. } => session.loaded(pid)?,
+            Event::Loaded { pid, at_ns, .. } => session.loaded(pid, at_ns)?,
         }
         Ok(())
     }

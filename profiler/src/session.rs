@@ -297,12 +297,12 @@ impl Session {
         }
     }
 
-    /// A process has mapped or unmapped a library.
+    /// A process has mapped or unmapped a library, at a moment of the kernel's clock.
     ///
     /// # Errors
     ///
     /// If the kernel's maps can't be written.
-    pub fn loaded(&mut self, pid: u32) -> Result<(), SessionError> {
+    pub fn loaded(&mut self, pid: u32, at_ns: u64) -> Result<(), SessionError> {
         let Some(kernel) = &mut self.kernel else { return Ok(()) };
         let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) else {
             return Ok(());
@@ -310,6 +310,7 @@ impl Session {
         // Before looking: what is mapped from here on tells again.
         kernel.clear_loaded(watched.slot)?;
         let gone = watched.alloc.renew(kernel, &mut self.images, &watched.process, true);
+        watched.alloc.note_delay(group::since(at_ns));
         self.slots.drop_links(gone);
         Ok(())
     }

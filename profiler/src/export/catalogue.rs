@@ -49,7 +49,7 @@ families! {
     TARGET_ALLOC_INFO: Gauge "profiler_target_alloc_info" ["target", "state", "reason"]
         "Processes of the target by whether their allocator calls are counted (state: counting, partly, not_counting, off), and if not, why.";
     TARGET_GAP: Counter "profiler_target_gap_seconds_total" ["target"]
-        "Time in which processes of the target ran without their allocator calls being counted: from a fork or execve to the probes. Calls made then are in no total.";
+        "Time in which processes of the target ran without their allocator calls being counted: from a fork, execve or dlopen to the probes. Calls made then are in no total.";
     ALLOCATIONS: Counter "profiler_allocations_total" ["target", "allocator", "function"]
         "Calls that ask for a block, since attach, by allocator and function. What an allocator passes on is counted where it arrives: with glibc, reallocarray as realloc, realloc(NULL, n) and alignments up to 16 as malloc. Exact, but a call that fails for lack of memory can't be told from one that succeeds.";
     FREES: Counter "profiler_frees_total" ["target", "allocator", "function"]

@@ -152,7 +152,7 @@ fn allocation_lines(
             lines,
             style,
             "gap",
-            &format!("{gap} after forks and execve ran uncounted, all processes together"),
+            &format!("{gap} ran uncounted after fork, execve or dlopen, all processes together"),
         );
     }
 }

@@ -203,6 +203,13 @@ impl AllocWatch {
         self.objects.iter().map(|object| (object.id, object.file_offsets.as_slice())).collect()
     }
 
+    /// A library was loaded so long ago: if probes were placed in it just now, its calls went uncounted meanwhile.
+    pub(super) fn note_delay(&mut self, delay: Duration) {
+        if self.objects.iter().any(|object| object.placed.elapsed() < delay) {
+            self.gap += delay;
+        }
+    }
+
     /// Gives all probes away.
     pub(super) fn take_links(&mut self) -> Links {
         let loader = self.loader.take().map(|(_, link)| link);
