@@ -32,17 +32,40 @@ enum Why {
     Child,
 }
 
+/// A process whose children are followed.
+#[derive(Clone)]
+struct Kin {
+    /// The target of its children.
+    group: Arc<str>,
+    /// Whose live objects its children have: its own, or an ancestor's if it isn't observed itself; `None` once such a one
+    /// has replaced its program.
+    heir_of: Option<u32>,
+}
+
+/// How a process came to be observed.
+struct Origin {
+    why: Why,
+    /// The target that it belongs to if nothing else is wished.
+    group: Option<Arc<str>>,
+    /// From when on its calls should have been counted, if that is known.
+    at_ns: Option<u64>,
+    /// Whose live objects it has.
+    heir_of: Option<u32>,
+}
+
 /// Keeps the observed processes in step with the wish.
 pub struct Chooser {
     choice: Choice,
     why: HashMap<u32, Why>,
+    /// By id, until their end is told: also those that ended before they could be observed, as their children don't.
+    family: HashMap<u32, Kin>,
     next_scan: Instant,
 }
 
 impl Chooser {
     /// Nothing is observed yet.
     pub fn new(choice: Choice) -> Self {
-        Self { choice, why: HashMap::new(), next_scan: Instant::now() + RESCAN }
+        Self { choice, why: HashMap::new(), family: HashMap::new(), next_scan: Instant::now() + RESCAN }
     }
 
     /// Nothing is looked for; children of what is observed may be followed.
@@ -50,13 +73,14 @@ impl Chooser {
         Self::new(Choice { children, ..Choice::default() })
     }
 
-    /// Whether events of processes that aren't observed yet matter.
+    /// Whether processes are waited for that have nothing to do with those that are observed.
     pub const fn looks_for_new(&self) -> bool {
         self.choice.selection.is_some() && self.choice.newcomers
     }
 
-    /// Whether anything can still be added.
-    const fn may_grow(&self) -> bool {
+    /// Whether anything can still be added. Then events of processes that aren't observed matter: those that match, and
+    /// children of children that were not observed yet when they made them.
+    pub const fn may_grow(&self) -> bool {
         self.looks_for_new() || self.choice.children
     }
 
@@ -78,7 +102,8 @@ impl Chooser {
             let found = scan(&selection)?;
             if self.choice.existing {
                 for mut facts in found.processes {
-                    self.take_up(session, &mut facts, Why::Matches, None);
+                    let origin = Origin { why: Why::Matches, group: None, at_ns: None, heir_of: None };
+                    self.take_up(session, &mut facts, origin);
                 }
             }
             if found.hidden > 0 {
@@ -89,6 +114,11 @@ impl Chooser {
             }
             if self.why.is_empty() && !self.choice.newcomers {
                 bail!("no process matches {selection}: `profiler ps` lists what there is");
+            }
+        }
+        for pid in session.followed() {
+            if let Some(group) = session.group_of(pid) {
+                self.note_kin(pid, group, Some(pid));
             }
         }
         self.adopt_children(session, false)
@@ -115,27 +145,32 @@ impl Chooser {
         Ok(processes.into_iter().zip(labels.into_iter().map(Arc::from)).collect())
     }
 
-    /// Observes one more process, if it still is the one that was looked at. `at_ns`: from when on its calls should have
-    /// been counted, if that is known.
-    fn take_up(&mut self, session: &mut Session, facts: &mut ProcessFacts, why: Why, at_ns: Option<u64>) {
-        let parent = facts.parent;
+    /// Observes one more process, if it still is the one that was looked at.
+    fn take_up(&mut self, session: &mut Session, facts: &mut ProcessFacts, origin: Origin) {
+        let Origin { why, group, at_ns, heir_of } = origin;
         let pid = facts.pid;
         if session.observes(pid) {
             return;
         }
-        let group: Arc<str> = match (session.follows(parent), self.choice.group_by) {
-            (Some(group), None) if why == Why::Child => group,
+        let group: Arc<str> = match (group, self.choice.group_by) {
+            (Some(group), None) => group,
             (_, by) => group_name(facts, by.unwrap_or(GroupBy::Comm)).into(),
         };
         let process = match facts.open() {
             Ok(process) => process,
             Err(error) => return session.not_adopted(pid, &error.into()),
         };
-        let chosen = Chosen { process, group, follow: self.choice.children };
-        // What it has inherited can be told of a child that was just forked.
-        let parent = (why == Why::Child && at_ns.is_some()).then_some(parent);
-        if session.adopt(chosen, at_ns, parent) {
+        let chosen = Chosen { process, group: Arc::clone(&group), follow: self.choice.children };
+        if session.adopt(chosen, at_ns, heir_of) {
             self.why.insert(pid, why);
+            self.note_kin(pid, group, Some(pid));
+        }
+    }
+
+    /// The children of this process will be followed, if children are.
+    fn note_kin(&mut self, pid: u32, group: Arc<str>, heir_of: Option<u32>) {
+        if self.choice.children {
+            self.family.insert(pid, Kin { group, heir_of });
         }
     }
 
@@ -147,39 +182,56 @@ impl Chooser {
     pub fn event(&mut self, session: &mut Session, event: Event) -> anyhow::Result<()> {
         match event {
             Event::Fork { parent, child, at_ns } => {
-                let why = if session.follows(parent).is_some() { Why::Child } else { Why::Matches };
-                self.consider(session, child, why, at_ns);
+                if let Some(Kin { group, heir_of }) = self.family.get(&parent).cloned() {
+                    // Even if it is gone already: it may have children.
+                    self.note_kin(child, Arc::clone(&group), heir_of);
+                    let (group, at_ns) = (Some(group), Some(at_ns));
+                    self.consider(session, child, Origin { why: Why::Child, group, at_ns, heir_of });
+                } else {
+                    self.consider_stranger(session, child, at_ns);
+                }
                 if !session.observes(child) {
                     session.strayed(parent, child);
                 }
             }
             Event::Exec { pid, at_ns, by_main_thread, .. } if session.observes(pid) => {
-                session.replaced(pid, by_main_thread)?;
+                session.replaced(pid, by_main_thread, at_ns)?;
                 self.reconsider(session, pid, at_ns)?;
             }
-            Event::Exec { pid, at_ns, .. } => self.consider(session, pid, Why::Matches, at_ns),
+            Event::Exec { pid, at_ns, .. } => {
+                if let Some(kin) = self.family.get_mut(&pid) {
+                    kin.heir_of = None;
+                }
+                self.consider_stranger(session, pid, at_ns);
+            }
             Event::Exit { pid, .. } => {
                 self.why.remove(&pid);
+                self.family.remove(&pid);
             }
             Event::Loaded { pid, at_ns, .. } => session.loaded(pid, at_ns)?,
         }
         Ok(())
     }
 
-    /// A process that isn't observed: should it be?
-    fn consider(&mut self, session: &mut Session, pid: u32, why: Why, at_ns: u64) {
-        if why == Why::Matches && !self.looks_for_new() {
-            return;
+    /// A process that has nothing to do with those that are observed has begun a program: should it be observed?
+    fn consider_stranger(&mut self, session: &mut Session, pid: u32, at_ns: u64) {
+        if self.looks_for_new() {
+            let origin = Origin { why: Why::Matches, group: None, at_ns: Some(at_ns), heir_of: None };
+            self.consider(session, pid, origin);
         }
+    }
+
+    /// A process that isn't observed: should it be?
+    fn consider(&mut self, session: &mut Session, pid: u32, origin: Origin) {
         let mut facts = match ProcessFacts::read(pid) {
             Ok(facts) => facts,
             // Whether it would have matched can't be told; of a child it is known.
-            Err(error) if why == Why::Child => return session.not_adopted(pid, &error.into()),
+            Err(error) if origin.why == Why::Child => return session.not_adopted(pid, &error.into()),
             Err(_) => return,
         };
         let selection = self.choice.selection.as_ref();
-        if why == Why::Child || selection.is_some_and(|selection| selection.matches(&mut facts)) {
-            self.take_up(session, &mut facts, why, Some(at_ns));
+        if origin.why == Why::Child || selection.is_some_and(|selection| selection.matches(&mut facts)) {
+            self.take_up(session, &mut facts, origin);
         }
     }
 
@@ -190,6 +242,7 @@ impl Chooser {
         let selection = self.choice.selection.as_ref();
         if why == Why::Matches && !selection.is_some_and(|selection| selection.matches(&mut facts)) {
             self.why.remove(&pid);
+            self.family.remove(&pid);
             return Ok(session.release(pid)?);
         }
         let by = match (why, self.choice.group_by) {
@@ -199,7 +252,8 @@ impl Chooser {
         };
         if session.group_of(pid).is_some_and(|group| *group != *group_name(&mut facts, by)) {
             session.release(pid)?;
-            self.take_up(session, &mut facts, why, Some(at_ns));
+            let origin = Origin { why, group: None, at_ns: Some(at_ns), heir_of: None };
+            self.take_up(session, &mut facts, origin);
         }
         Ok(())
     }
@@ -218,8 +272,10 @@ impl Chooser {
                 return Ok(());
             }
             for mut facts in children {
-                let born = facts.started_ns().filter(|_| missed);
-                self.take_up(session, &mut facts, Why::Child, born);
+                let group = session.follows(facts.parent);
+                // What it has inherited can be told of a child that was just forked only.
+                let at_ns = facts.started_ns().filter(|_| missed);
+                self.take_up(session, &mut facts, Origin { why: Why::Child, group, at_ns, heir_of: None });
             }
             // A whole family may have been missed.
             rest = others;
@@ -241,11 +297,14 @@ impl Chooser {
         self.adopt_children(session, true)?;
         if let Some(selection) = self.choice.selection.clone().filter(|_| self.choice.newcomers) {
             for mut facts in scan(&selection)?.processes {
-                let born = facts.started_ns();
-                self.take_up(session, &mut facts, Why::Matches, born);
+                let at_ns = facts.started_ns();
+                let origin = Origin { why: Why::Matches, group: None, at_ns, heir_of: None };
+                self.take_up(session, &mut facts, origin);
             }
         }
+        // An end may not have been told.
         self.why.retain(|pid, _| session.observes(*pid));
+        self.family.retain(|pid, _| session.observes(*pid));
         Ok(())
     }
 }

@@ -131,7 +131,7 @@ impl Sampler {
             What::Command { children, .. } => Chooser::of_children(*children),
         };
         // Before anything is looked at: what happens from here on is told.
-        if let Some(events) = session.take_events(chooser.looks_for_new())? {
+        if let Some(events) = session.take_events(chooser.may_grow())? {
             spawn_event_reader(events, self.sender.clone())?;
         }
         let child = match &config.what {

@@ -270,12 +270,12 @@ impl Session {
         self.watched.iter().filter(|watched| watched.follow).map(|watched| watched.info.pid).collect()
     }
 
-    /// A process has replaced its program. Unless its main thread did that, its probes are dead: they go by that thread.
+    /// A process has replaced its program, at a moment of the kernel's clock. `by_main_thread`: as told by the event.
     ///
     /// # Errors
     ///
     /// If the kernel's maps can't be read.
-    pub fn replaced(&mut self, pid: u32, by_main_thread: bool) -> Result<(), SessionError> {
+    pub fn replaced(&mut self, pid: u32, by_main_thread: bool, at_ns: u64) -> Result<(), SessionError> {
         let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) else {
             return Ok(());
         };
@@ -283,9 +283,8 @@ impl Session {
         if let Some(kernel) = &self.kernel {
             // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
             watched.alloc.read(kernel)?;
-            if !by_main_thread {
-                self.slots.drop_links(watched.alloc.leave());
-            }
+            let gone = watched.alloc.began_anew(by_main_thread, group::since(at_ns));
+            self.slots.drop_links(gone);
         }
         Ok(())
     }
@@ -309,9 +308,8 @@ impl Session {
         };
         // Before looking: what is mapped from here on tells again.
         kernel.clear_loaded(watched.slot)?;
-        let gone = watched.alloc.renew(kernel, &mut self.images, &watched.process, true);
+        watched.alloc.loaded(kernel, &mut self.images, &watched.process);
         watched.alloc.note_delay(group::since(at_ns));
-        self.slots.drop_links(gone);
         Ok(())
     }
 

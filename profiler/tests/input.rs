@@ -267,7 +267,8 @@ fn a_process_without_a_known_allocator_is_observed_all_the_same() {
     if !can_observe() {
         return;
     }
-    let Some(program) = compiled("busy.c", &["-static"]) else { return };
+    // Nothing tells where its allocator is.
+    let Some(program) = compiled("busy.c", &["-static", "-s"]) else { return };
     let helper = Helper::start(&program, &["2"]);
     let watching = Watching::process(helper.pid());
     std::thread::sleep(Duration::from_millis(300));

@@ -14,6 +14,8 @@ use super::{
     placed::{PlacedObject, PlacedSite, in_place, site_info},
     python::PythonWatch,
 };
+use profiler_common::alloc::AllocCounts;
+
 use crate::{
     binary::{Image, Layer, LeftOut, LeftOutReason, python::Bytes},
     kernel::{AllocLink, Kernel, LoaderLink, SitePlan},
@@ -34,6 +36,8 @@ const LOOKS: [Duration; 6] = [
     Duration::from_millis(250),
     Duration::from_secs(1),
 ];
+/// How long after an object was loaded or unloaded those that are gone are taken away.
+const CLEAR_UP: Duration = Duration::from_secs(1);
 /// How often the mapped files are looked at when nothing tells of changes: a process without a dynamic linker that we
 /// know, or a mapping that passes it by.
 const SLOW_LOOK: Duration = Duration::from_secs(30);
@@ -55,6 +59,10 @@ pub(super) struct AllocWatch {
     /// When the present program began, and how many of the looks at it have been made.
     looks: Option<(Instant, usize)>,
     next_slow_look: Instant,
+    /// When what was unloaded is taken away: a while after it was told, for it may come again.
+    clear_up: Option<Instant>,
+    /// What was last complained of: a process that loads and unloads all the time must not fill the log.
+    complaint: String,
     /// Mapped files that have nothing to hook.
     nothing_in: HashSet<FileId>,
     unhooked: Vec<Arc<Unhooked>>,
@@ -82,6 +90,8 @@ impl AllocWatch {
             epoch: 0,
             looks: None,
             next_slow_look: Instant::now() + SLOW_LOOK,
+            clear_up: None,
+            complaint: String::new(),
             nothing_in: HashSet::new(),
             unhooked: Vec::new(),
             python: PythonWatch::default(),
@@ -133,7 +143,7 @@ impl AllocWatch {
     /// When the mapped files should be looked at next.
     pub(super) fn due(&self) -> Instant {
         let look = self.looks.and_then(|(began, made)| Some(began + *LOOKS.get(made)?));
-        look.map_or(self.next_slow_look, |look| look.min(self.next_slow_look))
+        [look, self.clear_up].into_iter().flatten().fold(self.next_slow_look, Instant::min)
     }
 
     /// More is known of files than at the last look.
@@ -150,29 +160,10 @@ impl AllocWatch {
         }
         let made = self.looks.map(|(began, made)| (began, made + 1));
         self.looks = made.filter(|(_, made)| *made < LOOKS.len());
-        // The first looks may come before the new program's libraries are mapped.
-        let settled = self.looks.is_none();
-        self.renew(kernel, images, process, settled)
-    }
-
-    /// Looks at the mapped files: places what is new. Once things have `settled`, takes away what is gone.
-    pub(super) fn renew(
-        &mut self,
-        kernel: &mut Kernel,
-        images: &mut Images,
-        process: &Process,
-        settled: bool,
-    ) -> Links {
-        self.next_slow_look = Instant::now() + SLOW_LOOK;
-        let mapped = match self.look(kernel, images, process) {
-            Ok(mapped) => mapped,
-            Err(error) => {
-                if process.is_alive() {
-                    tracing::warn!("process {}: {error}", process.pid());
-                }
-                return (Vec::new(), None);
-            }
-        };
+        self.clear_up = None;
+        let mapped = self.renew(kernel, images, process);
+        // What a new program hasn't mapped yet isn't gone.
+        let settled = self.looks.is_none() && kernel.epoch(self.slot).is_ok_and(|epoch| epoch == self.epoch);
         if !settled || mapped.is_empty() {
             return (Vec::new(), None);
         }
@@ -180,22 +171,58 @@ impl AllocWatch {
         let (kept, gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.objects).into_iter().partition(|object| mapped.contains(&object.id));
         self.objects = kept;
+        (self.retire(gone), loader)
+    }
+
+    /// Objects were loaded or unloaded: hooks what is new at once, and takes away later what is gone.
+    pub(super) fn loaded(&mut self, kernel: &mut Kernel, images: &mut Images, process: &Process) {
+        self.renew(kernel, images, process);
+        self.clear_up.get_or_insert_with(|| Instant::now() + CLEAR_UP);
+    }
+
+    /// Looks at the mapped files and places what is new; returns what is mapped, nothing if that can't be told.
+    fn renew(&mut self, kernel: &mut Kernel, images: &mut Images, process: &Process) -> HashSet<FileId> {
+        self.next_slow_look = Instant::now() + SLOW_LOOK;
+        self.look(kernel, images, process).unwrap_or_else(|error| {
+            let complaint = error.to_string();
+            if process.is_alive() && complaint != self.complaint {
+                tracing::warn!("process {}: {complaint}", process.pid());
+                self.complaint = complaint;
+            }
+            HashSet::new()
+        })
+    }
+
+    /// Keeps what these have counted.
+    fn retire(&mut self, gone: Vec<PlacedObject>) -> Vec<AllocLink> {
         let mut sums = AllocSnapshot { functions: std::mem::take(&mut self.earlier), ..Default::default() };
         for site in gone.iter().flat_map(|object| &object.sites) {
             sums.add_functions(&[site.functions()]);
         }
         self.earlier = sums.functions;
-        (gone.into_iter().map(|object| object.link).collect(), loader)
+        gone.into_iter().map(|object| object.link).collect()
+    }
+
+    /// The process has replaced its program so long ago, which a reading has noticed if it was watched then. Unless its main
+    /// thread did that, the probes are dead: all of them come again with the next look.
+    pub(super) fn began_anew(&mut self, by_main_thread: bool, ago: Duration) -> Links {
+        self.inherited.clear();
+        let now = Instant::now();
+        let began = now.checked_sub(ago).unwrap_or(now);
+        if by_main_thread || self.state == AllocState::Off {
+            self.uncounted_since = self.uncounted_since.map(|_| began);
+            return (Vec::new(), None);
+        }
+        self.uncounted_since = Some(began);
+        self.looks = Some((now, 0));
+        self.nothing_in.clear();
+        self.leave()
     }
 
     /// The probes are dead, or of no more use: what they have counted stays.
     pub(super) fn leave(&mut self) -> Links {
-        let mut sums = AllocSnapshot { functions: std::mem::take(&mut self.earlier), ..Default::default() };
-        for site in self.objects.iter().flat_map(|object| &object.sites) {
-            sums.add_functions(&[site.functions()]);
-        }
-        self.earlier = sums.functions;
-        self.take_links()
+        let objects = std::mem::take(&mut self.objects);
+        (self.retire(objects), self.loader.take().map(|(_, link)| link))
     }
 
     /// Where probes are: the files, and places in them.
@@ -225,6 +252,10 @@ impl AllocWatch {
     ) -> Result<HashSet<FileId>, SessionError> {
         let objects = process.mapped_objects()?;
         let mapped: HashSet<FileId> = objects.iter().map(MappedObject::id).collect();
+        if mapped.is_empty() {
+            // It is ending, or its main thread has ended and others go on: nothing is known, and nothing has changed.
+            return Ok(mapped);
+        }
         self.nothing_in.retain(|id| mapped.contains(id));
         for object in &objects {
             let id = object.id();
@@ -320,9 +351,17 @@ impl AllocWatch {
         let mut epoch = kernel.epoch(self.slot)?;
         for _ in 0..READ_TRIES {
             if epoch != self.epoch {
+                let (bank, since, before) =
+                    ((self.epoch & 1) as usize, self.uncounted_since, self.hits(|site| site.base));
                 self.replaced(epoch);
+                self.read_sites(kernel)?;
+                if let Some(since) = since.filter(|_| self.hits(|site| site.last[bank]) == before) {
+                    // Nobody has looked at the program that is gone, and no probes that were there have served it.
+                    self.gap += since.elapsed();
+                }
+            } else {
+                self.read_sites(kernel)?;
             }
-            self.read_sites(kernel)?;
             let now = kernel.epoch(self.slot)?;
             if now == epoch {
                 break;
@@ -365,6 +404,10 @@ impl AllocWatch {
         // Frees first: a block that is allocated and freed in between must not look as if it had been freed only.
         sites.sort_by_key(|site| site.info.function.allocates());
         sites.into_iter().try_for_each(|site| site.read(kernel))
+    }
+
+    fn hits(&self, of: impl Fn(&PlacedSite) -> AllocCounts) -> u64 {
+        self.objects.iter().flat_map(|object| &object.sites).map(|site| of(site).hits()).sum()
     }
 
     /// The process has replaced its program: what it had is gone, and the other bank counts from now on.

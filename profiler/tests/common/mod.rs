@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod child;
+pub mod family;
 pub mod helper;
 pub mod http;
 pub mod matrix;

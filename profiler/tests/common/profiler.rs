@@ -47,9 +47,14 @@ impl Watching {
     }
 
     pub fn with(pid: u32, more: &[&str]) -> Self {
+        Self::chosen_by(&[&["--pid", &pid.to_string()], more].concat())
+    }
+
+    /// Observes what these arguments choose; returns when all that matches already is counted.
+    pub fn chosen_by(arguments: &[&str]) -> Self {
         let report = Scratch::name("report.json");
-        let mut command = profiler(["--pid", &pid.to_string(), "--listen", "127.0.0.1:0", "--report"]);
-        command.arg(report.path()).args(more);
+        let mut command = profiler(["--listen", "127.0.0.1:0", "--report"]);
+        command.arg(report.path()).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = Guarded(command.spawn().expect("profiler starts"));
         let stderr = Lines::of(child.0.stderr.take().expect("it is a pipe"));
@@ -57,7 +62,7 @@ impl Watching {
         let address = loop {
             let Some(line) = stderr.next(LONG) else { panic!("profiler ended at its start: {said:#?}") };
             let line = String::from_utf8(line).expect("what profiler says is UTF-8");
-            if line.starts_with("profiler: watching") {
+            if line.starts_with("profiler: watching") || line.starts_with("profiler: waiting") {
                 break line.split("http://").nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
             }
             said.push(line);
@@ -79,13 +84,18 @@ impl Watching {
 
     /// The target as it is now: a snapshot that was taken after this was called.
     pub fn now(&self) -> Value {
+        self.document()["targets"][0].clone()
+    }
+
+    /// Everything as it is now, in the same way.
+    pub fn document(&self) -> Value {
         let asked = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64();
         for _ in 0..100 {
             let document: Value =
                 serde_json::from_str(self.get("/api/v1/targets").text()).expect("the answer is JSON");
             // On a busy machine it may hand out the last one instead of a new one.
             if document["taken_at"].as_f64().expect("a time") >= asked {
-                return document["targets"][0].clone();
+                return document;
             }
         }
         panic!("no new snapshot was to be had");
