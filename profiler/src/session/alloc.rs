@@ -285,8 +285,12 @@ impl AllocWatch {
             }
         };
         for left in &image.left_out {
-            if let LeftOutReason::NoSite(error) = &left.reason {
-                note(Some(left.layer), &left.name, error.to_string());
+            // The others' calls are counted somewhere else.
+            if matches!(
+                left.reason,
+                LeftOutReason::NoSite(_) | LeftOutReason::MayForward | LeftOutReason::Client
+            ) {
+                note(Some(left.layer), &left.name, left.reason.to_string());
             }
         }
         if let Some(reason) = image.lacks_symbols() {

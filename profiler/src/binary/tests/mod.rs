@@ -8,6 +8,7 @@ mod images;
 mod libraries;
 mod names;
 mod recipe;
+mod shims;
 mod sites;
 mod symbol_damage;
 mod symbol_files;
