@@ -36,11 +36,13 @@ pub enum AllocFunction {
     Rallocx = 13,
     /// jemalloc's `dallocx(pointer, flags)` and `sdallocx(pointer, size, flags)`
     Dallocx = 14,
+    /// mimalloc's functions that copy a text into a block of its own, `mi_strdup(text)` and its like.
+    Strdup = 15,
 }
 
 impl AllocFunction {
     /// Every function, in the order of its number. Where two names share one address, the earlier one names it.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Malloc,
         Self::Calloc,
         Self::Realloc,
@@ -56,6 +58,7 @@ impl AllocFunction {
         Self::Mallocx,
         Self::Rallocx,
         Self::Dallocx,
+        Self::Strdup,
     ];
 
     /// The value of the `function` label: the C symbol's name, or a word for a group of functions.
@@ -76,6 +79,7 @@ impl AllocFunction {
             Self::Mallocx => "mallocx",
             Self::Rallocx => "rallocx",
             Self::Dallocx => "dallocx",
+            Self::Strdup => "strdup",
         }
     }
 
@@ -114,13 +118,16 @@ pub enum AllocOp {
     Resize = 4,
     /// The same with several elements. Arguments: pointer, count, size of one.
     ResizeArray = 5,
+    /// Asks for a block to copy something into, of as many bytes as that has: no register tells how many. Argument: pointer to
+    /// what is copied; nothing happens if it is null.
+    AllocateCopy = 6,
 }
 
 impl AllocOp {
     /// How many arguments the operation reads.
     pub const fn arguments(self) -> usize {
         match self {
-            Self::Allocate | Self::Free => 1,
+            Self::Allocate | Self::AllocateCopy | Self::Free => 1,
             Self::AllocateArray | Self::AllocateAligned | Self::Resize => 2,
             Self::ResizeArray => 3,
         }
@@ -215,7 +222,7 @@ pub struct AllocCounts {
     pub frees: u64,
     /// Calls that give a block back and ask for another (`realloc` of a block): one free and one allocation.
     pub resizes: u64,
-    /// Bytes asked for by `allocations` and `resizes`.
+    /// Bytes asked for by `allocations` and `resizes`, without those of [`AllocOp::AllocateCopy`].
     pub bytes: u64,
     /// Calls that can't succeed (size above `PTRDIFF_MAX`, overflow of count times size, bad alignment). Not in `allocations`.
     pub refused: u64,

@@ -192,6 +192,24 @@ fn a_threads_own_record_is_counted_as_the_library_asks_for_it() {
 }
 
 #[test]
+fn who_only_looks_the_next_allocator_up_is_not_counted_besides() {
+    let program = if can_observe() { compiled("threads.c", &[]) } else { return };
+    let Some(program) = program else { return };
+    for (form, expected) in [("-DPLAIN", "counting"), ("-DCOPIES", "counting"), ("-DEARLY", "partly")] {
+        let Some(shim) = compiled("shim.c", &["-O2", "-shared", "-fPIC", form]) else { return };
+        let mut command = Command::new(&program);
+        command.args(["pairs", "2", "20000"]).env("LD_PRELOAD", &shim);
+        let helper = Helper::spawn(&mut command);
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", helper.pid())).expect("its maps");
+        assert!(maps.contains(shim.to_str().expect("it is text")), "{maps}");
+        let (counts, target) = observe(helper);
+        assert_eq!(counted(&target), truth(&counts), "{form}");
+        let (state, reason) = totals::state(&target);
+        assert_eq!(state, expected, "{form}: {reason}");
+    }
+}
+
+#[test]
 fn counting_begins_and_ends_at_one_instant() {
     let program = if can_observe() { compiled("one_block.c", &[]) } else { return };
     let Some(program) = program else { return };

@@ -126,12 +126,15 @@ fn classify(ctx: &ProbeContext, site: &AllocSite) -> Call {
     const FREE: u8 = AllocOp::Free as u8;
     const RESIZE: u8 = AllocOp::Resize as u8;
     const RESIZE_ARRAY: u8 = AllocOp::ResizeArray as u8;
+    const ALLOCATE_COPY: u8 = AllocOp::AllocateCopy as u8;
 
     let first = argument(ctx, site, 0);
     match site.op {
         ALLOCATE => allocation(first),
-        FREE if first == 0 => Call::Ignored,
+        FREE | ALLOCATE_COPY if first == 0 => Call::Ignored,
         FREE => Call::Free,
+        // How long a text is, is told by its bytes only.
+        ALLOCATE_COPY => Call::Allocation { bytes: 0 },
         ALLOCATE_ARRAY => product(first, argument(ctx, site, 1)).map_or(Call::Refused, allocation),
         ALLOCATE_ALIGNED => aligned(first, argument(ctx, site, 1), site.flags),
         RESIZE => resize(first, argument(ctx, site, 1), site.flags),

@@ -39,6 +39,19 @@ impl Candidate {
     }
 }
 
+/// What matters of the file that the names are in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct File<'a> {
+    /// Its own name as a library.
+    pub soname: Option<&'a str>,
+    /// It is known to be glibc's `libc.so`.
+    pub is_libc: bool,
+    /// A program that has everything in it, a C library as well.
+    pub is_static: bool,
+    /// It can be started.
+    pub is_program: bool,
+}
+
 /// What the names in a file say.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Candidates {
@@ -75,11 +88,11 @@ pub(super) fn functions(elf: &Elf<'_>) -> Vec<Function> {
 }
 
 impl Candidates {
-    /// Sorts the functions of a file. `soname` is the file's own name as a library; `libc`: it is known to be glibc's.
-    pub fn find(functions: &[Function], soname: Option<&str>, libc: bool) -> Self {
+    /// Sorts the functions of a file.
+    pub fn find(functions: &[Function], file: File<'_>) -> Self {
         // The dynamic linker's: up to glibc 2.31 it exports malloc, calloc, realloc and free (elf/dl-minimal.c), which are
         // in use only until libc.so is mapped and relocated; from then on libc's come first.
-        if soname.is_some_and(|name| name.starts_with("ld-linux") || name.starts_with("ld64")) {
+        if file.soname.is_some_and(|name| name.starts_with("ld-linux") || name.starts_with("ld64")) {
             return Self::default();
         }
         let mut by_prefix: BTreeMap<&str, Vec<(&Function, Role)>> = BTreeMap::new();
@@ -99,13 +112,13 @@ impl Candidates {
                 None => (),
             }
         }
-        by_prefix.retain(|prefix, members| is_an_allocator(prefix, members));
+        by_prefix.retain(|prefix, members| is_an_allocator(prefix, members, file.is_program));
         let has = |name: &str| companions.contains_key(name);
         let mut identities: BTreeMap<&str, Allocator> = BTreeMap::new();
         for (prefix, members) in &by_prefix {
             identities.insert(prefix, identify(prefix, members, &has));
         }
-        if libc && by_prefix.contains_key("") {
+        if file.is_libc && by_prefix.contains_key("") {
             identities.insert("", Allocator::Glibc);
         }
         // Names of several families at one address: the special one tells more than the plain one.
@@ -123,10 +136,19 @@ impl Candidates {
                 }
             }
         }
-        // glibc's malloc has that second name (malloc/malloc.c). A static program with another allocator may have both.
+        // glibc's malloc has that second name (malloc/malloc.c). A static program with another allocator may have both; in any
+        // other file they are another allocator's, which has taken that name, too.
         let hidden = address("__libc_", "malloc");
+        let holds_libc = file.is_libc || file.is_static;
+        if !holds_libc {
+            for prefix in ["", "__libc_"] {
+                if let Some(allocator @ Allocator::Glibc) = identities.get_mut(prefix) {
+                    *allocator = Allocator::Other;
+                }
+            }
+        }
         match identities.get("") {
-            Some(Allocator::Other) if hidden.is_some() && hidden == address("", "malloc") => {
+            Some(Allocator::Other) if holds_libc && hidden.is_some() && hidden == address("", "malloc") => {
                 identities.insert("", Allocator::Glibc);
             }
             Some(Allocator::Glibc) if hidden.is_some() && hidden != address("", "malloc") => {
@@ -165,6 +187,29 @@ impl Candidates {
         found
     }
 
+    /// Whether a client stands at an address.
+    pub fn is_client(&self, address: u64) -> bool {
+        self.clients.iter().any(|&(client, _)| client == address)
+    }
+
+    /// The plain names turn out to be this allocator's.
+    pub fn reveal(&mut self, allocator: Allocator) {
+        self.plain = Some(allocator);
+        let unknown = |candidate: &&mut Candidate| {
+            candidate.allocator == Allocator::Other && ["", "__libc_"].contains(&candidate.prefix.as_str())
+        };
+        for candidate in self.all.values_mut().filter(unknown) {
+            candidate.allocator = allocator;
+        }
+    }
+
+    /// The address of the plain `malloc`, if nobody knows whose it is.
+    pub fn unknown_malloc(&self) -> Option<u64> {
+        let malloc = |candidate: &&Candidate| candidate.names.iter().any(|name| name == "malloc");
+        let found = self.all.values().find(malloc).filter(|_| self.plain == Some(Allocator::Other));
+        found.map(|candidate| candidate.address)
+    }
+
     fn add(&mut self, function: &Function, role: Role, allocator: Allocator, prefix: &str, operator: bool) {
         if !function.default_version {
             return;
@@ -197,7 +242,7 @@ fn order(name: &str) -> (u8, u32, bool, String) {
 }
 
 /// Whether the functions with a prefix are an allocator's: some libraries have one function of such a name.
-fn is_an_allocator(prefix: &str, members: &[(&Function, Role)]) -> bool {
+fn is_an_allocator(prefix: &str, members: &[(&Function, Role)], is_program: bool) -> bool {
     let has =
         |base: &str| members.iter().any(|(function, _)| function.name.strip_prefix(prefix) == Some(base));
     if prefix == "mi_" || (!prefix.is_empty() && (has("mallocx") || has("sdallocx"))) {
@@ -206,7 +251,9 @@ fn is_an_allocator(prefix: &str, members: &[(&Function, Role)]) -> bool {
         let does = |kind| members.iter().any(|(_, role)| role.kind() == kind);
         return does(Kind::Allocating) && does(Kind::Freeing);
     }
-    has("malloc") && has("free") && (prefix.is_empty() || has("calloc") || has("realloc"))
+    // A program that never frees anything has no `free` in it, if everything is.
+    let frees = has("free") || (prefix.is_empty() && is_program);
+    has("malloc") && frees && (prefix.is_empty() || has("calloc") || has("realloc"))
 }
 
 fn identify(prefix: &str, members: &[(&Function, Role)], has: &dyn Fn(&str) -> bool) -> Allocator {

@@ -206,7 +206,7 @@ impl<'a> Elf<'a> {
     }
 
     /// The file's bytes from a virtual address to the end of its segment.
-    fn at(&self, address: u64) -> Option<&'a [u8]> {
+    pub(super) fn at(&self, address: u64) -> Option<&'a [u8]> {
         let segment = self.segments.iter().find(|s| s.holds(address))?;
         let start = usize::try_from(segment.file_offset_of(address)?).ok()?;
         let end = usize::try_from(segment.file_offset + segment.file_size).ok()?;

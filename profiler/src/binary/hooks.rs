@@ -8,16 +8,18 @@ use profiler_common::alloc::{
 };
 
 use super::callers::{Callers, Flows, Own};
-use super::candidates::{Candidate, Candidates, functions};
+use super::candidates::{Candidate, Candidates, File, functions};
 use super::elf::{Elf, Export};
+use super::forwards::Forwards;
 use super::goals::{Goal, Goals};
 use super::layers::{ALL_INSTRUCTIONS, Ground, ground};
 use super::names::{Kind, Meaning, meaning};
 use super::site::choose_in;
 use super::text::Text;
-use super::wrappers::{Ways, ways};
+use super::wrappers::{Ways, takes_itself, ways};
 use super::{
-    Allocator, BinaryError, Class, Function, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, transfers,
+    Allocator, BinaryError, Class, Function, Hook, LeftOut, LeftOutReason, LoaderHook, glibc, marks,
+    transfers,
 };
 
 /// The largest code of a library that is nothing but an allocator: jemalloc's and tcmalloc's have less than 1 MB.
@@ -45,7 +47,10 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
     let functions = functions(elf);
     let exports = elf.exports(&glibc::NAMES);
     let libc = glibc::is_libc(elf, &exports);
-    let candidates = Candidates::find(&functions, elf.soname.as_deref(), libc);
+    let is_static = elf.is_static();
+    let is_program = is_static || elf.interpreter().is_some();
+    let file = File { soname: elf.soname.as_deref(), is_libc: libc, is_static, is_program };
+    let mut candidates = Candidates::find(&functions, file);
     let loader = functions.iter().find(|function| function.name == "_dl_debug_state");
     if candidates.all.is_empty() && loader.is_none() {
         return Ok(Found::default());
@@ -56,6 +61,14 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
     let mut flows = Flows::new(&text);
     let mut found =
         Found { loader: loader.and_then(|function| loader_hook(&text, function)), ..Found::default() };
+    let imports = elf.imports();
+    let goals = Goals::new(&text, &elf.slots(), &imports);
+    if let Some(malloc) = candidates.unknown_malloc() {
+        let others = |address| candidates.all.contains_key(&address);
+        if let Some(allocator) = marks::allocator(elf, &text, &mut flows, &goals, malloc, &others) {
+            candidates.reveal(allocator);
+        }
+    }
     let mut rest: Vec<&Candidate> = candidates.all.values().take(MAX_CANDIDATES).collect();
     if candidates.plain == Some(Allocator::Glibc) {
         text.index()?;
@@ -67,8 +80,6 @@ pub(super) fn find(elf: &Elf<'_>) -> Result<Found, BinaryError> {
         (found.hooks, found.left_out) = glibc::hooks(&text, &mut flows, &exports, elf.slots(), own);
         rest.retain(|candidate| candidate.allocator != Allocator::Glibc || candidate.operator);
     }
-    let imports = elf.imports();
-    let goals = Goals::new(&text, &elf.slots(), &imports);
     // Whoever stands before another malloc and passes on to it has asked for its address (`RTLD_NEXT` in dlsym(3)).
     let asks = imports.iter().any(|(_, name)| [b"dlsym".as_slice(), b"dlvsym"].contains(name));
     let mut analysis = Analysis { elf, text: &text, goals: &goals, candidates: &candidates, asks, found };
@@ -128,16 +139,8 @@ struct Analysis<'e, 't, 'a> {
 impl<'t, 'a> Analysis<'_, 't, 'a> {
     /// Hooks those of the `rest` that are no wrappers.
     fn hook(&mut self, flows: &mut Flows<'t, 'a>, rest: &[&Candidate]) -> Result<(), BinaryError> {
-        let mut all: BTreeMap<u64, Ways<'a>> = rest
-            .iter()
-            .map(|candidate| {
-                let kin = |goal| self.is_kin(candidate, goal);
-                // posix_memalign returns 0 when it has succeeded.
-                let hands_out =
-                    (candidate.role.function != AllocFunction::PosixMemalign).then_some(candidate.kind());
-                (candidate.address, ways(self.text, self.goals, candidate.address, hands_out, &kin))
-            })
-            .collect();
+        let mut all: BTreeMap<u64, Ways<'a>> =
+            rest.iter().map(|candidate| (candidate.address, self.ways_of(candidate, false))).collect();
         break_circles(&mut all);
         let (wrappers, others): (Vec<&Candidate>, Vec<&Candidate>) =
             rest.iter().partition(|candidate| all[&candidate.address].is_wrapper());
@@ -150,10 +153,11 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
         let mut unsure: BTreeMap<&str, LeftOutReason> = BTreeMap::new();
         let mut budget = ALL_INSTRUCTIONS;
         for candidate in rest.iter().filter(|candidate| self.is_doubtful(candidate)) {
-            if let Some(reason) = self.why_not(flows, candidate, &all[&candidate.address], &mut budget) {
+            if let Some(reason) = self.stands_on(flows, candidate, &mut budget) {
                 unsure.entry(&candidate.prefix).or_insert(reason);
             }
         }
+        unsure.extend(self.forwards(rest, &all).map(|reason| ("", reason)));
         let mut hooked = Vec::new();
         for candidate in others {
             match unsure.get(candidate.prefix.as_str()).filter(|_| self.is_doubtful(candidate)) {
@@ -189,22 +193,15 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             self.place(flows, &callers, candidate, wrappers);
         }
         for (address, name) in &self.candidates.clients {
-            let passes_on = |goal| match goal {
-                Goal::Inside(other) => {
-                    self.candidates.all.get(&other).is_some_and(|other| other.kind() != Kind::Freeing)
-                        || self
-                            .candidates
-                            .clients
-                            .iter()
-                            .any(|&(client, _)| client == other && other != *address)
-                }
-                _ => false,
-            };
-            if ways(self.text, self.goals, *address, Some(Kind::Allocating), &passes_on).is_wrapper() {
-                continue;
+            let asks = |goal| self.candidates.all.contains_key(&goal) || self.candidates.is_client(goal);
+            if takes_itself(self.text, self.goals, *address, &asks) {
+                let layer = super::Layer::Allocator(Allocator::Mimalloc);
+                self.found.left_out.push(LeftOut {
+                    layer,
+                    name: name.clone(),
+                    reason: LeftOutReason::Client,
+                });
             }
-            let layer = super::Layer::Allocator(Allocator::Mimalloc);
-            self.found.left_out.push(LeftOut { layer, name: name.clone(), reason: LeftOutReason::Client });
         }
         Ok(())
     }
@@ -225,7 +222,7 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             Err(error) => return self.leave_out(candidate, LeftOutReason::NoSite(error)),
         };
         registers[..places.len()].copy_from_slice(&places);
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = unknown(candidate).map(str::to_owned).into_iter().collect();
         if !flow.complete {
             notes.push("the function is too long to be followed to its ends".to_string());
         }
@@ -280,16 +277,43 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
         candidate.allocator == Allocator::Other
     }
 
-    /// Why the functions of a candidate's group aren't hooked although not all are wrappers.
-    fn why_not(
+    /// A candidate's ways. `pointers`: what goes through one gets to another function of the kind.
+    fn ways_of(&self, candidate: &Candidate, pointers: bool) -> Ways<'a> {
+        let kin = |goal| (pointers && goal == Goal::Unknown) || self.is_kin(candidate, goal);
+        // posix_memalign returns 0 when it has succeeded.
+        let hands_out = (candidate.role.function != AllocFunction::PosixMemalign).then_some(candidate.kind());
+        ways(self.text, self.goals, candidate.address, hands_out, &kin)
+    }
+
+    /// Why the functions with plain names aren't hooked although not `all` are wrappers: whoever stands before another malloc
+    /// would be counted twice.
+    fn forwards(&self, rest: &[&Candidate], all: &BTreeMap<u64, Ways<'a>>) -> Option<LeftOutReason> {
+        let others = |address| self.candidates.all.contains_key(&address);
+        let mut forwards = Forwards::new(self.text, self.goals, &others);
+        let plain = || {
+            let doubtful = self.asks && self.candidates.plain.is_some();
+            let here = rest.iter().filter(move |candidate| doubtful && candidate.prefix.is_empty());
+            here.filter(|candidate| self.is_doubtful(candidate))
+        };
+        // What is given back isn't told from what a callback gets to see.
+        let mut allocating = plain().filter(|candidate| candidate.kind() == Kind::Allocating);
+        allocating.find(|candidate| forwards.may(candidate.address, candidate.registers()[0]))?;
+        let mut whole = plain().map(|candidate| {
+            all[&candidate.address].is_wrapper() || self.ways_of(candidate, true).is_wrapper()
+        });
+        Some(if whole.all(|whole| whole) { LeftOutReason::Forwards } else { LeftOutReason::MayForward })
+    }
+
+    /// Why the functions of a candidate's group aren't hooked although not all are wrappers: with a prefix of their own, they
+    /// may stand on another allocator.
+    fn stands_on(
         &self,
         flows: &mut Flows<'t, 'a>,
         candidate: &Candidate,
-        ways: &Ways<'a>,
         budget: &mut usize,
     ) -> Option<LeftOutReason> {
         if candidate.prefix.is_empty() && self.candidates.plain.is_some() {
-            return (ways.unknown && self.asks).then_some(LeftOutReason::Forwards);
+            return None;
         }
         let other = |address| {
             let other = self.candidates.all.get(&address).filter(|other| other.prefix != candidate.prefix)?;
@@ -356,6 +380,24 @@ fn inner(all: &BTreeMap<u64, Ways<'_>>, wrapper: u64) -> Option<u64> {
         }
     }
     (at != wrapper).then_some(at)
+}
+
+/// What nobody can tell of a function's calls.
+fn unknown(candidate: &Candidate) -> Option<&'static str> {
+    match (candidate.role.op, candidate.allocator) {
+        (AllocOp::AllocateCopy, _) => {
+            Some("how many bytes it asks for is in no register: its blocks are counted without their bytes")
+        }
+        (AllocOp::Resize | AllocOp::ResizeArray, Allocator::Other) => {
+            Some("of an unknown allocator: a block resized to nothing is taken for one that is given back")
+        }
+        (AllocOp::AllocateAligned, Allocator::Other)
+            if candidate.role.function != AllocFunction::PosixMemalign =>
+        {
+            Some("of an unknown allocator: an alignment that is no power of two is taken for granted")
+        }
+        _ => None,
+    }
 }
 
 /// How a function treats what the C standard leaves open. Each was tried with the versions of Debian 12.

@@ -9,8 +9,10 @@
 //! - [`text`]: the code and an index of its direct branches.
 //! - [`flow`]: what can be reached from a function's entry.
 //! - [`site`]: the instruction on which a function is probed.
-//! - `names`: what the names of allocator functions mean; `candidates`: which allocators a file holds.
-//! - `goals`: where branches lead to; `wrappers`: functions that only pass calls on; `layers`: code that stands on an allocator.
+//! - `names`: what the names of allocator functions mean; `candidates`: which allocators a file holds; `marks`: the same by the
+//!   texts that code refers to.
+//! - `goals`: where branches lead to; `wrappers`: functions that only pass calls on; `layers`: code that stands on an allocator;
+//!   `forwards`: code that leaves its calls to something behind a pointer.
 //! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
 //! - `glibc`: everything together for glibc; `hooks`: for all others.
 //! - [`python`]: the allocator interfaces of a Python interpreter.
@@ -21,11 +23,13 @@ mod debug_file;
 mod elf;
 mod error;
 pub mod flow;
+mod forwards;
 mod glibc;
 mod goals;
 mod hooks;
 mod identity;
 mod layers;
+mod marks;
 mod minidebug;
 mod names;
 pub mod python;
@@ -305,12 +309,18 @@ pub enum LeftOutReason {
     /// It goes on through a pointer, to nobody knows where: to count it could be to count twice.
     #[error("it passes its calls on through a pointer; what they get to is counted there")]
     Forwards,
+    /// Some of its ways go on like that, others don't: it may be an allocator with a hook in it, or one that only helps itself
+    /// until it has found the next.
+    #[error(
+        "it may pass its calls on through a pointer: what they get to is counted there, and what it does itself is not"
+    )]
+    MayForward,
     /// It takes its memory from another allocator, which is counted.
     #[error("it stands on another allocator's {0}, where its calls are counted as that one sees them")]
     StandsOn(String),
-    /// It asks for blocks in the program's name, but its arguments don't tell of how many bytes.
+    /// It takes blocks in the program's name without a call, but its arguments don't tell when.
     #[error(
-        "its arguments don't tell how much it asks for: what it takes from the allocator without a call isn't counted"
+        "its arguments don't tell when it takes a block: what it takes from the allocator without a call isn't counted"
     )]
     Client,
     /// There is no place to probe.

@@ -39,7 +39,9 @@ impl Role {
 
     pub const fn kind(&self) -> Kind {
         match self.op {
-            AllocOp::Allocate | AllocOp::AllocateArray | AllocOp::AllocateAligned => Kind::Allocating,
+            AllocOp::Allocate | AllocOp::AllocateArray | AllocOp::AllocateAligned | AllocOp::AllocateCopy => {
+                Kind::Allocating
+            }
             AllocOp::Resize | AllocOp::ResizeArray => Kind::Resizing,
             AllocOp::Free => Kind::Freeing,
         }
@@ -60,7 +62,7 @@ pub(super) enum Family<'a> {
 pub(super) enum Meaning<'a> {
     /// A function whose calls may be counted.
     Role(Family<'a>, Role),
-    /// A function of an allocator's library that asks for blocks in the program's name, as `mi_strdup`; how much, its
+    /// A function of an allocator's library that asks for blocks in the program's name, as `mi_realpath`; whether, its
     /// arguments don't tell.
     Client(Family<'a>),
     /// A name that tells which allocator it is.
@@ -103,7 +105,7 @@ const C_NAMES: [(&str, Role); 18] = [
 ];
 
 /// What mimalloc has besides, behind `mi_`; also behind `mi_heap_`, where a heap comes first.
-const MIMALLOC_NAMES: [(&str, Role); 32] = [
+const MIMALLOC_NAMES: [(&str, Role); 36] = [
     ("zalloc", role(F::Malloc, O::Allocate, ALLOCATE)),
     ("malloc_small", role(F::Malloc, O::Allocate, ALLOCATE)),
     ("zalloc_small", role(F::Malloc, O::Allocate, ALLOCATE)),
@@ -130,6 +132,10 @@ const MIMALLOC_NAMES: [(&str, Role); 32] = [
     ("free_size_aligned", role(F::Free, O::Free, ALLOCATE)),
     ("free_aligned", role(F::Free, O::Free, ALLOCATE)),
     ("alloc_new", role(F::OperatorNew, O::Allocate, ALLOCATE)),
+    ("strdup", role(F::Strdup, O::AllocateCopy, ALLOCATE)),
+    ("strndup", role(F::Strdup, O::AllocateCopy, ALLOCATE)),
+    ("mbsdup", role(F::Strdup, O::AllocateCopy, ALLOCATE)),
+    ("wcsdup", role(F::Strdup, O::AllocateCopy, ALLOCATE)),
     // Since version 3: the same, telling the block's real size through a pointer behind all other arguments.
     ("umalloc", role(F::Malloc, O::Allocate, ALLOCATE)),
     ("umalloc_small", role(F::Malloc, O::Allocate, ALLOCATE)),
@@ -152,9 +158,8 @@ const MIMALLOC_OPERATORS: [(&str, Role); 8] = [
     ("heap_alloc_new_n", role(F::OperatorNew, O::AllocateArray, [1, 2, 3])),
 ];
 
-/// mimalloc's functions that allocate for the program what their arguments don't tell; behind `mi_` or `mi_heap_`.
-const MIMALLOC_CLIENTS: [&str; 8] =
-    ["strdup", "strndup", "realpath", "wcsdup", "mbsdup", "dupenv_s", "wdupenv_s", "reallocarr"];
+/// mimalloc's functions that allocate for the program, or don't, as their arguments don't tell; behind `mi_` or `mi_heap_`.
+const MIMALLOC_CLIENTS: [&str; 4] = ["realpath", "dupenv_s", "wdupenv_s", "reallocarr"];
 
 /// How the names end by which a prefix shows: no allocator is without them.
 const SIGNS: [&str; 3] = ["malloc", "mallocx", "sdallocx"];

@@ -139,6 +139,43 @@ pub(super) fn ways<'a>(
     found
 }
 
+/// Whether a function may take blocks without a call of another one that does: whether it gets to code of this file that
+/// does more than look. `asks`: whether a function at an address is one that takes blocks by its name.
+pub(super) fn takes_itself(
+    text: &Text<'_>,
+    goals: &Goals<'_, '_>,
+    entry: u64,
+    asks: &dyn Fn(u64) -> bool,
+) -> bool {
+    let mut harmless = Harmless::default();
+    let mut seen = HashSet::new();
+    let mut open = vec![entry];
+    while let Some(at) = open.pop() {
+        if !seen.insert(at) {
+            continue;
+        }
+        let Some(instruction) = text.decode(at).filter(|_| seen.len() < MAX_INSTRUCTIONS) else {
+            return true;
+        };
+        let jumps = instruction.flow_control() == FlowControl::UnconditionalBranch;
+        if is_branch(&instruction) {
+            let call = matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+            match goals.of(&instruction) {
+                Goal::Imported(_) => (),
+                Goal::Inside(target) if target != entry && asks(target) => (),
+                Goal::Inside(target) if !call => open.push(target),
+                goal if is_harmless(text, goals, goal, &mut harmless, 0) => (),
+                _ => return true,
+            }
+        }
+        let next = instruction.next_ip();
+        if !jumps && !ends_path(&instruction) && !text.is_start(next) {
+            open.push(next);
+        }
+    }
+    false
+}
+
 fn is_branch(instruction: &Instruction) -> bool {
     match instruction.flow_control() {
         FlowControl::ConditionalBranch

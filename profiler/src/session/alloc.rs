@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_common::alloc::AllocSite;
+use profiler_common::alloc::{AllocCounts, AllocSite};
 
 use super::{
     SessionError,
@@ -14,8 +14,6 @@ use super::{
     placed::{PlacedObject, PlacedSite, in_place, site_info},
     python::PythonWatch,
 };
-use profiler_common::alloc::AllocCounts;
-
 use crate::{
     binary::{Image, Layer, LeftOut, LeftOutReason, python::Bytes},
     kernel::{AllocLink, Kernel, LoaderLink, SitePlan},
@@ -308,8 +306,10 @@ impl AllocWatch {
         };
         let of_python = image.python.iter().flat_map(|python| &python.left_out);
         for LeftOut { layer, name, reason } in image.left_out.iter().chain(of_python) {
-            if let LeftOutReason::NoSite(error) = reason {
-                note(Some(*layer), name, error.to_string());
+            // The others' calls are counted somewhere else.
+            if matches!(reason, LeftOutReason::NoSite(_) | LeftOutReason::MayForward | LeftOutReason::Client)
+            {
+                note(Some(*layer), name, reason.to_string());
             }
         }
         if let Some(reason) = image.lacks_symbols() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use profiler_common::alloc::{BAD_ALIGNMENT_FAILS, NULL_FAILS, Register, ZERO_RESIZES};
+use profiler_common::alloc::{AllocOp, BAD_ALIGNMENT_FAILS, NULL_FAILS, Register, ZERO_RESIZES};
 
 use super::built::Workshop;
 use super::library;
@@ -141,13 +141,18 @@ fn mimalloc_of_debian_12() {
     assert_eq!(malloc.site.kind, SiteKind::Emulated);
     // It moves a block by giving the old one back.
     assert!(!hook(&image, "mi_free").internal_calls.is_empty());
-    assert_eq!(notes(&image), <[&String; 0]>::default());
-    assert!(
-        image
-            .left_out
-            .iter()
-            .any(|left| left.name == "mi_heap_strdup" && left.reason == LeftOutReason::Client)
-    );
+    for wrapper in ["mi_strdup", "mi_strndup", "mi_mbsdup", "mi_wcsdup"] {
+        assert!(is_wrapper(&image, wrapper), "{wrapper}");
+    }
+    // A text's length is in no register; all else is exact.
+    for hook in &image.hooks {
+        let copies = ["mi_heap_strdup", "mi_heap_strndup"].contains(&hook.names[0].as_str());
+        assert_eq!(hook.op == AllocOp::AllocateCopy, copies, "{hook:x?}");
+        let notes: &[&str] = if copies { &["how many bytes"] } else { &[] };
+        assert!(hook.notes.len() == notes.len() && hook.notes.iter().zip(notes).all(|(a, b)| a.contains(b)));
+    }
+    // They take their blocks by calls of the others.
+    assert!(image.left_out.iter().all(|left| left.reason != LeftOutReason::Client), "{:?}", image.left_out);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod libraries;
 mod names;
 mod python;
 mod recipe;
+mod shims;
 mod sites;
 mod symbol_damage;
 mod symbol_files;

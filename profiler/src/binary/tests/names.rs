@@ -9,7 +9,7 @@ fn the_arguments_of_each_function() {
     use AllocFunction as F;
     use AllocOp as O;
     use Register::{Rcx, Rdi, Rdx, Rsi};
-    let cases: [(&str, &str, F, O, &[Register]); 24] = [
+    let cases: [(&str, &str, F, O, &[Register]); 27] = [
         ("malloc", "", F::Malloc, O::Allocate, &[Rdi]),
         ("calloc", "", F::Calloc, O::AllocateArray, &[Rdi, Rsi]),
         ("realloc", "", F::Realloc, O::Resize, &[Rdi, Rsi]),
@@ -33,6 +33,9 @@ fn the_arguments_of_each_function() {
         ("mi_heap_alloc_new_n", "mi_", F::OperatorNew, O::AllocateArray, &[Rsi, Rdx]),
         ("mi_new_reallocn", "mi_", F::Reallocarray, O::ResizeArray, &[Rdi, Rsi, Rdx]),
         ("mi_free_size_aligned", "mi_", F::Free, O::Free, &[Rdi]),
+        ("mi_strdup", "mi_", F::Strdup, O::AllocateCopy, &[Rdi]),
+        ("mi_heap_strndup", "mi_", F::Strdup, O::AllocateCopy, &[Rsi]),
+        ("mi_theap_strdup", "mi_", F::Strdup, O::AllocateCopy, &[Rsi]),
         ("mi_zalloc_small", "mi_", F::Malloc, O::Allocate, &[Rdi]),
     ];
     for (name, prefix, function, op, registers) in cases {
@@ -71,7 +74,7 @@ fn names_that_only_look_like_it() {
     {
         assert!(!matches!(meaning(name), Some(Meaning::Role(..))), "{name}");
     }
-    assert!(matches!(meaning("mi_heap_strdup"), Some(Meaning::Client(_))));
+    assert!(matches!(meaning("mi_heap_realpath"), Some(Meaning::Client(_))));
     // Of the many that end in `free`, none is a sign of an allocator.
     assert!(sign("SSL_free").is_none() && sign("free").is_none());
     assert!(sign("je_malloc").is_some() && sign("mi_free").is_some() && sign("_rjem_sdallocx").is_some());

@@ -1,6 +1,6 @@
 //! Functions that pass their calls on, and those that only look like it.
 
-use profiler_common::alloc::AllocFunction;
+use profiler_common::alloc::{AllocFunction, AllocOp, Register};
 
 use super::recipe::{POP_RBX, PUSH_RBX, RET, TEST_RDI};
 use super::{Assembler, Object};
@@ -258,6 +258,50 @@ fn prefixes_of_allocators_and_others() {
     assert_eq!(layer(&["_rjem_mallocx", "_rjem_sdallocx"]), Some(Layer::Allocator(Allocator::Jemalloc)));
     assert_eq!(layer(&["mi_malloc_aligned", "mi_free"]), Some(Layer::Allocator(Allocator::Mimalloc)));
     assert_eq!(layer(&["mi_free"]), None);
+}
+
+#[test]
+fn functions_that_copy_a_text() {
+    let functions = &["mi_malloc", "mi_free", "mi_heap_strdup", "mi_strdup", "mi_mbsdup"];
+    let (_, image) = library(functions, &[], |code| {
+        code.function("mi_malloc");
+        work(code).function("mi_free");
+        work(code).function("mi_heap_strdup").raw(PUSH_RBX).raw(POP_RBX);
+        work(code).function("mi_strdup").jmp("mi_heap_strdup");
+        code.function("mi_mbsdup").raw(PUSH_RBX).call("mi_malloc").raw(POP_RBX).raw(RET);
+    });
+    assert_eq!(hooked(&image), ["mi_malloc", "mi_free", "mi_heap_strdup"]);
+    let hook = &image.hooks[2];
+    assert_eq!((hook.function, hook.op), (AllocFunction::Strdup, AllocOp::AllocateCopy));
+    assert_eq!(hook.registers[0], Register::Rsi, "the heap comes first");
+    assert!(hook.notes.iter().any(|note| note.contains("without their bytes")), "{hook:x?}");
+    assert_eq!(reason(&image, "mi_strdup"), Some(LeftOutReason::WrapperOf(AllocFunction::Strdup)));
+    assert_eq!(reason(&image, "mi_mbsdup"), Some(LeftOutReason::WrapperOf(AllocFunction::Malloc)));
+}
+
+#[test]
+fn who_takes_blocks_without_a_call_is_told_of() {
+    let functions = &["mi_malloc", "mi_free", "mi_realpath", "mi_dupenv_s", "mi_reallocarr"];
+    let (_, image) = library(functions, &["handler@plt"], |code| {
+        code.function("mi_malloc");
+        work(code).function("mi_free");
+        work(code).function("pool");
+        work(code);
+        // Asks another object and the allocator's public function.
+        code.function("mi_realpath")
+            .raw(PUSH_RBX)
+            .call("handler@plt")
+            .call("mi_malloc")
+            .raw(POP_RBX)
+            .raw(RET);
+        // Takes it from within.
+        code.function("mi_dupenv_s").raw(PUSH_RBX).call("handler@plt").call("pool").raw(POP_RBX).raw(RET);
+        // Isn't there at all.
+        code.function("mi_reallocarr").raw(&[0x31, 0xc0]).raw(RET);
+    });
+    let clients: Vec<&str> = image.left_out.iter().map(|left| left.name.as_str()).collect();
+    assert_eq!(clients, ["mi_dupenv_s"]);
+    assert_eq!(reason(&image, "mi_dupenv_s"), Some(LeftOutReason::Client));
 }
 
 #[test]

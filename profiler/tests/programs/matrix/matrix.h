@@ -49,6 +49,8 @@ struct giver {
 
 static struct {
     uint64_t allocations, frees, bytes;
+    /* Those of the bytes that no argument tells. */
+    uint64_t copied;
 } counts;
 
 static void add(uint64_t *counter, uint64_t number)
@@ -378,9 +380,10 @@ static void work_in_parts(const struct part *parts, size_t length)
         if (i > 0 && !hear(line, sizeof line))
             _exit(0);
         parts[i].work();
-        say("{\"part\":\"%s\",\"more\":%s,\"allocations\":%lu,\"frees\":%lu,\"bytes\":%lu}", parts[i].name,
+        say("{\"part\":\"%s\",\"more\":%s,\"allocations\":%lu,\"frees\":%lu,\"bytes\":%lu,\"copied\":%lu}",
+            parts[i].name,
             i + 1 < length ? "true" : "false", (unsigned long)counts.allocations, (unsigned long)counts.frees,
-            (unsigned long)counts.bytes);
+            (unsigned long)counts.bytes, (unsigned long)counts.copied);
     }
     wait_for_the_end();
 }

@@ -98,11 +98,20 @@ static size_t small(struct slot *s)
     return s->size;
 }
 
-static char *copied(struct slot *s)
+static const char text[] = "a text of some length";
+static const unsigned short wide[] = { 'w', 'i', 'd', 'e', 0 };
+
+/* How long a copy is, only the copied text tells. */
+static char *copied(struct slot *s, char *block, size_t size)
 {
-    static const char text[] = "a text of some length";
-    s->size = sizeof text;
-    return mi_strdup(text);
+    s->size = size;
+    add(&counts.copied, size);
+    return block;
+}
+
+static size_t fixed(struct slot *s, size_t size)
+{
+    return s->size = size;
 }
 
 /* A block whose ninth byte is the aligned one. */
@@ -124,7 +133,12 @@ MAKER(by_mi_realloc, mi_realloc(NULL, n))
 MAKER(by_mi_new, mi_new(n))
 MAKER(by_mi_new_n, mi_new_n(eights(s), 8))
 MAKER(by_mi_new_nothrow, mi_new_nothrow(n))
-MAKER(by_mi_strdup, copied(s))
+MAKER(by_mi_strdup, copied(s, mi_strdup(text), sizeof text))
+MAKER(by_mi_strndup, copied(s, mi_strndup(text, 6), 7))
+MAKER(by_mi_heap_strdup, copied(s, mi_heap_strdup(HEAP, text), sizeof text))
+MAKER(by_mi_heap_strndup, copied(s, mi_heap_strndup(HEAP, text, 6), 7))
+MAKER(by_mi_mbsdup, copied(s, (char *)mi_mbsdup((const unsigned char *)text), sizeof text))
+MAKER(by_mi_wcsdup, fixed(s, sizeof wide) ? mi_wcsdup(wide) : NULL)
 MAKER(by_mi_heap_malloc, mi_heap_malloc(HEAP, n))
 MAKER(by_mi_heap_zalloc, mi_heap_zalloc(HEAP, n))
 MAKER(by_mi_heap_calloc, mi_heap_calloc(HEAP, eights(s), 8))
@@ -162,13 +176,15 @@ GIVER(to_none_and_mi_free, {
     unused = mi_usable_size(s->block);
     unused = mi_good_size(s->size);
     unused = (size_t)mi_expand(s->block, s->size);
+    unused = (size_t)mi_strdup(NULL);
     mi_free(s->block);
 })
 
 static const struct maker own_makers[] = { { by_mi_malloc, PLAIN }, { by_mi_malloc_small, PLAIN },
     { by_mi_zalloc, PLAIN }, { by_mi_zalloc_small, PLAIN }, { by_mi_calloc, PLAIN }, { by_mi_mallocn, PLAIN },
     { by_mi_realloc, PLAIN }, { by_mi_new, PLAIN }, { by_mi_new_n, PLAIN }, { by_mi_new_nothrow, PLAIN },
-    { by_mi_strdup, PLAIN }, { by_mi_heap_malloc, PLAIN }, { by_mi_heap_zalloc, PLAIN },
+    { by_mi_strdup, PLAIN }, { by_mi_strndup, PLAIN }, { by_mi_heap_strdup, PLAIN }, { by_mi_heap_strndup, PLAIN },
+    { by_mi_mbsdup, PLAIN }, { by_mi_wcsdup, PLAIN }, { by_mi_heap_malloc, PLAIN }, { by_mi_heap_zalloc, PLAIN },
     { by_mi_heap_calloc, PLAIN }, { by_mi_heap_mallocn, PLAIN }, { by_mi_heap_malloc_small, PLAIN },
     { by_mi_heap_malloc_aligned, ALIGNED }, { by_mi_malloc_aligned, ALIGNED }, { by_mi_malloc_aligned_at, CHANGED },
     { by_mi_zalloc_aligned, ALIGNED }, { by_mi_calloc_aligned, ALIGNED }, { by_mi_memalign, ALIGNED },
