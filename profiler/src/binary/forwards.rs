@@ -12,12 +12,12 @@ use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAcc
 use super::goals::{Goal, Goals};
 use super::text::{Text, ends_path};
 
-/// Instructions that are looked at for one file, some of them more than once.
-const MAX_STEPS: usize = 1 << 18;
+/// Instructions that are looked at for one file, some of them more than once. All of jemalloc takes 13,000.
+const MAX_STEPS: usize = 1 << 16;
 /// How deep functions are looked into that get the argument.
 const MAX_DEPTH: usize = 3;
-/// Places of one function's stack that are kept in mind.
-const MAX_PLACES: usize = 256;
+/// Places of one function's stack that are kept in mind: compilers make one or two of an argument.
+const MAX_PLACES: usize = 32;
 /// What a called function leaves as it was (System V ABI for x86-64, 3.2.1).
 const KEPT_BY_CALLS: [Register; 6] =
     [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];

@@ -328,6 +328,20 @@ pub enum LeftOutReason {
     NoSite(SiteError),
 }
 
+impl LeftOutReason {
+    /// Whether calls are counted nowhere because of it, or perhaps nowhere.
+    pub const fn loses_calls(&self) -> bool {
+        match self {
+            Self::NoSite(_) | Self::MayForward | Self::Client => true,
+            Self::Missing
+            | Self::SameAddressAs(_)
+            | Self::WrapperOf(_)
+            | Self::Forwards
+            | Self::StandsOn(_) => false,
+        }
+    }
+}
+
 /// Analyses a file's contents, with the help of its debug file if there is one (see [`check_debug_file`]).
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use super::{
     python::PythonWatch,
 };
 use crate::{
-    binary::{Image, Layer, LeftOut, LeftOutReason, python::Bytes},
+    binary::{Image, Layer, python::Bytes},
     kernel::{AllocLink, Kernel, LoaderLink, SitePlan},
     snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, Unhooked},
     target::{MappedObject, PinnedObject, Process, TargetError},
@@ -305,12 +305,8 @@ impl AllocWatch {
             }
         };
         let of_python = image.python.iter().flat_map(|python| &python.left_out);
-        for LeftOut { layer, name, reason } in image.left_out.iter().chain(of_python) {
-            // The others' calls are counted somewhere else.
-            if matches!(reason, LeftOutReason::NoSite(_) | LeftOutReason::MayForward | LeftOutReason::Client)
-            {
-                note(Some(*layer), name, reason.to_string());
-            }
+        for left in image.left_out.iter().chain(of_python).filter(|left| left.reason.loses_calls()) {
+            note(Some(left.layer), &left.name, left.reason.to_string());
         }
         if let Some(reason) = image.lacks_symbols() {
             note(None, "", reason.to_owned());
