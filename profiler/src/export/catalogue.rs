@@ -55,7 +55,7 @@ families! {
     FREES: Counter "profiler_frees_total" ["target", "allocator", "function"]
         "Calls that give a block back, since attach, by allocator and function. free(NULL) is none; a realloc that resizes a block is one allocation and one free. Exact.";
     ALLOCATED_BYTES: Counter "profiler_allocated_bytes_total" ["target", "allocator"]
-        "Bytes asked for by the calls in profiler_allocations_total. Exact as requested; what the allocator rounds up to is not in it.";
+        "Bytes asked for by the calls in profiler_allocations_total. Exact as requested; what the allocator rounds up to is not in it, nor what mimalloc's strdup and its like copy.";
     REFUSED: Counter "profiler_allocations_refused_total" ["target", "allocator", "function"]
         "Calls that can't succeed whatever memory there is: more than PTRDIFF_MAX bytes, count times size overflows, alignment not allowed. Not in profiler_allocations_total. An overflow in reallocarray never gets to a probe and is in neither.";
     LIVE_OBJECTS: Gauge "profiler_live_objects" ["target", "allocator"]
