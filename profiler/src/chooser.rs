@@ -21,6 +21,9 @@ use crate::{
 /// How often `/proc` is compared with what is observed.
 const RESCAN: Duration = Duration::from_secs(10);
 
+/// So many ancestors are remembered of whom a process may have its memory.
+const ANCESTORS: usize = 4;
+
 /// Why a process is observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
@@ -37,9 +40,9 @@ enum Why {
 struct Kin {
     /// The target of its children.
     group: Arc<str>,
-    /// Whose live objects its children have: its own, or an ancestor's if it isn't observed itself; `None` once such a one
-    /// has replaced its program.
-    heir_of: Option<u32>,
+    /// Whose live objects its children have: those of the first of these that is observed. Itself, if it is or was, and its
+    /// ancestors since the last one that has replaced its program.
+    heir_of: Vec<u32>,
 }
 
 /// How a process came to be observed.
@@ -49,8 +52,8 @@ struct Origin {
     group: Option<Arc<str>>,
     /// From when on its calls should have been counted, if that is known.
     at_ns: Option<u64>,
-    /// Whose live objects it has.
-    heir_of: Option<u32>,
+    /// Whose live objects it has: as in [`Kin`].
+    heir_of: Vec<u32>,
 }
 
 /// Keeps the observed processes in step with the wish.
@@ -102,7 +105,7 @@ impl Chooser {
             let found = scan(&selection)?;
             if self.choice.existing {
                 for mut facts in found.processes {
-                    let origin = Origin { why: Why::Matches, group: None, at_ns: None, heir_of: None };
+                    let origin = Origin { why: Why::Matches, group: None, at_ns: None, heir_of: Vec::new() };
                     self.take_up(session, &mut facts, origin);
                 }
             }
@@ -118,7 +121,7 @@ impl Chooser {
         }
         for pid in session.followed() {
             if let Some(group) = session.group_of(pid) {
-                self.note_kin(pid, group, Some(pid));
+                self.note_kin(pid, group, vec![pid]);
             }
         }
         self.adopt_children(session, false)
@@ -161,14 +164,15 @@ impl Chooser {
             Err(error) => return session.not_adopted(pid, &error.into()),
         };
         let chosen = Chosen { process, group: Arc::clone(&group), follow: self.choice.children };
-        if session.adopt(chosen, at_ns, heir_of) {
+        if session.adopt(chosen, at_ns, &heir_of) {
             self.why.insert(pid, why);
-            self.note_kin(pid, group, Some(pid));
+            let heirs = std::iter::once(pid).chain(heir_of).take(ANCESTORS).collect();
+            self.note_kin(pid, group, heirs);
         }
     }
 
     /// The children of this process will be followed, if children are.
-    fn note_kin(&mut self, pid: u32, group: Arc<str>, heir_of: Option<u32>) {
+    fn note_kin(&mut self, pid: u32, group: Arc<str>, heir_of: Vec<u32>) {
         if self.choice.children {
             self.family.insert(pid, Kin { group, heir_of });
         }
@@ -184,7 +188,7 @@ impl Chooser {
             Event::Fork { parent, child, at_ns } => {
                 if let Some(Kin { group, heir_of }) = self.family.get(&parent).cloned() {
                     // Even if it is gone already: it may have children.
-                    self.note_kin(child, Arc::clone(&group), heir_of);
+                    self.note_kin(child, Arc::clone(&group), heir_of.clone());
                     let (group, at_ns) = (Some(group), Some(at_ns));
                     self.consider(session, child, Origin { why: Why::Child, group, at_ns, heir_of });
                 } else {
@@ -196,11 +200,14 @@ impl Chooser {
             }
             Event::Exec { pid, at_ns, by_main_thread, .. } if session.observes(pid) => {
                 session.replaced(pid, by_main_thread, at_ns)?;
+                if let Some(kin) = self.family.get_mut(&pid) {
+                    kin.heir_of = vec![pid];
+                }
                 self.reconsider(session, pid, at_ns)?;
             }
             Event::Exec { pid, at_ns, .. } => {
                 if let Some(kin) = self.family.get_mut(&pid) {
-                    kin.heir_of = None;
+                    kin.heir_of.clear();
                 }
                 self.consider_stranger(session, pid, at_ns);
             }
@@ -216,7 +223,7 @@ impl Chooser {
     /// A process that has nothing to do with those that are observed has begun a program: should it be observed?
     fn consider_stranger(&mut self, session: &mut Session, pid: u32, at_ns: u64) {
         if self.looks_for_new() {
-            let origin = Origin { why: Why::Matches, group: None, at_ns: Some(at_ns), heir_of: None };
+            let origin = Origin { why: Why::Matches, group: None, at_ns: Some(at_ns), heir_of: Vec::new() };
             self.consider(session, pid, origin);
         }
     }
@@ -252,7 +259,7 @@ impl Chooser {
         };
         if session.group_of(pid).is_some_and(|group| *group != *group_name(&mut facts, by)) {
             session.release(pid)?;
-            let origin = Origin { why, group: None, at_ns: Some(at_ns), heir_of: None };
+            let origin = Origin { why, group: None, at_ns: Some(at_ns), heir_of: Vec::new() };
             self.take_up(session, &mut facts, origin);
         }
         Ok(())
@@ -275,7 +282,11 @@ impl Chooser {
                 let group = session.follows(facts.parent);
                 // What it has inherited can be told of a child that was just forked only.
                 let at_ns = facts.started_ns().filter(|_| missed);
-                self.take_up(session, &mut facts, Origin { why: Why::Child, group, at_ns, heir_of: None });
+                self.take_up(
+                    session,
+                    &mut facts,
+                    Origin { why: Why::Child, group, at_ns, heir_of: Vec::new() },
+                );
             }
             // A whole family may have been missed.
             rest = others;
@@ -298,7 +309,7 @@ impl Chooser {
         if let Some(selection) = self.choice.selection.clone().filter(|_| self.choice.newcomers) {
             for mut facts in scan(&selection)?.processes {
                 let at_ns = facts.started_ns();
-                let origin = Origin { why: Why::Matches, group: None, at_ns, heir_of: None };
+                let origin = Origin { why: Why::Matches, group: None, at_ns, heir_of: Vec::new() };
                 self.take_up(session, &mut facts, origin);
             }
         }

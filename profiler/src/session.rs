@@ -14,7 +14,7 @@ mod slots;
 mod strays;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -188,10 +188,10 @@ impl Session {
     }
 
     /// Begins to observe a process that nobody has named: failing is counted and told in the log. `at_ns`: the moment of
-    /// the kernel's clock from which on its calls should have been counted; `None` if that is now. `parent`: whose live
-    /// objects it has inherited. Returns whether it is observed.
-    pub fn adopt(&mut self, chosen: Chosen, at_ns: Option<u64>, parent: Option<u32>) -> bool {
-        let inherited = parent.and_then(|pid| self.live_objects_of(pid)).unwrap_or_default();
+    /// the kernel's clock from which on its calls should have been counted; `None` if that is now. `heir_of`: the first
+    /// of these that is observed has left it its live objects. Returns whether it is observed.
+    pub fn adopt(&mut self, chosen: Chosen, at_ns: Option<u64>, heir_of: &[u32]) -> bool {
+        let inherited = heir_of.iter().find_map(|pid| self.live_objects_of(*pid)).unwrap_or_default();
         let pid = chosen.process.pid();
         let ago = at_ns.map_or(Duration::ZERO, group::since);
         match self.begin(chosen, Birth { ago, inherited }) {
@@ -351,7 +351,7 @@ impl Session {
             Some(kernel) if self.plan.stalls => ThreadReading::take(kernel, slots)?,
             _ => ThreadReading::default(),
         };
-        let mut parts: Vec<(Arc<str>, Part)> = Vec::with_capacity(self.watched.len());
+        let mut parts: HashMap<Arc<str>, Vec<Part>> = HashMap::new();
         let mut losses = self.earlier;
         for mut watched in std::mem::take(&mut self.watched) {
             if !watched.has_ended() {
@@ -363,17 +363,15 @@ impl Session {
             if watched.is_over(&part) {
                 self.conclude(watched, part)?;
             } else {
-                parts.push((Arc::clone(&watched.group), part));
+                parts.entry(Arc::clone(&watched.group)).or_default().push(part);
                 self.watched.push(watched);
             }
         }
         self.forgotten += group::forget(&mut self.groups, self.slots.all() as usize);
-        let targets = self.groups.iter().map(|group| {
-            let (mine, others) =
-                std::mem::take(&mut parts).into_iter().partition(|(name, _)| *name == group.name);
-            parts = others;
-            group.snapshot(mine.into_iter().map(|(_, part): (_, Part)| part).collect(), taken)
-        });
+        let targets = self
+            .groups
+            .iter()
+            .map(|group| group.snapshot(parts.remove(&group.name).unwrap_or_default(), taken));
         let targets = targets.collect();
         Ok(Snapshot {
             taken_at: SystemTime::now(),
@@ -452,8 +450,9 @@ impl Session {
 
     /// Takes a reading back in.
     pub fn detail_done(&mut self, result: DetailResult, interval: Duration) {
+        let sharers = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
         if let Some(watched) = self.watched.iter_mut().find(|watched| watched.is_of(&result)) {
-            watched.detail_done(result, interval);
+            watched.detail_done(result, interval, sharers);
         }
     }
 

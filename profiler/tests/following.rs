@@ -4,6 +4,8 @@
 mod common;
 
 use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -52,7 +54,13 @@ fn workers_that_come_and_go_are_one_target_whose_totals_never_sink() {
         until_counted(&watching, 6);
         let counts = family.tell("go");
         let now = watching.now();
-        assert_eq!(totals(&now), truth(counts), "round {round}");
+        let in_memory: Vec<_> = now["processes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| (one["pid"].as_u64(), breakpoints(one["pid"].as_u64().expect("an id") as u32)))
+            .collect();
+        assert_eq!(totals(&now), truth(counts), "round {round}: breakpoints in {in_memory:?}");
         // Each child has what its parent had, and half of its own.
         assert_eq!(live(&now), 6 * 1000 + 5 * 150, "round {round}");
         seen += 5;
@@ -104,6 +112,38 @@ fn children_that_nobody_asked_for_are_not_counted() {
     family.tell("end");
     let finished = watching.finish();
     assert_eq!((totals(finished.target()), &finished.target()["processes_seen"]), ((10, 0), &Value::from(1)));
+}
+
+/// Bytes of a process's C library that aren't those of the file: code isn't relocated, so these are breakpoints.
+fn breakpoints(pid: u32) -> usize {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
+    let code =
+        maps.lines().find(|line| line.contains("r-xp") && line.contains("/libc.so")).expect("a C library");
+    let fields: Vec<&str> = code.split_whitespace().collect();
+    let hex = |text| u64::from_str_radix(text, 16).expect("a number");
+    let (start, end) = fields[0].split_once('-').expect("a range");
+    let length = usize::try_from(hex(end) - hex(start)).expect("a length");
+    let (mut is, mut should_be) = (vec![0; length], vec![0; length]);
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("its memory");
+    memory.read_exact_at(&mut is, hex(start)).expect("its code");
+    let file = File::open(fields[5]).expect("its file");
+    let _length = file.read_at(&mut should_be, hex(fields[2])).expect("its file");
+    is.iter().zip(&should_be).filter(|(is, should_be)| is != should_be).count()
+}
+
+#[test]
+fn a_child_that_nobody_asked_for_is_freed_of_breakpoints_and_its_parent_is_not() {
+    let Some(program) = compiled("forks.c", &[]).filter(|_| common::can_observe()) else { return };
+    let mut helper = Helper::start::<&str>(&program, &[]);
+    let watching = Watching::process(helper.pid());
+    let own = breakpoints(helper.pid());
+    assert!(own >= 8, "{own}");
+    let child = helper.work()["child"].as_u64().expect("an id") as u32;
+    let asked = Instant::now();
+    assert!(within(LONG, || breakpoints(child) == 0), "{} are left", breakpoints(child));
+    println!("without breakpoints after at most {:?}", asked.elapsed());
+    assert_eq!(breakpoints(helper.pid()), own);
+    watching.finish();
 }
 
 #[test]

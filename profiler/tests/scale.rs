@@ -113,12 +113,12 @@ fn a_killed_profiler_of_many_targets_leaves_nothing() {
 }
 
 /// Many children that live for an instant; what is said of them has to add up.
-fn storm(choose: &[&str], family: &mut Family, name: &str, events_only: bool) {
+fn storm(choose: &[&str], family: &mut Family, name: &str, life_ms: u32, events_only: bool) {
     let watching = Watching::chosen_by(&[choose, &["--interval", "200ms"]].concat());
     until(&watching, "it begins", |all| target(all, name).is_some_and(|one| counted_processes(one) == 1));
     let descriptors = size_of(watching.pid()).0;
     let before = family.tell("report");
-    family.0.tell("storm 1500 1000");
+    family.0.tell(&format!("storm 1500 1000 {life_ms}"));
     let (mut slowest, mut times) = (Duration::ZERO, 0);
     let began = Instant::now();
     // While it goes on, it answers.
@@ -182,7 +182,9 @@ fn a_storm_of_children_is_survived_and_adds_up() {
     let name = names.name("one");
     let mut family = Family::start(&program);
     let pid = family.pid().to_string();
-    storm(&["--pid", &pid, "--children"], &mut family, &name, true);
+    for life_ms in [0, 100] {
+        storm(&["--pid", &pid, "--children"], &mut family, &name, life_ms, true);
+    }
 }
 
 #[test]
@@ -192,7 +194,7 @@ fn a_storm_of_processes_of_one_name_is_survived() {
     let name = names.name("one");
     let mut family = Family::start(&program);
     // One that has ended before it was looked at has no name any more.
-    storm(&["--comm", &format!("^{name}$")], &mut family, &name, false);
+    storm(&["--comm", &format!("^{name}$")], &mut family, &name, 20, false);
 }
 
 #[test]
@@ -214,5 +216,6 @@ fn one_among_five_hundred_is_found_within_a_second() {
     // What it needs, whoever else is at work.
     let least = times.iter().map(|(_, cpu)| *cpu).fold(f64::MAX, f64::min);
     assert!(least < 1.0, "{times:?}");
+    many.tell("go");
     many.tell("end");
 }

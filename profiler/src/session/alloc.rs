@@ -251,7 +251,10 @@ impl AllocWatch {
         let objects = process.mapped_objects()?;
         let mapped: HashSet<FileId> = objects.iter().map(MappedObject::id).collect();
         if mapped.is_empty() {
-            // It is ending, or its main thread has ended and others go on: nothing is known, and nothing has changed.
+            // It is ending or just beginning, or its main thread has ended and others go on: nothing is known.
+            if self.state == AllocState::Off {
+                self.state = AllocState::NotCounting("nothing is mapped yet".to_owned());
+            }
             return Ok(mapped);
         }
         self.nothing_in.retain(|id| mapped.contains(id));

@@ -90,7 +90,8 @@ impl Group {
         if living == 0 {
             self.ended = Some(Instant::now());
         }
-        self.last = Some((part.process, part.alloc));
+        // Whether or not it runs on: to this target it doesn't belong any more.
+        self.last = Some((ProcessSnapshot { up: false, ..part.process }, part.alloc));
     }
 
     /// When the last of its processes ended; `None` while one lives.

@@ -19,8 +19,8 @@ use crate::{
     target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
 };
 
-/// Dear figures are read again after this many times the time they took, so that they cost the target and us at most
-/// half a percent of a CPU.
+/// Dear figures are read again after this many times the time they took for each process that is observed, so that they
+/// cost all targets and us at most half a percent of a CPU together.
 const DETAIL_PACE: u32 = 200;
 /// How long the last events of an ended process may take to arrive.
 const LAST_EVENTS: Duration = Duration::from_millis(100);
@@ -237,12 +237,13 @@ impl Watched {
         Arc::ptr_eq(&self.process, &result.process)
     }
 
-    /// Takes a reading back in.
-    pub fn detail_done(&mut self, result: DetailResult, interval: Duration) {
+    /// Takes a reading back in. `sharers`: how many processes share what such readings may cost.
+    pub fn detail_done(&mut self, result: DetailResult, interval: Duration, sharers: u32) {
         let now = Instant::now();
         self.detail.reading = false;
         self.detail.tally = result.tally;
-        self.detail.due = now.checked_add(interval.max(result.took.saturating_mul(DETAIL_PACE)));
+        let pause = result.took.saturating_mul(DETAIL_PACE).saturating_mul(sharers);
+        self.detail.due = now.checked_add(interval.max(pause));
         if let Some(detail) = result.detail {
             self.detail.last = Some((detail, now));
         }

@@ -5,7 +5,8 @@
  *   eager N BLOCKS          the same, but they don't wait for `go`
  *   daemon BLOCKS           a child whose parent, a child of ours, has ended at once
  *   become WAIT PATH        a child that replaces itself, at `go` if it is to wait, and ends at `end`
- *   storm N MICROSECONDS    makes children that allocate 10 blocks and end, with pauses in between
+ *   storm N PAUSE LIFE      makes children with pauses (microseconds) in between; each allocates 10 blocks, before and after
+ *                           its life (milliseconds)
  *   exec PATH, thread PATH  replaces itself; by its main thread, or by another
  *   load PATH PREFIX, own N, unload   a library with an allocator of its own, and N blocks of that
  * Answers with the counts. */
@@ -158,12 +159,15 @@ static void make_daemon(unsigned long blocks)
     children++;
 }
 
-static void storm(unsigned count, long pause_us)
+static void storm(unsigned count, long pause_us, long life_ms)
 {
     struct timespec pause = { 0, pause_us * 1000 };
     for (unsigned i = 0; i < count; i++) {
         pid_t child = fork();
         if (child == 0) {
+            allocate(10);
+            if (life_ms > 0)
+                sleep_ms(life_ms);
             allocate(10);
             _exit(0);
         }
@@ -237,8 +241,8 @@ int main(int argc, char **argv)
         tell();
     }
     while (hear(line, sizeof line)) {
-        unsigned long first = 0, second = 0;
-        sscanf(line, "%15s %lu %lu", word, &first, &second);
+        unsigned long first = 0, second = 0, third = 0;
+        sscanf(line, "%15s %lu %lu %lu", word, &first, &second, &third);
         if (strcmp(word, "allocate") == 0) {
             allocate(first);
         } else if (strcmp(word, "release") == 0) {
@@ -257,7 +261,7 @@ int main(int argc, char **argv)
             let_go(&shared->end);
             reap();
         } else if (strcmp(word, "storm") == 0) {
-            storm((unsigned)first, (long)second);
+            storm((unsigned)first, (long)second, (long)third);
         } else if (sscanf(line, "become %lu %3999s", &first, path) == 2) {
             spawn_other(first != 0, path);
         } else if (sscanf(line, "exec %3999s", path) == 1) {
