@@ -57,6 +57,8 @@ pub(super) struct AllocWatch {
     /// When the present program began, and how many of the looks at it have been made.
     looks: Option<(Instant, usize)>,
     next_slow_look: Instant,
+    /// Nothing is counted for the time being.
+    paused: bool,
     /// When what was unloaded is taken away: a while after it was told, for it may come again.
     clear_up: Option<Instant>,
     /// What was last complained of: a process that loads and unloads all the time must not fill the log.
@@ -88,6 +90,7 @@ impl AllocWatch {
             epoch: 0,
             looks: None,
             next_slow_look: Instant::now() + SLOW_LOOK,
+            paused: false,
             clear_up: None,
             complaint: String::new(),
             nothing_in: HashSet::new(),
@@ -318,6 +321,9 @@ impl AllocWatch {
 
     /// Finds out whether calls are counted now, and ends a gap if they are.
     fn judge(&mut self, process: &Process, mapped: &HashSet<FileId>) {
+        if self.paused {
+            return;
+        }
         let counts = |object: &&PlacedObject| {
             let of_allocator = |site: &PlacedSite| matches!(site.info.layer, Layer::Allocator(_));
             mapped.contains(&object.id) && object.sites.iter().any(of_allocator)
@@ -430,9 +436,24 @@ impl AllocWatch {
         &self.state
     }
 
-    /// Says that nothing is counted any more.
-    pub(super) fn give_up(&mut self, reason: &str) {
-        self.state = AllocState::NotCounting(reason.to_owned());
+    /// Nothing is counted for the time being, because of this.
+    pub(super) fn pause(&mut self, kernel: &mut Kernel, reason: &str) {
+        if self.state != AllocState::Off {
+            self.stop(kernel);
+            self.paused = true;
+            self.uncounted_since.get_or_insert_with(Instant::now);
+            self.state = AllocState::NotCounting(reason.to_owned());
+        }
+    }
+
+    /// The reason for a pause, if there was one, is gone.
+    pub(super) fn go_on(&mut self, kernel: &mut Kernel) {
+        if std::mem::take(&mut self.paused) {
+            if let Err(error) = self.start(kernel) {
+                tracing::warn!("{error}");
+            }
+            self.looks = Some((Instant::now(), 0));
+        }
     }
 }
 

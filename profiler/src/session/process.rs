@@ -172,10 +172,12 @@ impl Watched {
             if headless {
                 // The kernel goes by that thread's memory: single probes are gone at once (kernel/trace/trace_uprobe.c,
                 // uprobe_perf_filter), those of a link as soon as another process's probes of the file are taken away.
-                self.alloc.stop(kernel);
-                self.alloc.give_up("its main thread has ended, and with it the kernel takes the probes away");
+                self.alloc
+                    .pause(kernel, "its main thread has ended, and with it the kernel takes the probes away");
                 return gone;
             }
+            // It was in the middle of an execve by another thread.
+            self.alloc.go_on(kernel);
             gone = self.alloc.keep_up(kernel, images, &self.process);
         }
         // Without memory, the kernel says zero; that is no size. It is ending, or only its main thread has ended.
