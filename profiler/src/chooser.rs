@@ -14,10 +14,14 @@ use anyhow::bail;
 use crate::{
     config::{Choice, ChosenPid},
     kernel::Event,
-    session::{Chosen, Session},
-    target::{GroupBy, Process, ProcessFacts, Selection, group_name, scan},
+    session::{Chosen, Session, SessionError},
+    target::{GroupBy, Process, ProcessFacts, Selection, TargetError, group_name, scan},
 };
 
+/// Start times are told in hundredths of a second; two of them, in nanoseconds.
+const CLOCK_GRAIN: u64 = 20_000_000;
+/// Processes of which it is remembered that they couldn't be observed.
+const REFUSALS: usize = 8192;
 /// How often `/proc` is compared with what is observed.
 const RESCAN: Duration = Duration::from_secs(10);
 
@@ -62,13 +66,21 @@ pub struct Chooser {
     why: HashMap<u32, Why>,
     /// By id, until their end is told: also those that ended before they could be observed, as their children don't.
     family: HashMap<u32, Kin>,
+    /// By id and start time: those that couldn't be observed, and are counted.
+    refused: HashSet<(u32, u64)>,
     next_scan: Instant,
 }
 
 impl Chooser {
     /// Nothing is observed yet.
     pub fn new(choice: Choice) -> Self {
-        Self { choice, why: HashMap::new(), family: HashMap::new(), next_scan: Instant::now() + RESCAN }
+        Self {
+            choice,
+            why: HashMap::new(),
+            family: HashMap::new(),
+            refused: HashSet::new(),
+            next_scan: Instant::now() + RESCAN,
+        }
     }
 
     /// Nothing is looked for; children of what is observed may be followed.
@@ -161,13 +173,26 @@ impl Chooser {
         };
         let process = match facts.open() {
             Ok(process) => process,
-            Err(error) => return session.not_adopted(pid, &error.into()),
+            Err(error) => return self.refuse(session, facts, &error.into()),
         };
         let chosen = Chosen { process, group: Arc::clone(&group), follow: self.choice.children };
-        if session.adopt(chosen, at_ns, &heir_of) {
-            self.why.insert(pid, why);
-            let heirs = std::iter::once(pid).chain(heir_of).take(ANCESTORS).collect();
-            self.note_kin(pid, group, heirs);
+        match session.adopt(chosen, at_ns, &heir_of) {
+            Ok(()) => {
+                self.why.insert(pid, why);
+                let heirs = std::iter::once(pid).chain(heir_of).take(ANCESTORS).collect();
+                self.note_kin(pid, group, heirs);
+            }
+            Err(error) => self.refuse(session, facts, &error),
+        }
+    }
+
+    /// Counts a process that can't be observed, once however often it is tried.
+    fn refuse(&mut self, session: &mut Session, facts: &ProcessFacts, error: &SessionError) {
+        if self.refused.len() >= REFUSALS {
+            self.refused.clear();
+        }
+        if self.refused.insert((facts.pid, facts.start_ticks)) {
+            session.not_adopted(facts.pid, error);
         }
     }
 
@@ -214,6 +239,7 @@ impl Chooser {
             Event::Exit { pid, .. } => {
                 self.why.remove(&pid);
                 self.family.remove(&pid);
+                session.ended(pid);
             }
             Event::Loaded { pid, at_ns, .. } => session.loaded(pid, at_ns)?,
         }
@@ -236,6 +262,10 @@ impl Chooser {
             Err(error) if origin.why == Why::Child => return session.not_adopted(pid, &error.into()),
             Err(_) => return,
         };
+        if origin.at_ns.zip(facts.started_ns()).is_some_and(|(at, started)| started > at + CLOCK_GRAIN) {
+            // The one that was told of is gone, and its id belongs to another.
+            return session.not_adopted(pid, &TargetError::Gone(pid).into());
+        }
         let selection = self.choice.selection.as_ref();
         if origin.why == Why::Child || selection.is_some_and(|selection| selection.matches(&mut facts)) {
             self.take_up(session, &mut facts, origin);

@@ -169,7 +169,13 @@ impl Sampler {
                 session.keep_up();
             }
             if chooser.due().is_some_and(|due| due <= now) {
-                chooser.keep_up(session)?;
+                if let Err(error) = chooser.keep_up(session) {
+                    // The next look may succeed.
+                    tracing::warn!("{error:#}");
+                }
+            }
+            if let Some(ended) = session.sample_due() {
+                due = due.min(ended);
             }
             let wakes = [deadline, session.due(), chooser.due(), Some(now + ALIVE_CHECK)];
             let wake = wakes.into_iter().flatten().fold(due, Instant::min);

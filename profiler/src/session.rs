@@ -32,7 +32,7 @@ use crate::{
 };
 
 use alloc::Links;
-use group::{Group, Part};
+use group::{Counters, Group, Part};
 pub use images::{Analysis, FileId, Images};
 use ledger::ThreadReading;
 use process::{Birth, Watched};
@@ -69,6 +69,9 @@ impl SessionError {
     }
 }
 
+/// Processes that have left a target of which that is remembered.
+const LEFT: usize = 4096;
+
 /// Reasons why a chosen process is not observed.
 const NOT_OBSERVED: [&str; 3] = ["max_targets", "ended_before", "failed"];
 
@@ -82,6 +85,8 @@ pub struct Session {
     slots: Slots,
     not_observed: [u64; NOT_OBSERVED.len()],
     forgotten: u64,
+    /// Processes that have left a target and run on: when they started, and what /proc had counted of them.
+    left: HashMap<u32, (f64, Counters)>,
     /// Losses of processes that are no longer observed.
     earlier: Losses,
     own: Option<Process>,
@@ -142,6 +147,7 @@ impl Session {
             slots: Slots::new(targets),
             not_observed: [0; NOT_OBSERVED.len()],
             forgotten: 0,
+            left: HashMap::new(),
             earlier: Losses::default(),
             own,
         })
@@ -187,20 +193,21 @@ impl Session {
         self.begin(chosen, Birth::default())
     }
 
-    /// Begins to observe a process that nobody has named: failing is counted and told in the log. `at_ns`: the moment of
-    /// the kernel's clock from which on its calls should have been counted; `None` if that is now. `heir_of`: the first
-    /// of these that is observed has left it its live objects. Returns whether it is observed.
-    pub fn adopt(&mut self, chosen: Chosen, at_ns: Option<u64>, heir_of: &[u32]) -> bool {
+    /// Begins to observe a process that nobody has named. `at_ns`: the moment of the kernel's clock from which on its calls
+    /// should have been counted; `None` if that is now. `heir_of`: the first of these that is observed has left it its live
+    /// objects.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::attach`].
+    pub fn adopt(&mut self, chosen: Chosen, at_ns: Option<u64>, heir_of: &[u32]) -> Result<(), SessionError> {
         let inherited = heir_of.iter().find_map(|pid| self.live_objects_of(*pid)).unwrap_or_default();
-        let pid = chosen.process.pid();
         let ago = at_ns.map_or(Duration::ZERO, group::since);
-        match self.begin(chosen, Birth { ago, inherited }) {
-            Ok(_) => true,
-            Err(error) => {
-                self.not_adopted(pid, &error);
-                false
-            }
-        }
+        let pid = chosen.process.pid();
+        let start = chosen.process.usage()?.start_time_seconds;
+        let left = self.left.remove(&pid).filter(|(known, _)| *known == start);
+        let counted = left.map(|(_, counters)| counters).unwrap_or_default();
+        self.begin(chosen, Birth { ago, inherited, counted }).map(|_| ())
     }
 
     /// Counts a process that should have been observed.
@@ -283,7 +290,7 @@ impl Session {
         if let Some(kernel) = &self.kernel {
             // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
             watched.alloc.read(kernel)?;
-            let gone = watched.alloc.began_anew(by_main_thread, group::since(at_ns));
+            let gone = watched.alloc.began_anew(kernel, by_main_thread, group::since(at_ns));
             self.slots.drop_links(gone);
         }
         Ok(())
@@ -318,10 +325,22 @@ impl Session {
         self.watched.iter_mut().any(|watched| !watched.has_ended())
     }
 
+    /// A process has ended.
+    pub fn ended(&mut self, pid: u32) {
+        if let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) {
+            watched.has_ended();
+        }
+    }
+
+    /// When a sample is due because a process has ended: until then it keeps its place.
+    pub fn sample_due(&self) -> Option<Instant> {
+        self.watched.iter().filter_map(Watched::over_at).min()
+    }
+
     /// When there is something to be looked at again.
     pub fn due(&self) -> Option<Instant> {
-        let dues = self.watched.iter().flat_map(|watched| [Some(watched.alloc.due()), watched.strays.due()]);
-        dues.flatten().min()
+        self.kernel.as_ref()?;
+        self.watched.iter().flat_map(|watched| [watched.alloc.due(), watched.strays.due()]).flatten().min()
     }
 
     /// Looks again at what is due.
@@ -334,7 +353,9 @@ impl Session {
             }
             let gone = watched.alloc.keep_up(kernel, &mut self.images, &watched.process);
             self.slots.drop_links(gone);
-            watched.strays.sweep(kernel, &watched.process, &watched.alloc.places());
+            for probes in watched.strays.sweep(kernel, &watched.process, &watched.alloc.places()) {
+                self.slots.drop_links((Vec::new(), Some(probes)));
+            }
         }
     }
 
@@ -352,20 +373,29 @@ impl Session {
             _ => ThreadReading::default(),
         };
         let mut parts: HashMap<Arc<str>, Vec<Part>> = HashMap::new();
+        let mut over = Vec::new();
         let mut losses = self.earlier;
         for mut watched in std::mem::take(&mut self.watched) {
             if !watched.has_ended() {
                 let gone = watched.refresh(self.kernel.as_mut(), &mut self.images);
                 self.slots.drop_links(gone);
             }
-            let part = watched.read(&mut self.kernel, &mut reading)?;
             losses.add(&watched);
-            if watched.is_over(&part) {
-                self.conclude(watched, part)?;
-            } else {
-                parts.entry(Arc::clone(&watched.group)).or_default().push(part);
-                self.watched.push(watched);
+            match watched.read(&mut self.kernel, &mut reading) {
+                Ok(part) if watched.is_over(&part) => over.push((watched, part)),
+                Ok(part) => {
+                    parts.entry(Arc::clone(&watched.group)).or_default().push(part);
+                    self.watched.push(watched);
+                }
+                Err(error) => {
+                    tracing::warn!("process {}: {error}", watched.info.pid);
+                    self.watched.push(watched);
+                }
             }
+        }
+        // Only now is it known who else lives.
+        for (watched, part) in over {
+            self.conclude(watched, part)?;
         }
         self.forgotten += group::forget(&mut self.groups, self.slots.all() as usize);
         let targets = self
@@ -439,6 +469,12 @@ impl Session {
             _ => ThreadReading::default(),
         };
         let part = watched.read(&mut self.kernel, &mut reading)?;
+        if self.left.len() >= LEFT {
+            self.left.clear();
+        }
+        if let Some(start) = watched.start() {
+            self.left.insert(pid, (start, watched.counters()));
+        }
         self.conclude(watched, part)
     }
 

@@ -51,6 +51,10 @@ pub struct TargetSnapshot {
     pub processes_seen: u64,
     /// How long it has been observed: since its first process was, until now or the end of the last.
     pub observed: Duration,
+    /// CPU time that its processes have used, those that ended included (as of their last sample).
+    pub cpu_seconds: f64,
+    /// Their page faults, without and with I/O.
+    pub faults: (u64, u64),
     /// What /proc says; `None` when no process lives.
     pub usage: Option<ProcessUsage>,
     /// What /proc says of what is dear to read, and when the oldest part of that was read.

@@ -111,7 +111,7 @@ pub struct Options {
     /// Processes of this unit of systemd.
     #[arg(long, value_name = "NAME.service", help_heading = "Which processes")]
     pub unit: Vec<String>,
-    /// Observe the processes that they fork, too, from their first moment.
+    /// Observe the processes that they fork, too; a child is counted some milliseconds after its start, and the time is told.
     #[arg(long, help_heading = "Which processes")]
     pub children: bool,
     /// Of those that match, only processes that start from now on.

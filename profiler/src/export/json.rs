@@ -48,6 +48,11 @@ struct Target<'a> {
     threads_ended: Option<u64>,
     stalls: Option<Vec<Stalls>>,
     mappings: Option<Vec<Mapping>>,
+    /// Of all processes, those that ended included.
+    cpu_seconds: f64,
+    minor_faults: u64,
+    major_faults: u64,
+    /// Of the living.
     process: Option<ProcessFigures>,
     sites: Vec<Site<'a>>,
     unhooked: Vec<NotHooked<'a>>,
@@ -235,6 +240,9 @@ fn target(target: &TargetSnapshot) -> Target<'_> {
             .mappings
             .as_ref()
             .map(|counts| MappingKind::ALL.map(|kind| mapping(kind, counts)).to_vec()),
+        cpu_seconds: target.cpu_seconds,
+        minor_faults: target.faults.0,
+        major_faults: target.faults.1,
         process: process(target),
         sites: alloc.sites.iter().map(|site| self::site(site)).collect(),
         unhooked: unhooked.collect(),

@@ -363,12 +363,13 @@ fn usage(out: &mut Families, families: &UsageFamilies, labels: &[&str], usage: &
 
 fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
     let name = &*target.name;
+    out.value(&c::PROCESS_CPU, &[name], target.cpu_seconds);
+    out.count(&c::PROCESS_FAULTS, &[name, "minor"], target.faults.0);
+    out.count(&c::PROCESS_FAULTS, &[name, "major"], target.faults.1);
     if let Some(figures) = &target.usage {
         usage(out, &TARGET, &[name], figures);
         out.count(&c::PROCESS_ANONYMOUS, &[name], figures.anonymous_memory_bytes);
         out.count(&c::PROCESS_SWAP, &[name], figures.swap_bytes);
-        out.count(&c::PROCESS_FAULTS, &[name, "minor"], figures.minor_faults);
-        out.count(&c::PROCESS_FAULTS, &[name, "major"], figures.major_faults);
     }
     if let Some((detail, read_at)) = &target.detail {
         if let Some(memory) = detail.memory {
@@ -412,6 +413,8 @@ mod tests {
             processes: vec![ProcessSnapshot { info, up: true, alloc: AllocState::Counting }],
             processes_seen: 1,
             observed: Duration::from_secs(2),
+            cpu_seconds: 0.0,
+            faults: (0, 0),
             usage: None,
             detail: None,
             alloc: AllocSnapshot {

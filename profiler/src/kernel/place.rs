@@ -21,7 +21,7 @@ use aya::{
 use aya_obj::Object;
 
 use super::{
-    Kernel, KernelError,
+    Kernel, KernelError, LoaderLink,
     loader::OBJECT,
     sys::{Point, link_uprobe_multi, load_uprobe_multi},
 };
@@ -206,19 +206,23 @@ impl Kernel {
     /// Only needed where probes are placed by one link (single ones are removed by the kernel at the first hit), and where
     /// the child stays. The kernel looks through all processes when a probe is taken away, and leaves those breakpoints only
     /// that somebody wants (kernel/events/uprobes.c, `register_for_each_vma`); so a probe is added and taken away, which
-    /// takes tens of milliseconds. The target's own stay.
+    /// takes tens of milliseconds: it happens when what is returned is dropped. The target's own stay.
     ///
     /// # Errors
     ///
     /// If the kernel refuses the probes.
-    pub fn sweep_forks(&mut self, pid: u32, file: &Path, file_offsets: &[u64]) -> Result<(), KernelError> {
+    pub fn sweep_forks(
+        &mut self,
+        pid: u32,
+        file: &Path,
+        file_offsets: &[u64],
+    ) -> Result<Option<LoaderLink>, KernelError> {
         if self.multi.is_none() || file_offsets.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let points: Vec<_> =
             file_offsets.iter().map(|&file_offset| Point { file_offset, cookie: 0 }).collect();
-        drop(self.place("empty", pid, file, &points)?);
-        Ok(())
+        Ok(Some(LoaderLink(self.place("empty", pid, file, &points)?)))
     }
 
     fn place_singly(

@@ -128,7 +128,7 @@ impl AsFd for EventReader {
 
 /// The probe on a process's dynamic linker. It goes away when this is dropped.
 #[expect(dead_code, reason = "held, so that the probe stays")]
-pub struct LoaderLink(Probes);
+pub struct LoaderLink(pub(super) Probes);
 
 impl Kernel {
     /// Whether the kernel side tells what happens to processes. If not, [`Kernel::epoch`] stands still, no event ever comes,

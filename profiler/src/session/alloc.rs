@@ -142,9 +142,12 @@ impl AllocWatch {
     }
 
     /// When the mapped files should be looked at next.
-    pub(super) fn due(&self) -> Instant {
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.state == AllocState::Off {
+            return None;
+        }
         let look = self.looks.and_then(|(began, made)| Some(began + *LOOKS.get(made)?));
-        [look, self.clear_up].into_iter().flatten().fold(self.next_slow_look, Instant::min)
+        Some([look, self.clear_up].into_iter().flatten().fold(self.next_slow_look, Instant::min))
     }
 
     /// More is known of files than at the last look.
@@ -156,7 +159,7 @@ impl AllocWatch {
 
     /// Looks at the mapped files if that is due.
     pub(super) fn keep_up(&mut self, kernel: &mut Kernel, images: &mut Images, process: &Process) -> Links {
-        if self.state == AllocState::Off || Instant::now() < self.due() {
+        if self.due().is_none_or(|due| Instant::now() < due) {
             return (Vec::new(), None);
         }
         let made = self.looks.map(|(began, made)| (began, made + 1));
@@ -172,7 +175,7 @@ impl AllocWatch {
         let (kept, gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.objects).into_iter().partition(|object| mapped.contains(&object.id));
         self.objects = kept;
-        (self.retire(gone), loader)
+        (self.retire(kernel, gone), loader)
     }
 
     /// Objects were loaded or unloaded: hooks what is new at once, and takes away later what is gone.
@@ -194,10 +197,13 @@ impl AllocWatch {
         })
     }
 
-    /// Keeps what these have counted.
-    fn retire(&mut self, gone: Vec<PlacedObject>) -> Vec<AllocLink> {
+    /// Keeps what these have counted, to the last call.
+    fn retire(&mut self, kernel: &Kernel, mut gone: Vec<PlacedObject>) -> Vec<AllocLink> {
         let mut sums = AllocSnapshot { functions: std::mem::take(&mut self.earlier), ..Default::default() };
-        for site in gone.iter().flat_map(|object| &object.sites) {
+        for site in gone.iter_mut().flat_map(|object| &mut object.sites) {
+            if let Err(error) = site.read(kernel) {
+                tracing::warn!("{error}");
+            }
             sums.add_functions(&[site.functions()]);
         }
         self.earlier = sums.functions;
@@ -206,7 +212,7 @@ impl AllocWatch {
 
     /// The process has replaced its program so long ago, which a reading has noticed if it was watched then. Unless its main
     /// thread did that, the probes are dead: all of them come again with the next look.
-    pub(super) fn began_anew(&mut self, by_main_thread: bool, ago: Duration) -> Links {
+    pub(super) fn began_anew(&mut self, kernel: &Kernel, by_main_thread: bool, ago: Duration) -> Links {
         self.inherited.clear();
         let now = Instant::now();
         let began = now.checked_sub(ago).unwrap_or(now);
@@ -217,13 +223,13 @@ impl AllocWatch {
         self.uncounted_since = Some(began);
         self.looks = Some((now, 0));
         self.nothing_in.clear();
-        self.leave()
+        self.leave(kernel)
     }
 
     /// The probes are dead, or of no more use: what they have counted stays.
-    pub(super) fn leave(&mut self) -> Links {
+    pub(super) fn leave(&mut self, kernel: &Kernel) -> Links {
         let objects = std::mem::take(&mut self.objects);
-        (self.retire(objects), self.loader.take().map(|(_, link)| link))
+        (self.retire(kernel, objects), self.loader.take().map(|(_, link)| link))
     }
 
     /// Where probes are: the files, and places in them.
@@ -261,6 +267,10 @@ impl AllocWatch {
             return Ok(mapped);
         }
         self.nothing_in.retain(|id| mapped.contains(id));
+        if !self.unhooked.is_empty() {
+            let paths: HashSet<String> = objects.iter().map(|object| clean(&object.path)).collect();
+            self.unhooked.retain(|one| paths.contains(&one.object));
+        }
         for object in &objects {
             let id = object.id();
             if self.nothing_in.contains(&id) || self.objects.iter().any(|placed| placed.id == id) {
@@ -286,8 +296,17 @@ impl AllocWatch {
                 }
             }
             if !image.hooks.is_empty() {
-                let placed = place_object(kernel, process, (object, pinned, image), self.slot)?;
-                self.objects.push(placed);
+                match place_object(kernel, process, (object, pinned, image), self.slot) {
+                    Ok(placed) => self.objects.push(placed),
+                    Err(_) if !process.is_alive() => return Err(TargetError::Gone(process.pid()).into()),
+                    Err(error) => {
+                        // The others can be hooked all the same.
+                        let (name, object, reason) = (String::new(), clean(&object.path), error.to_string());
+                        tracing::warn!("process {}: {object}: {reason}", process.pid());
+                        self.unhooked.push(Arc::new(Unhooked { layer: None, name, object, reason }));
+                        self.nothing_in.insert(id);
+                    }
+                }
             }
             if let Some(python) = &image.python {
                 let file = (object, pinned, image, python);

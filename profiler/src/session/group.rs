@@ -37,13 +37,48 @@ pub(super) struct Group {
 }
 
 /// What /proc counts and forgets with the process.
-#[derive(Clone, Copy, Default)]
-struct Counters {
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
     cpu_seconds: f64,
     minor_faults: u64,
     major_faults: u64,
     voluntary_switches: u64,
     involuntary_switches: u64,
+}
+
+impl Counters {
+    pub fn of(usage: Option<&ProcessUsage>, detail: Option<&UsageDetail>) -> Self {
+        Self {
+            cpu_seconds: usage.map_or(0.0, |usage| usage.cpu_seconds),
+            minor_faults: usage.map_or(0, |usage| usage.minor_faults),
+            major_faults: usage.map_or(0, |usage| usage.major_faults),
+            voluntary_switches: detail.map_or(0, |detail| detail.voluntary_switches),
+            involuntary_switches: detail.map_or(0, |detail| detail.involuntary_switches),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.cpu_seconds += other.cpu_seconds;
+        self.minor_faults += other.minor_faults;
+        self.major_faults += other.major_faults;
+        self.voluntary_switches += other.voluntary_switches;
+        self.involuntary_switches += other.involuntary_switches;
+    }
+
+    /// The same figures without these.
+    pub fn taken_from(&self, mut usage: ProcessUsage) -> ProcessUsage {
+        usage.cpu_seconds = (usage.cpu_seconds - self.cpu_seconds).max(0.0);
+        usage.minor_faults = usage.minor_faults.saturating_sub(self.minor_faults);
+        usage.major_faults = usage.major_faults.saturating_sub(self.major_faults);
+        usage
+    }
+
+    /// As [`Counters::taken_from`].
+    pub const fn taken_from_detail(&self, mut detail: UsageDetail) -> UsageDetail {
+        detail.voluntary_switches = detail.voluntary_switches.saturating_sub(self.voluntary_switches);
+        detail.involuntary_switches = detail.involuntary_switches.saturating_sub(self.involuntary_switches);
+        detail
+    }
 }
 
 impl Group {
@@ -69,7 +104,9 @@ impl Group {
 
     /// A process has ended, or belongs to another target from now on: what it had counted stays in the sums.
     pub fn retire(&mut self, part: Part, living: usize) {
-        self.alloc.add_totals(&part.alloc);
+        // Not its sites: they would pile up, of every program that ever was.
+        self.alloc.add_functions(&part.alloc.functions);
+        self.alloc.gap += part.alloc.gap;
         if let Some(ledger) = &part.ledger {
             let sum = self.ledger.get_or_insert_default();
             sum.add(ledger);
@@ -78,15 +115,8 @@ impl Group {
             sum.ledger.living = 0;
         }
         add_mappings(&mut self.mappings, part.mappings.as_ref());
-        if let Some(usage) = &part.usage {
-            self.counters.cpu_seconds += usage.cpu_seconds;
-            self.counters.minor_faults += usage.minor_faults;
-            self.counters.major_faults += usage.major_faults;
-        }
-        if let Some((detail, _)) = &part.detail {
-            self.counters.voluntary_switches += detail.voluntary_switches;
-            self.counters.involuntary_switches += detail.involuntary_switches;
-        }
+        let detail = part.detail.as_ref().map(|(detail, _)| detail);
+        self.counters.add(&Counters::of(part.usage.as_ref(), detail));
         if living == 0 {
             self.ended = Some(Instant::now());
         }
@@ -132,21 +162,27 @@ impl Group {
         {
             processes.push(process.clone());
             alloc.add_live(&last.live);
+            alloc.sites.clone_from(&last.sites);
+            alloc.unhooked.clone_from(&last.unhooked);
         }
+        let mut counters = self.counters;
+        counters.add(&Counters::of(usage.as_ref(), detail.as_ref().map(|(detail, _)| detail)));
         if let Some(usage) = &mut usage {
-            usage.cpu_seconds += self.counters.cpu_seconds;
-            usage.minor_faults += self.counters.minor_faults;
-            usage.major_faults += self.counters.major_faults;
+            usage.cpu_seconds = counters.cpu_seconds;
+            usage.minor_faults = counters.minor_faults;
+            usage.major_faults = counters.major_faults;
         }
         if let Some((detail, _)) = &mut detail {
-            detail.voluntary_switches += self.counters.voluntary_switches;
-            detail.involuntary_switches += self.counters.involuntary_switches;
+            detail.voluntary_switches = counters.voluntary_switches;
+            detail.involuntary_switches = counters.involuntary_switches;
         }
         TargetSnapshot {
             name: Arc::clone(&self.name),
             processes,
             processes_seen: self.processes_seen,
             observed: self.ended.unwrap_or(taken).saturating_duration_since(self.began),
+            cpu_seconds: counters.cpu_seconds,
+            faults: (counters.minor_faults, counters.major_faults),
             usage,
             detail,
             alloc,

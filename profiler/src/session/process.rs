@@ -8,7 +8,7 @@ use std::{
 use super::{
     SessionError,
     alloc::{AllocWatch, Links},
-    group::Part,
+    group::{Counters, Part},
     images::Images,
     ledger::{LedgerWatch, ThreadReading},
     strays::Strays,
@@ -42,6 +42,8 @@ pub(super) struct Watched {
     ended: Option<Instant>,
     usage: Option<ProcessUsage>,
     detail: Detail,
+    /// What belongs to an earlier target.
+    counted: Counters,
 }
 
 /// The dear figures of a process: the last reading, and when the next one is due.
@@ -83,6 +85,8 @@ pub(super) struct Birth {
     pub ago: Duration,
     /// What it has of its parent's live objects.
     pub inherited: Vec<LiveObjects>,
+    /// What `/proc` had counted of it when it left another target: that stays there.
+    pub counted: Counters,
 }
 
 impl Watched {
@@ -92,7 +96,7 @@ impl Watched {
         process: Process,
         (group, follow): (Arc<str>, bool),
         slot: u32,
-        birth: Birth,
+        mut birth: Birth,
     ) -> Result<Self, SessionError> {
         let asked = Instant::now();
         let pid = process.pid();
@@ -111,11 +115,16 @@ impl Watched {
             ended: None,
             usage: Some(usage),
             detail: Detail::default(),
+            counted: birth.counted,
         };
         let Some(kernel) = kernel else { return Ok(watched) };
         // Before the probes: an execve in between must be seen.
         // Forks of a process whose children aren't observed matter as well (see `strays`).
         kernel.watch_process(pid, slot, true)?;
+        if !watched.process.runs_its_parents_program() {
+            // An execve from here on is noticed.
+            birth.inherited.clear();
+        }
         let placed = watched.place(kernel, images, plan, birth);
         if placed.is_err() || !watched.process.is_alive() {
             kernel.unwatch_process(pid, slot);
@@ -157,6 +166,21 @@ impl Watched {
         self.ended.is_some()
     }
 
+    /// What `/proc` has counted of it so far, whatever target it belonged to.
+    pub fn counters(&self) -> Counters {
+        Counters::of(self.usage.as_ref(), self.detail.last.as_ref().map(|(detail, _)| detail))
+    }
+
+    /// When it started: with its id, that is who it is.
+    pub fn start(&self) -> Option<f64> {
+        Some(self.usage.as_ref()?.start_time_seconds)
+    }
+
+    /// When nothing more of it is to come; `None` while it lives.
+    pub fn over_at(&self) -> Option<Instant> {
+        self.ended.map(|ended| ended + LAST_EVENTS)
+    }
+
     /// Whether it has ended and nothing more of it is to come.
     pub fn is_over(&self, part: &Part) -> bool {
         let threads = part.ledger.as_ref().map_or(0, |kept| kept.ledger.living);
@@ -172,6 +196,7 @@ impl Watched {
             if headless {
                 // The kernel goes by that thread's memory: single probes are gone at once (kernel/trace/trace_uprobe.c,
                 // uprobe_perf_filter), those of a link as soon as another process's probes of the file are taken away.
+                self.keep_counters(&usage);
                 self.alloc
                     .pause(kernel, "its main thread has ended, and with it the kernel takes the probes away");
                 return gone;
@@ -185,6 +210,16 @@ impl Watched {
             self.usage = Some(usage);
         }
         gone
+    }
+
+    /// Sizes went with the main thread's memory, but time and faults go on.
+    fn keep_counters(&mut self, now: &ProcessUsage) {
+        if let Some(usage) = &mut self.usage {
+            usage.cpu_seconds = now.cpu_seconds;
+            usage.minor_faults = now.minor_faults;
+            usage.major_faults = now.major_faults;
+            usage.threads = now.threads;
+        }
     }
 
     /// Its program has been replaced: name and path are new.
@@ -215,8 +250,8 @@ impl Watched {
         let up = self.ended.is_none();
         Ok(Part {
             process: ProcessSnapshot { info: Arc::clone(&self.info), up, alloc: self.alloc.state().clone() },
-            usage: self.usage.clone(),
-            detail: self.detail.last,
+            usage: self.usage.clone().map(|usage| self.counted.taken_from(usage)),
+            detail: self.detail.last.map(|(detail, at)| (self.counted.taken_from_detail(detail), at)),
             alloc,
             ledger: kept,
             mappings,

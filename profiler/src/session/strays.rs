@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::images::FileId;
 use crate::{
-    kernel::Kernel,
+    kernel::{Kernel, LoaderLink},
     target::{BREAKPOINT, Process},
 };
 
 /// How long a child gets to replace its program; also the shortest time between two sweeps, which make the kernel look
 /// through all processes.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// The same for a child that is gone when it is looked at: it may have left children of its own.
+const DOUBT: Duration = Duration::from_secs(3);
 /// So many are looked at one by one; a storm of forks is swept without looking.
 const LOOKED_AT: usize = 32;
 
@@ -23,7 +25,10 @@ const LOOKED_AT: usize = 32;
 pub(super) struct Strays {
     children: Vec<u32>,
     more: bool,
+    /// Some were gone when they were looked at.
+    doubtful: bool,
     due: Option<Instant>,
+    swept: Option<Instant>,
 }
 
 impl Strays {
@@ -34,7 +39,8 @@ impl Strays {
         } else {
             self.more = true;
         }
-        self.due.get_or_insert_with(|| Instant::now() + PATIENCE);
+        let soon = Instant::now() + PATIENCE;
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
     /// When they should be looked at.
@@ -44,31 +50,47 @@ impl Strays {
 
     /// Sweeps the children if that is due and any of them has breakpoints of its parent. `places`: where the parent has
     /// probes.
-    pub fn sweep(&mut self, kernel: &mut Kernel, parent: &Process, places: &[(FileId, &[u64])]) {
-        if self.due.is_none_or(|due| due > Instant::now()) {
-            return;
+    /// Returns the probes by which it was done: taking them away is what sweeps.
+    pub fn sweep(
+        &mut self,
+        kernel: &mut Kernel,
+        parent: &Process,
+        places: &[(FileId, &[u64])],
+    ) -> Vec<LoaderLink> {
+        let now = Instant::now();
+        if self.due.is_none_or(|due| due > now) {
+            return Vec::new();
         }
-        let Self { children, more, .. } = std::mem::take(self);
-        if !more && !children.iter().any(|child| has_breakpoint(*child, places)) {
-            return;
+        let children = std::mem::take(&mut self.children);
+        let sights: Vec<_> = children.iter().map(|child| has_breakpoint(*child, places)).collect();
+        self.doubtful |= self.more || sights.contains(&None);
+        self.more = false;
+        let doubt_ends = self.swept.map_or(now, |swept| swept + DOUBT);
+        if !sights.contains(&Some(true)) && (!self.doubtful || now < doubt_ends) {
+            self.due = self.doubtful.then_some(doubt_ends);
+            return Vec::new();
         }
+        *self = Self { swept: Some(now), ..Self::default() };
+        let mut probes = Vec::new();
         for object in parent.mapped_objects().unwrap_or_default() {
             let Some((_, file_offsets)) = places.iter().find(|(id, _)| *id == object.id()) else { continue };
             let Ok(pinned) = parent.pin(&object) else { continue };
-            if let Err(error) = kernel.sweep_forks(parent.pid(), &pinned.path(), file_offsets) {
-                tracing::warn!("process {}: {error}", parent.pid());
+            match kernel.sweep_forks(parent.pid(), &pinned.path(), file_offsets) {
+                Ok(placed) => probes.extend(placed),
+                Err(error) => tracing::warn!("process {}: {error}", parent.pid()),
             }
         }
+        probes
     }
 }
 
-/// Whether a process has a breakpoint where its parent has probes. One that ended has none.
-fn has_breakpoint(pid: u32, places: &[(FileId, &[u64])]) -> bool {
-    let Ok(process) = Process::open(pid) else { return false };
+/// Whether a process has a breakpoint where its parent has probes; `None` if it has ended.
+fn has_breakpoint(pid: u32, places: &[(FileId, &[u64])]) -> Option<bool> {
+    let process = Process::open(pid).ok()?;
     let objects = process.mapped_objects().unwrap_or_default();
-    objects.iter().any(|object| {
+    Some(objects.iter().any(|object| {
         let offsets = places.iter().find(|(id, _)| *id == object.id()).map(|(_, offsets)| *offsets);
         let addresses = offsets.unwrap_or_default().iter().filter_map(|offset| object.address_of(*offset));
         addresses.into_iter().any(|address| process.byte_at(address) == Some(BREAKPOINT))
-    })
+    }))
 }

@@ -83,10 +83,16 @@ impl ProcessFacts {
         })
     }
 
-    /// When it started by the kernel's clock, in nanoseconds; to a hundredth of a second. (That clock stands still while the
-    /// machine sleeps, and this time doesn't: then it is too late, and a gap that is reckoned from it too short.)
+    /// When it started, by the kernel's clock (`CLOCK_MONOTONIC`), in nanoseconds; to a hundredth of a second.
     pub fn started_ns(&self) -> Option<u64> {
-        self.start_ticks.checked_mul(1_000_000_000 / procfs::ticks_per_second())
+        let clock = |id| {
+            let now = rustix::time::clock_gettime(id);
+            now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+        };
+        // Start times go on while the machine sleeps (since Linux 5.5), that clock doesn't.
+        let slept =
+            clock(rustix::time::ClockId::Boottime).saturating_sub(clock(rustix::time::ClockId::Monotonic));
+        self.start_ticks.checked_mul(1_000_000_000 / procfs::ticks_per_second())?.checked_sub(slept)
     }
 
     /// Opens it to be observed: this process, or none.

@@ -19,6 +19,8 @@ use super::TargetError;
 
 /// `PF_KTHREAD` in include/linux/sched.h; field `flags` of /proc/PID/stat.
 pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
+/// `PF_FORKNOEXEC` there: forked, and no `execve` since.
+const PF_FORKNOEXEC: u32 = 0x0000_0040;
 /// `PF_EXITING` there.
 const PF_EXITING: u32 = 0x0000_0004;
 /// No file of `/proc` that we read is larger; `maps` of a process with 65,530 mappings is about 6 MB.
@@ -79,6 +81,11 @@ impl Process {
             return Err(if lives_on { TargetError::NoMainThread(pid) } else { TargetError::Gone(pid) });
         }
         Ok(process)
+    }
+
+    /// Whether it still runs the program that its parent ran when it was forked.
+    pub fn runs_its_parents_program(&self) -> bool {
+        self.stat().is_ok_and(|stat| stat.flags & PF_FORKNOEXEC != 0)
     }
 
     /// The process id.

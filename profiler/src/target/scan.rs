@@ -53,11 +53,12 @@ pub fn scan(selection: &Selection) -> Result<Scan, TargetError> {
         let mut facts = match facts {
             Ok(facts) => facts,
             Err(error) if error.is_gone() => continue,
-            Err(TargetError::Forbidden { .. }) => {
+            // Kept from us, or not to be had for another reason: that is no reason to stop looking at the others.
+            Err(error) => {
+                tracing::debug!("{error}");
                 found.hidden += 1;
                 continue;
             }
-            Err(error) => return Err(TargetError::Unlisted(error.to_string())),
         };
         if selection.matches(&mut facts) {
             // There may be more processes than we may have descriptors.
