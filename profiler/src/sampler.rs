@@ -9,6 +9,7 @@ use std::{
     process::ExitStatus,
     sync::{
         Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
@@ -32,6 +33,8 @@ use crate::{
 const FRESH: Duration = Duration::from_millis(10);
 /// How soon the end of the last target is noticed where no event tells.
 const ALIVE_CHECK: Duration = Duration::from_millis(50);
+/// Events that wait to be handled, at most.
+const MAX_WAITING: usize = 4096;
 /// How long the reader of events may wait without looking whether anybody still listens.
 const EVENT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -76,18 +79,27 @@ enum Message {
 
 /// Requests to a sampler.
 #[derive(Clone, Debug)]
-pub struct Handle(Sender<Message>);
+pub struct Handle {
+    sender: Sender<Message>,
+    /// The end doesn't queue behind what happens to processes.
+    stop: Arc<AtomicBool>,
+}
 
 impl Handle {
     /// Asks; a sampler that has ended doesn't hear it.
     pub fn ask(&self, request: Request) {
-        let _heard = self.0.send(Message::Request(request));
+        if matches!(request, Request::Stop) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        let _heard = self.sender.send(Message::Request(request));
     }
 }
 
 /// A sampler that hasn't begun yet.
 pub struct Sampler {
     config: Config,
+    stop: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
     messages: Receiver<Message>,
     sender: Sender<Message>,
 }
@@ -96,7 +108,10 @@ impl Sampler {
     /// Prepares; `run` does the work, on the thread that calls it.
     pub fn new(config: Config) -> (Self, Handle) {
         let (sender, messages) = channel();
-        (Self { config, messages, sender: sender.clone() }, Handle(sender))
+        let stop = Arc::new(AtomicBool::new(false));
+        let waiting = Arc::default();
+        let handle = Handle { sender: sender.clone(), stop: Arc::clone(&stop) };
+        (Self { config, stop, waiting, messages, sender }, handle)
     }
 
     /// Attaches, reports through `started`, samples until the end, lets go.
@@ -132,7 +147,7 @@ impl Sampler {
         };
         // Before anything is looked at: what happens from here on is told.
         if let Some(events) = session.take_events(chooser.may_grow())? {
-            spawn_event_reader(events, self.sender.clone())?;
+            spawn_event_reader(events, self.sender.clone(), Arc::clone(&self.waiting))?;
         }
         let child = match &config.what {
             What::Processes(_) => None,
@@ -161,6 +176,9 @@ impl Sampler {
                 let _sent = details.send(job);
             }
             let now = Instant::now();
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             let over = !session.any_alive() && !chooser.looks_for_new();
             if over || deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(());
@@ -191,6 +209,7 @@ impl Sampler {
                     continue;
                 }
                 Ok(Message::Event(event)) => {
+                    self.waiting.fetch_sub(1, Ordering::Relaxed);
                     chooser.event(session, event)?;
                     // However much happens: samples are made at their time.
                     if Instant::now() < due {
@@ -239,8 +258,13 @@ fn start(
     Ok(launched.release()?)
 }
 
-/// A thread that hands on what happens to processes. It ends when nobody listens any more.
-fn spawn_event_reader(mut events: EventReader, listener: Sender<Message>) -> anyhow::Result<()> {
+/// A thread that hands on what happens to processes. It ends when nobody listens any more. `waiting`: how many events have
+/// been handed on and not taken; when there are many, the rest waits in the kernel's ring, whose losses are counted.
+fn spawn_event_reader(
+    mut events: EventReader,
+    listener: Sender<Message>,
+    waiting: Arc<AtomicUsize>,
+) -> anyhow::Result<()> {
     let patience = Timespec { tv_sec: EVENT_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
     let read = move || {
         loop {
@@ -248,6 +272,14 @@ fn spawn_event_reader(mut events: EventReader, listener: Sender<Message>) -> any
             // Interrupted or in vain: look again.
             let _ready = poll(&mut fds, Some(&patience));
             while let Some(event) = events.next() {
+                while waiting.load(Ordering::Relaxed) >= MAX_WAITING {
+                    std::thread::sleep(Duration::from_millis(1));
+                    if Arc::strong_count(&waiting) == 1 {
+                        // The sampler is gone.
+                        return;
+                    }
+                }
+                waiting.fetch_add(1, Ordering::Relaxed);
                 if listener.send(Message::Event(event)).is_err() {
                     return;
                 }
