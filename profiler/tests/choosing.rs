@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{
-    family::{Family, Names, counted_processes, target, until},
+    family::{Family, Names, counted_processes, cpu_seconds, target, until},
     profiler::Watching,
     skip,
 };
@@ -254,4 +254,98 @@ fn ended_targets_are_kept_until_there_are_too_many() {
         assert_eq!(target(&all, &name).expect("it stays")["allocations"], 10);
         assert_eq!(all["targets_forgotten"], n.saturating_sub(2));
     }
+}
+
+#[test]
+fn a_target_is_shown_as_long_as_one_of_its_processes_lives() {
+    let Some(names) = Names::new() else { return };
+    let short_names = ["oa", "ob", "oc", "od"];
+    let others = short_names.map(|name| names.name(name));
+    let pattern = format!("^({}|{})$", names.name("one"), others.join("|"));
+    let Some(program) = names.program("one", &[]) else { return };
+    let mut first = Family::start(&program);
+    let arguments = ["--comm", &pattern, "--max-targets", "2", "--interval", "100ms"];
+    let (watching, _) = observed(&arguments, 1);
+    let mut second = Family::start(&program);
+    until(&watching, "both are counted", |all| counted_processes(&all["targets"][0]) == 2);
+    let counts = [first.tell("allocate 11"), second.tell("allocate 70")].map(|counts| counts.allocations);
+    // The one that was observed first.
+    first.0.signal(libc::SIGKILL);
+    let name = names.name("one");
+    let up =
+        |all: &Value| target(all, &name).is_some_and(|one| one["up"] == true && counted_processes(one) == 1);
+    until(&watching, "one is left", up);
+    let seconds = |all: &Value| {
+        target(all, &name).expect("it is shown")["observed_seconds"].as_f64().expect("a number")
+    };
+    let (before, began) = (seconds(&watching.document()), Instant::now());
+    // Others take the place that is free, one after another, until the first of them is forgotten.
+    for (short, other) in short_names.into_iter().zip(&others) {
+        let Some(program) = names.program(short, &[]) else { return };
+        let family = Family::start(&program);
+        until(&watching, "another is counted", |all| {
+            target(all, other).is_some_and(|one| counted_processes(one) == 1)
+        });
+        assert!(family.0.end().success());
+        let all =
+            until(&watching, "it has ended", |all| target(all, other).is_some_and(|one| one["up"] == false));
+        assert!(up(&all), "after {other}: {all:#}");
+    }
+    let all = until(&watching, "two are forgotten", |all| all["targets_forgotten"] == 2);
+    assert!(up(&all), "{all:#}");
+    let passed = began.elapsed().as_secs_f64();
+    let more = seconds(&watching.document()) - before;
+    assert!(more >= passed * 0.9, "{more} s more after {passed} s");
+    second.tell("allocate 5");
+    let all = watching.document();
+    let one = target(&all, &name).expect("it is shown");
+    assert_eq!((&one["allocations"], &one["up"]), (&(counts.iter().sum::<u64>() + 5).into(), &true.into()));
+}
+
+#[test]
+fn who_is_left_out_is_counted_once_however_often_it_is_found() {
+    let Some(names) = Names::new() else { return };
+    let Some(program) = names.program("one", &[]) else { return };
+    let pattern = format!("^{}$", names.name("one"));
+    let _families: Vec<_> = (0..3).map(|_| Family::start(&program)).collect();
+    let (watching, document) = observed(&["--comm", &pattern, "--max-targets", "1"], 1);
+    let left_out = |all: &Value| all["processes_not_observed"]["max_targets"].clone();
+    assert_eq!(left_out(&document), 2);
+    // They are found again every 10 s.
+    std::thread::sleep(Duration::from_secs(23));
+    assert_eq!(left_out(&watching.document()), 2);
+    let _another = Family::start(&program);
+    until(&watching, "another is left out", |all| left_out(all) == 3);
+}
+
+#[test]
+fn every_target_has_its_own_share_of_a_process_that_goes_to_and_fro() {
+    let Some(names) = Names::new() else { return };
+    let (Some(one), Some(two)) = (names.program("one", &[]), names.program("two", &[])) else { return };
+    let pattern = format!("^({}|{})$", names.name("one"), names.name("two"));
+    let mut family = Family::start(&one);
+    let (watching, _) = observed(&["--comm", &pattern, "--interval", "200ms"], 1);
+    // What was last told of each.
+    let mut shares = [0.0, 0.0];
+    for round in 0..6 {
+        let (path, name) = if round % 2 == 0 { (&one, names.name("one")) } else { (&two, names.name("two")) };
+        if round > 0 {
+            family.tell(&format!("exec {}", path.display()));
+        }
+        until(&watching, "it is taken up", |all| {
+            target(all, &name).is_some_and(|one| counted_processes(one) == 1)
+        });
+        family.tell("burn 300");
+        let all = watching.document();
+        for (share, name) in shares.iter_mut().zip(["one", "two"]) {
+            let told = target(&all, &names.name(name)).and_then(|one| one["process"]["cpu_seconds"].as_f64());
+            *share = told.unwrap_or(*share);
+        }
+    }
+    let truth = cpu_seconds(family.pid());
+    println!("{shares:?} of {truth} s");
+    assert!(truth >= 1.7, "{truth}");
+    assert!(shares.iter().sum::<f64>() <= truth * 1.1, "{shares:?} of {truth} s");
+    // Half of it each.
+    assert!(shares.iter().all(|share| *share >= truth * 0.4), "{shares:?} of {truth} s");
 }

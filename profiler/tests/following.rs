@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     os::unix::fs::FileExt as _,
     path::Path,
@@ -12,10 +13,10 @@ use std::{
 
 use common::{
     LONG, Scratch,
-    child::run,
     family::{Counts, Family, Names, counted_processes, of_function, size_of, target, until},
     helper::{Helper, compiled},
     profiler::Watching,
+    root::parts_of,
     within,
 };
 use serde_json::Value;
@@ -286,9 +287,9 @@ fn the_last_totals_stay_when_all_have_ended() {
 
 /// A small library with an allocator of its own, under prefixed names.
 fn library_of_its_own() -> Option<(std::path::PathBuf, &'static str)> {
-    let path = "/usr/lib/x86_64-linux-gnu/libmimalloc.so.2";
-    if Path::new(path).exists() {
-        return Some((path.into(), "mi_"));
+    // The name is a link; profiler tells the file's.
+    if let Ok(path) = Path::new("/usr/lib/x86_64-linux-gnu/libmimalloc.so.2").canonicalize() {
+        return Some((path, "mi_"));
     }
     common::skip("there is no libmimalloc.so.2");
     None
@@ -316,31 +317,61 @@ fn an_allocator_that_is_loaded_later_is_counted_within_a_second() {
     assert!(of_it.len() >= 2, "{of_it:?}");
 }
 
+/// What allocators other than the C library's have counted, by function: allocations and frees.
+fn of_others(target: &Value) -> BTreeMap<String, (u64, u64)> {
+    let mut counted = BTreeMap::new();
+    for one in
+        target["functions"].as_array().expect("a list").iter().filter(|one| one["allocator"] != "glibc")
+    {
+        let numbers = totals(one);
+        if numbers != (0, 0) {
+            counted.insert(one["function"].as_str().expect("a name").to_owned(), numbers);
+        }
+    }
+    counted
+}
+
+/// What so many times of a `mix` are.
+fn mixes(times: u64) -> BTreeMap<String, (u64, u64)> {
+    [("malloc", (1, 0)), ("calloc", (1, 0)), ("realloc", (1, 1)), ("free", (0, 2))]
+        .map(|(name, (allocations, frees))| (name.to_owned(), (times * allocations, times * frees)))
+        .into()
+}
+
+/// Whether there are probes in an object.
+fn has_sites(all: &Value, object: &str) -> bool {
+    all["targets"][0]["sites"].as_array().expect("a list").iter().any(|site| site["object"] == object)
+}
+
+/// One that unloads cleanly; most allocators never do.
+fn library_that_goes() -> Option<String> {
+    Some(compiled("own_allocator.c", &["-shared", "-fPIC"])?.to_str().expect("it is text").to_owned())
+}
+
 #[test]
 fn loading_and_unloading_a_thousand_times_leaves_nothing() {
-    let Some((library, _)) = library_of_its_own() else { return };
-    let Some(program) = compiled("loads.c", &[]).filter(|_| common::can_observe()) else { return };
-    // One that unloads cleanly; most allocators never do.
-    let directory = Scratch::directory("own");
-    let source = directory.path().join("own.c");
-    std::fs::write(
-        &source,
-        "#include <stddef.h>\nstatic char b[4096]; __attribute__((noinline)) void *je_malloc(size_t n)\
-        { __asm__ volatile(\"push %rbx; pop %rbx\"); return n < 4096 ? b : NULL; } void je_free(void *p) \
-        { __asm__ volatile(\"push %%rbx; pop %%rbx\" : : \"r\"(p)); }\n",
-    )
-    .expect("it can be written");
-    let own = directory.path().join("libown.so");
-    let mut compiler = std::process::Command::new("cc");
-    compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&own).arg(&source);
-    assert!(run(&mut compiler).status.success());
-    for library in [&own, &library] {
-        let name = library.to_str().expect("it is text");
-        let mut helper = Helper::start(&program, &[name, "1000"]);
-        let watching = Watching::process(helper.pid());
+    let (Some((lasting, prefix)), Some(own)) = (library_of_its_own(), library_that_goes()) else { return };
+    for (library, prefix) in [(own.as_str(), "je_"), (lasting.to_str().expect("it is text"), prefix)] {
+        let Some(mut family) = Family::observable() else { return };
+        let watching = Watching::process(family.pid());
         watching.now();
         let (descriptors, memory) = size_of(watching.pid());
-        helper.work();
+        for round in 1..=10 {
+            family.tell(&format!("load {library} {prefix}"));
+            until(&watching, "it is hooked", |all| has_sites(all, library));
+            family.tell("mix 100");
+            family.tell("unload");
+            // By turns it comes again before anybody has cleared up, and after that.
+            if round % 3 == 0 && prefix == "je_" {
+                until(&watching, "it is gone", |all| !has_sites(all, library));
+            }
+            if prefix == "je_" {
+                assert_eq!(of_others(&watching.now()), mixes(round * 100), "round {round}");
+            }
+        }
+        // Here some comes before the probes.
+        family.tell("cycle 1000 2");
+        let counted = watching.now();
         let mut left = 0;
         // Probes that are on their way out.
         within(Duration::from_secs(20), || {
@@ -348,9 +379,17 @@ fn loading_and_unloading_a_thousand_times_leaves_nothing() {
             left <= descriptors + 1
         });
         let grown = size_of(watching.pid()).1.saturating_sub(memory);
-        println!("{name}: {descriptors} descriptors, then {left}; {} KiB more", grown >> 10);
-        assert!(left <= descriptors + 1, "{name}: {descriptors} descriptors before, {left} after");
-        assert!(grown < 24 << 20, "{name}: {grown} bytes more");
+        println!("{library}: {descriptors} descriptors, then {left}; {} KiB more", grown >> 10);
+        assert!(left <= descriptors + 1, "{library}: {descriptors} descriptors before, {left} after");
+        assert!(grown < 24 << 20, "{library}: {grown} bytes more");
+        if prefix == "je_" {
+            let (at_least, at_most) = (mixes(1000), mixes(3000));
+            for (function, (allocations, frees)) in of_others(&counted) {
+                let ((few, few_frees), (many, many_frees)) = (at_least[&function], at_most[&function]);
+                let is_so = (few..=many).contains(&allocations) && (few_frees..=many_frees).contains(&frees);
+                assert!(is_so, "{function}: {allocations}, {frees}");
+            }
+        }
         let finished = watching.finish();
         assert!(finished.complaints.iter().all(|line| !line.contains("WARN")), "{:#?}", finished.complaints);
         assert_eq!(finished.target()["alloc"]["state"], "counting", "{}", finished.target()["alloc"]);
@@ -358,7 +397,25 @@ fn loading_and_unloading_a_thousand_times_leaves_nothing() {
 }
 
 #[test]
-fn a_process_without_its_main_thread_is_counted_on() {
+fn the_last_calls_into_a_library_are_counted_although_no_sample_was_made_since() {
+    let (Some(library), Some(mut family)) = (library_that_goes(), Family::observable()) else { return };
+    let watching = Watching::with(family.pid(), &["--interval", "60s"]);
+    for round in 1..=2 {
+        family.tell(&format!("load {library} je_"));
+        until(&watching, "it is hooked", |all| has_sites(all, &library));
+        family.tell("mix 1000");
+        family.tell("unload");
+        // It is cleared up after a second, and nobody asks until then.
+        std::thread::sleep(Duration::from_secs(3));
+        let now = watching.now();
+        assert_eq!(of_others(&now), mixes(round * 1000), "round {round}");
+        assert!(!now["sites"].as_array().expect("a list").iter().any(|site| site["object"] == *library));
+    }
+    assert_eq!(of_others(watching.finish().target()), mixes(2000));
+}
+
+#[test]
+fn a_process_is_counted_until_its_main_thread_ends_and_from_then_on_it_is_told_that_it_is_not() {
     let Some(program) = compiled("headless.c", &[]).filter(|_| common::can_observe()) else { return };
     let mut helper = Helper::start::<&str>(&program, &[]);
     let watching = Watching::process(helper.pid());
@@ -367,15 +424,46 @@ fn a_process_without_its_main_thread_is_counted_on() {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", helper.pid())).expect("it is there");
         stat.contains(") Z ")
     }));
-    watching.now();
+    let then = watching.now();
+    assert!((1000..1010).contains(&of_function(&then, "malloc", "allocations")), "{then:#}");
     for _ in 0..3 {
         helper.tell("again");
         helper.answer();
+        let target = watching.now();
+        assert_eq!((&target["up"], &target["alloc"]["state"]), (&true.into(), &"not_counting".into()));
+        let reason = target["alloc"]["reason"].as_str().expect("a reason");
+        assert!(reason.contains("main thread"), "{reason}");
+        assert_eq!((totals(&target), live(&target)), (totals(&then), live(&then)));
     }
-    let target = watching.now();
-    if target["alloc"]["state"] == "counting" {
-        assert!((4000..4010).contains(&of_function(&target, "malloc", "allocations")), "{target:#}");
-    } else {
-        assert!(target["alloc"]["reason"].as_str().is_some_and(|reason| reason.contains("main thread")));
-    }
+    let finished = watching.finish();
+    assert_eq!(totals(finished.target()), totals(&then));
+    assert_eq!(finished.target()["alloc"]["state"], "not_counting");
+}
+
+/// A program that has a C library which no other process has, so that nobody else takes breakpoints out of it.
+fn with_its_own_libc(program: &Path, arguments: &[&str]) -> (Scratch, Helper) {
+    let (libc, linker) = parts_of(program);
+    let directory = Scratch::directory("libc");
+    let at = |name: &str| directory.path().join(name);
+    std::fs::copy(libc, at("libc.so.6")).expect("it can be copied");
+    let mut command = std::process::Command::new(linker);
+    command.arg("--library-path").arg(directory.path()).arg(program).args(arguments);
+    let helper = Helper::spawn(&mut command);
+    (directory, helper)
+}
+
+#[test]
+fn a_grandchild_that_nobody_asked_for_is_freed_of_breakpoints_although_its_parent_has_ended() {
+    let Some(program) = compiled("forks.c", &[]).filter(|_| common::can_observe()) else { return };
+    let (_directory, mut helper) = with_its_own_libc(&program, &["twice"]);
+    let watching = Watching::process(helper.pid());
+    let own = breakpoints(helper.pid());
+    assert!(own >= 8, "{own}");
+    let grandchild = helper.work()["child"].as_u64().expect("an id") as u32;
+    let asked = Instant::now();
+    let is_free = within(Duration::from_secs(3), || breakpoints(grandchild) == 0);
+    assert!(is_free, "{} are left after {:?}", breakpoints(grandchild), asked.elapsed());
+    println!("without breakpoints after at most {:?}", asked.elapsed());
+    assert_eq!(breakpoints(helper.pid()), own);
+    watching.finish();
 }

@@ -6,18 +6,11 @@ use std::time::{Duration, Instant};
 
 use common::{
     BpfObject, LONG, alone, bpf_object_exists,
-    family::{Family, Names, counted_processes, size_of, target, until},
+    family::{Family, Names, counted_processes, cpu_seconds, size_of, target, until},
     profiler::Watching,
     within,
 };
 use serde_json::Value;
-
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
-    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
-    ticks as f64 / 100.0
-}
 
 fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {value}"))
@@ -218,4 +211,17 @@ fn one_among_five_hundred_is_found_within_a_second() {
     assert!(least < 1.0, "{times:?}");
     many.tell("go");
     many.tell("end");
+}
+
+#[test]
+fn an_idle_process_whose_calls_are_not_counted_costs_nothing_after_half_a_minute_either() {
+    let Some(family) = Family::observable() else { return };
+    let watching = Watching::with(family.pid(), &["--alloc", "off"]);
+    // What is looked at again every 30 s must be over by then, too.
+    std::thread::sleep(Duration::from_secs(31));
+    let (began, before) = (Instant::now(), cpu_seconds(watching.pid()));
+    std::thread::sleep(Duration::from_secs(5));
+    let idle = (cpu_seconds(watching.pid()) - before) / began.elapsed().as_secs_f64();
+    println!("{:.1} % of a CPU", idle * 100.0);
+    assert!(idle < 0.05, "{:.1} % of a CPU", idle * 100.0);
 }

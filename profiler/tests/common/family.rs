@@ -117,6 +117,14 @@ pub fn of_function(target: &Value, function: &str, key: &str) -> u64 {
     functions.iter().filter(|one| one["function"] == function).filter_map(|one| one[key].as_u64()).sum()
 }
 
+/// CPU time that a process has used.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+    let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
+    ticks as f64 / 100.0
+}
+
 /// Descriptors of a process, and its resident memory in bytes.
 pub fn size_of(pid: u32) -> (usize, u64) {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").count();

@@ -9,6 +9,9 @@
  *                           its life (milliseconds)
  *   exec PATH, thread PATH  replaces itself; by its main thread, or by another
  *   load PATH PREFIX, own N, unload   a library with an allocator of its own, and N blocks of that
+ *   mix N, cycle TIMES N    N times malloc, calloc, a realloc that resizes the first, free of both; loads the last library
+ *                           again so often, each time with a mix, and unloads it
+ *   burn MS                 so much CPU time
  * Answers with the counts. */
 #define _GNU_SOURCE
 #include "helper.h"
@@ -189,6 +192,8 @@ static void *become_from_here(void *path)
 #ifndef STATIC
 static void *library;
 static void *(*own_malloc)(size_t);
+static void *(*own_calloc)(size_t, size_t);
+static void *(*own_realloc)(void *, size_t);
 static void (*own_free)(void *);
 
 static void load(const char *path, const char *prefix)
@@ -201,6 +206,10 @@ static void load(const char *path, const char *prefix)
     own_malloc = (void *(*)(size_t))dlsym(library, name);
     snprintf(name, sizeof name, "%sfree", prefix);
     own_free = (void (*)(void *))dlsym(library, name);
+    snprintf(name, sizeof name, "%scalloc", prefix);
+    own_calloc = (void *(*)(size_t, size_t))dlsym(library, name);
+    snprintf(name, sizeof name, "%srealloc", prefix);
+    own_realloc = (void *(*)(void *, size_t))dlsym(library, name);
     if (!own_malloc || !own_free)
         fail("dlsym");
 }
@@ -212,7 +221,36 @@ static void use_own(unsigned long blocks)
         own_free(block);
     }
 }
+
+static void mix(unsigned long times)
+{
+    if (!own_calloc || !own_realloc)
+        fail("dlsym");
+    for (unsigned long i = 0; i < times; i++) {
+        void *volatile first = own_malloc(24);
+        void *volatile second = own_calloc(3, 8);
+        first = own_realloc(first, 400);
+        own_free(second);
+        own_free(first);
+    }
+}
+
+static void cycle(unsigned long times, unsigned long calls, const char *path, const char *prefix)
+{
+    while (times-- > 0) {
+        load(path, prefix);
+        mix(calls);
+        dlclose(library);
+    }
+}
 #endif
+
+static void burn(unsigned long ms)
+{
+    uint64_t end = nanoseconds(CLOCK_PROCESS_CPUTIME_ID) + ms * 1000000;
+    while (nanoseconds(CLOCK_PROCESS_CPUTIME_ID) < end)
+        ;
+}
 
 int main(int argc, char **argv)
 {
@@ -271,14 +309,19 @@ int main(int argc, char **argv)
             if (pthread_create(&thread, NULL, become_from_here, path) == 0)
                 pthread_join(thread, NULL);
 #ifndef STATIC
-        } else if (sscanf(line, "load %3999s %47s", path, prefix) >= 1) {
+        } else if (strcmp(word, "load") == 0 && (prefix[0] = 0, sscanf(line, "load %3999s %47s", path, prefix) >= 1)) {
             load(path, prefix);
-            prefix[0] = 0;
         } else if (strcmp(word, "own") == 0) {
             use_own(first);
+        } else if (strcmp(word, "mix") == 0) {
+            mix(first);
+        } else if (strcmp(word, "cycle") == 0) {
+            cycle(first, second, path, prefix);
         } else if (strcmp(word, "unload") == 0) {
             dlclose(library);
 #endif
+        } else if (strcmp(word, "burn") == 0) {
+            burn(first);
         } else if (strcmp(word, "report") != 0) {
             fail("what?");
         }
