@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{Read as _, Seek as _},
     os::fd::AsRawFd as _,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -156,6 +156,8 @@ impl PinnedObject {
             return Err(std::io::Error::other("it is no ELF file"));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(self.size).unwrap_or(0) + 1);
+        // It may have been read before.
+        (&self.file).rewind()?;
         (&self.file).take(OBJECT_LIMIT).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
@@ -227,6 +229,8 @@ zzz
         let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let program = objects.iter().find(|object| me.pin(object).unwrap().read().unwrap() == exe);
         assert!(program.is_some(), "the test program is among {objects:?}");
+        let pinned = me.pin(program.unwrap()).unwrap();
+        assert!((0..2).all(|_| pinned.read().unwrap() == exe), "as often as one likes");
     }
 
     #[test]
