@@ -1,9 +1,9 @@
-//! Debug files: the symbols that a stripped program lacks, from its own root, from this machine, and, only if one was
+//! Debug files: the symbols that a stripped program lacks, from this machine, from its own root, and, only if one was
 //! named, from a debuginfod server.
 //!
 //! The target's root may belong to somebody hostile. Nothing outside it is reached through it, nothing but a regular
-//! file is opened, and no more is read than the symbols. What such a file says of a program is then as true as the
-//! program itself: both come from the same hands.
+//! file is opened, and no more is read than the symbols. What such a file says of a program may be a lie, and the program
+//! may be one that processes with other roots run, too: for those it must not be used.
 
 use std::{
     collections::HashMap,
@@ -132,16 +132,18 @@ impl SymbolFinder {
         Self { server, ..Self::default() }
     }
 
-    /// Looks in the target's root (`/proc/PID/root`), then on this machine, then asks the server.
+    /// Looks on this machine, then in the target's root (`/proc/PID/root`), then asks the server.
     pub fn find(&mut self, build_id: &str, root: Option<&Path>) -> Search {
         let mut search = Search::default();
-        for path in binary::debug_files(build_id) {
-            if let Some(root) = root
-                && search.take(Origin::Target(path.clone()), read_inside(root, &path, build_id))
-            {
+        let paths = binary::debug_files(build_id);
+        for path in &paths {
+            if search.take(Origin::Host(path.clone()), read_inside(Path::new("/"), path, build_id)) {
                 return search;
             }
-            if search.take(Origin::Host(path.clone()), read_inside(Path::new("/"), &path, build_id)) {
+        }
+        let inside = root.into_iter().flat_map(|root| paths.iter().map(move |path| (root, path)));
+        for (root, path) in inside {
+            if search.take(Origin::Target(path.clone()), read_inside(root, path, build_id)) {
                 return search;
             }
         }
@@ -186,7 +188,12 @@ fn read_inside(root: &Path, path: &Path, build_id: &str) -> Result<Vec<u8>, Symb
     read(&open_inside(root, path)?, build_id)
 }
 
-fn open_inside(root: &Path, path: &Path) -> Result<File, SymbolsError> {
+/// Opens a regular file below a root, for reading; links in its path lead to where a process with that root would get.
+///
+/// # Errors
+///
+/// If it isn't there, is something else, or the system says no.
+pub(crate) fn open_inside(root: &Path, path: &Path) -> Result<File, SymbolsError> {
     let root =
         rustix::fs::openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -20,12 +20,14 @@ use common::{
     LONG, Scratch,
     child::{Guarded, run},
     has_program,
-    helper::compiled,
+    helper::{Helper, compiled},
     within,
 };
 use profiler::{
     binary::{self, SymbolSource},
+    session::Images,
     symbols::{Limits, Origin, Search, Server, SymbolFinder, SymbolsError},
+    target::Process,
 };
 
 /// A static program without symbols, its debug file, its build id, and where `nm` says that its functions are.
@@ -105,9 +107,71 @@ impl Program {
         let search = SymbolFinder::default().find(&self.build_id, Some(root));
         assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
         assert!(search.found.is_none(), "{:?}", search.found.map(|found| found.origin));
-        let (origin, error) = &search.tried[0];
-        assert!(matches!(origin, Origin::Target(_)), "{origin}");
-        error.to_string()
+        assert!(matches!(search.tried[0], (Origin::Host(_), SymbolsError::Missing)));
+        let inside = |(origin, _): &&(Origin, SymbolsError)| matches!(origin, Origin::Target(_));
+        search.tried.iter().find(inside).expect("it was looked for").1.to_string()
+    }
+
+    /// The debug file with every function one byte behind its place.
+    fn forged(&self) -> Vec<u8> {
+        let mut bytes = std::fs::read(&self.debug).expect("it can be read");
+        let word = |bytes: &[u8], at: usize, length: usize| {
+            bytes[at..at + length].iter().rev().fold(0, |word, byte| word << 8 | usize::from(*byte))
+        };
+        // The table of sections, and of the one that is the symbol table (type 2) the entries for functions (type 2).
+        let (sections, count) = (word(&bytes, 0x28, 8), word(&bytes, 0x3c, 2));
+        let header = (0..count).map(|index| sections + 64 * index).find(|at| word(&bytes, at + 4, 4) == 2);
+        let header = header.expect("it has a symbol table");
+        let (start, length) = (word(&bytes, header + 0x18, 8), word(&bytes, header + 0x20, 8));
+        for symbol in
+            (start..start + length).step_by(24).filter(|at| bytes[at + 4] & 15 == 2).collect::<Vec<_>>()
+        {
+            let moved = word(&bytes, symbol + 8, 8) as u64 + 1;
+            bytes[symbol + 8..symbol + 16].copy_from_slice(&moved.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// Where the program's functions are hooked by what is known for a process that runs it, and by which symbols.
+fn looked_at(images: &mut Images, pid: u32) -> (Vec<u64>, bool) {
+    let process = Process::open(pid).expect("it runs");
+    let objects = process.mapped_objects().expect("they can be read");
+    assert_eq!(objects.len(), 1, "a static program has nothing else: {objects:?}");
+    let (_, analysis) = images.look_at(&process, &objects[0]).expect("it can be had");
+    let image = (*analysis).as_ref().unwrap_or_else(|error| panic!("{objects:?}: {error}"));
+    let offsets = image.hooks.iter().map(|hook| hook.site.file_offset).collect();
+    (offsets, image.symbols.contains(&SymbolSource::DebugFile))
+}
+
+#[test]
+fn a_debug_file_in_one_processs_root_says_nothing_of_a_process_with_another() {
+    let Some(program) = program() else { return };
+    let inside = |root: &Scratch| {
+        std::fs::hard_link(&program.stripped, root.path().join("program")).expect("the same file system");
+        Helper::spawn(Command::new("chroot").arg(root.path()).args(["/program", "5", "20"]))
+    };
+    if !has_program("chroot") || !run(Command::new("chroot").args(["/", "true"])).status.success() {
+        return common::skip("no right to have another root");
+    }
+    let copy = |place: &Path| {
+        std::fs::copy(&program.debug, place).expect("it can be copied");
+    };
+    let forge = |place: &Path| std::fs::write(place, program.forged()).expect("it can be written");
+    let (true_root, forged_root) = (program.root(copy), program.root(forge));
+    let outside = Helper::start(&program.stripped, &["5", "20"]);
+    let (honest, forged) = (inside(&true_root), inside(&forged_root));
+    let pids = [outside.pid(), honest.pid(), forged.pid()];
+    let alone = pids.map(|pid| looked_at(&mut Images::new(None, true).expect("no address"), pid));
+    assert_eq!(alone[0], (Vec::new(), false));
+    assert!(alone[1].1 && !alone[1].0.is_empty(), "{alone:?}");
+    assert!(alone[2].1 && alone[2].0 != alone[1].0, "{alone:?}");
+    // Whoever was looked at before.
+    for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut images = Images::new(None, true).expect("no address");
+        for index in [order, order].concat() {
+            assert_eq!(looked_at(&mut images, pids[index]), alone[index], "{order:?}");
+        }
     }
 }
 
@@ -120,7 +184,7 @@ fn a_debug_file_in_the_targets_root_is_found() {
     let find = |root: &Scratch| SymbolFinder::default().find(&program.build_id, Some(root.path()));
     let plain = find(&program.root(copy));
     program.is_known_by(&plain);
-    assert!(plain.tried.is_empty());
+    assert!(matches!(plain.tried[..], [(Origin::Host(_), SymbolsError::Missing)]));
     assert!(matches!(plain.found.map(|found| found.origin), Some(Origin::Target(_))));
 
     // Distributions link from there to the file; absolute links mean the target's root.

@@ -89,7 +89,9 @@ pub fn replaced_program(tid: u32, old_tid: u32) {
         if THREADS.insert(&tid, &mut moved, 0).is_err() {
             count(Outcome::ThreadsFull);
         }
-        let _gone = THREADS.remove(&old_tid);
+        forget(old_tid);
+        // Of the former main thread; the one that has its id now runs.
+        let _gone = HINTS.remove(&tid);
     }
 }
 
@@ -209,7 +211,15 @@ fn retire(tid: u32, thread: *mut ThreadRecord, now: u64) {
         Some(retired) => retire_into(unsafe { &mut *retired }, spent),
         None => count(Outcome::RetiredUnknown),
     }
+    forget(tid);
+}
+
+/// Removes a thread's record, and the hint that goes with it: of a thread that had no event but its last one there still
+/// is one.
+#[inline(always)]
+fn forget(tid: u32) {
     let _gone = THREADS.remove(&tid);
+    let _gone = HINTS.remove(&tid);
 }
 
 #[inline(always)]

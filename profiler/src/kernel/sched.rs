@@ -53,13 +53,20 @@ impl Kernel {
         }
     }
 
-    /// Tells the kernel side how a thread, not seen in any event yet, is blocked.
+    /// Tells the kernel side how a thread, not seen in any event yet, is blocked. `false`: there is no place for that, and
+    /// the thread will be taken for sleeping until its first event.
     ///
     /// # Errors
     ///
-    /// If the map can't be written.
-    pub fn hint(&mut self, tid: u32, state: ThreadState) -> Result<(), KernelError> {
-        self.hints.insert(tid, state as u32, 0).map_err(|source| map_error("HINTS", source))
+    /// If the map can't be written. A full one is no error.
+    pub fn hint(&mut self, tid: u32, state: ThreadState) -> Result<bool, KernelError> {
+        match self.hints.insert(tid, state as u32, 0) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                Ok(false)
+            }
+            Err(source) => Err(map_error("HINTS", source)),
+        }
     }
 
     /// A thread has had its first event: its hint is no longer needed.

@@ -2,11 +2,16 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
 };
+
+use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::{
     binary::{self, Image},
@@ -28,6 +33,23 @@ struct Key {
     size: u64,
     /// Seconds and nanoseconds of the last change.
     changed: (i64, i64),
+    /// Whose word was taken for where its functions are: `None` if only that of the file itself and of this machine.
+    root: Option<RootId>,
+}
+
+/// A root directory: its device and inode, and the mount namespace in which it was found (what lies below it may be
+/// something else in another one).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct RootId {
+    device: u64,
+    inode: u64,
+    mounts: u64,
+}
+
+/// The root directory of a target, if it isn't ours. Held open: the process may get another one at any time.
+struct ForeignRoot {
+    directory: File,
+    id: RootId,
 }
 
 /// A file's analysis, or why there is none.
@@ -91,17 +113,38 @@ impl Images {
         process: &Process,
         object: &MappedObject,
     ) -> Option<(PinnedObject, Arc<Analysis>)> {
-        let told = |error: &dyn std::fmt::Display| tracing::debug!("{}: {error}", clean(&object.path));
-        let pinned = process.pin(object).inspect_err(|error| told(error)).ok()?;
-        let key = Key { id: object.id(), size: pinned.size(), changed: pinned.changed() };
+        let pinned = process.pin(object);
+        let pinned = pinned.inspect_err(|error| tracing::debug!("{}: {error}", clean(&object.path))).ok()?;
+        let key = Key { id: object.id(), size: pinned.size(), changed: pinned.changed(), root: None };
+        let analysis = self.known_or_made(key, object, &pinned, None);
+        let lacks_symbols =
+            analysis.as_ref().as_ref().is_ok_and(|image| image.wants_symbols && image.build_id.is_some());
+        if !lacks_symbols {
+            return Some((pinned, analysis));
+        }
+        // What its root says of a program that others share is believed for processes with that root only.
+        let Some(foreign) = ForeignRoot::of(process) else { return Some((pinned, analysis)) };
+        let key = Key { root: Some(foreign.id), ..key };
+        let analysis = self.known_or_made(key, object, &pinned, Some(&foreign.path()));
+        Some((pinned, analysis))
+    }
+
+    /// The analysis of a file, with symbols from a foreign root if one is given: it has to be the key's.
+    fn known_or_made(
+        &mut self,
+        key: Key,
+        object: &MappedObject,
+        pinned: &PinnedObject,
+        root: Option<&Path>,
+    ) -> Arc<Analysis> {
         self.uses += 1;
         if let Some((analysis, used)) = self.known.get_mut(&key) {
             *used = self.uses;
-            return Some((pinned, Arc::clone(analysis)));
+            return Arc::clone(analysis);
         }
         let analysis = pinned.read().map_err(|error| error.to_string());
         let analysis = analysis.and_then(|bytes| {
-            let mut image = self.analyse(&bytes, process)?;
+            let mut image = self.analyse(&bytes, root)?;
             if self.python {
                 match binary::python::find(&bytes) {
                     Ok(python) => image.python = python,
@@ -111,7 +154,7 @@ impl Images {
             Ok(image)
         });
         if let Err(error) = &analysis {
-            told(error);
+            tracing::debug!("{}: {error}", clean(&object.path));
         }
         let analysis = Arc::new(analysis);
         if self.known.len() >= KEPT {
@@ -119,17 +162,17 @@ impl Images {
             oldest.map(|key| self.known.remove(&key));
         }
         self.known.insert(key, (Arc::clone(&analysis), self.uses));
-        Some((pinned, analysis))
+        analysis
     }
 
     /// Analyses a file, with its debug file if it lacks symbols and there is one.
-    fn analyse(&mut self, bytes: &[u8], process: &Process) -> Analysis {
+    fn analyse(&mut self, bytes: &[u8], root: Option<&Path>) -> Analysis {
         let words = |error: binary::BinaryError| error.to_string();
         let mut image = binary::analyse(bytes, None).map_err(words)?;
         let Some(build_id) = image.build_id.clone().filter(|_| image.wants_symbols) else {
             return Ok(image);
         };
-        let mut search = self.finder.find(&build_id, Some(&process.root()));
+        let mut search = self.finder.find(&build_id, root);
         if search.found.is_none()
             && let Some(remote) = &mut self.remote
         {
@@ -160,6 +203,37 @@ impl Images {
         }
         news
     }
+}
+
+impl ForeignRoot {
+    /// `None` if it is our own, where nothing more is to be found than on this machine, or can't be had.
+    fn of(process: &Process) -> Option<Self> {
+        // The mount namespace is asked for afterwards: into one of its own a process gets any time, but back into that
+        // of others only with rights over it.
+        let directory = open_directory(&process.root())?;
+        let id = RootId::of(&directory, &format!("/proc/{}/ns/mnt", process.pid()))?;
+        // The process id may be another process's by now.
+        let own = RootId::of(&open_directory(Path::new("/"))?, "/proc/self/ns/mnt");
+        (process.is_alive() && own != Some(id)).then_some(Self { directory, id })
+    }
+
+    /// A path that leads there as long as `self` lives.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()))
+    }
+}
+
+impl RootId {
+    fn of(directory: &File, mounts: &str) -> Option<Self> {
+        let metadata = directory.metadata().ok()?;
+        let mounts = std::fs::metadata(mounts).ok()?.ino();
+        Some(Self { device: metadata.dev(), inode: metadata.ino(), mounts })
+    }
+}
+
+fn open_directory(path: &Path) -> Option<File> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).ok().map(File::from)
 }
 
 impl Remote {

@@ -2,13 +2,14 @@
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{Read as _, Seek as _},
     os::fd::AsRawFd as _,
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::{Process, TargetError};
+use crate::symbols::open_inside;
 
 /// `int3`: what the kernel puts at a probe's place.
 pub const BREAKPOINT: u8 = 0xcc;
@@ -100,9 +101,11 @@ impl Process {
 
     /// The same file by its name in the process's root; only if it still is the same file.
     fn open_by_name(&self, object: &MappedObject) -> Option<File> {
-        let file = File::open(self.root().join(object.path.trim_start_matches('/'))).ok()?;
+        let file = open_inside(&self.root(), Path::new(&object.path)).ok()?;
         let metadata = file.metadata().ok()?;
-        (metadata.is_file() && metadata.ino() == object.inode).then_some(file)
+        let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
+        let device = (major.cast_signed(), minor.cast_signed());
+        ((device, metadata.ino()) == object.id()).then_some(file)
     }
 
     /// The word of 8 bytes at an address of the process, if it can be read.
@@ -153,6 +156,8 @@ impl PinnedObject {
             return Err(std::io::Error::other("it is no ELF file"));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(self.size).unwrap_or(0) + 1);
+        // It may have been read before.
+        (&self.file).rewind()?;
         (&self.file).take(OBJECT_LIMIT).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
@@ -224,5 +229,34 @@ zzz
         let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let program = objects.iter().find(|object| me.pin(object).unwrap().read().unwrap() == exe);
         assert!(program.is_some(), "the test program is among {objects:?}");
+        let pinned = me.pin(program.unwrap()).unwrap();
+        assert!((0..2).all(|_| pinned.read().unwrap() == exe), "as often as one likes");
+    }
+
+    #[test]
+    fn by_its_name_only_the_very_file_is_opened() {
+        let me = Process::open(std::process::id()).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let inode = exe.metadata().unwrap().ino();
+        let objects = me.mapped_objects().unwrap();
+        let program = objects.into_iter().find(|object| object.inode == inode).unwrap();
+        let opened = me.open_by_name(&program).unwrap();
+        assert_eq!(opened.metadata().unwrap().ino(), inode);
+        let other_device =
+            MappedObject { device: (program.device.0, program.device.1 + 1), ..program.clone() };
+        assert!(me.open_by_name(&other_device).is_none());
+
+        // To open it for reading would take for ever.
+        let pipe = std::env::temp_dir().join(format!("profiler-pipe-{}", std::process::id()));
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .unwrap();
+        let metadata = pipe.metadata().unwrap();
+        let device = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
+        let device = (device.0.cast_signed(), device.1.cast_signed());
+        let path = pipe.to_str().unwrap().to_owned();
+        let piped = MappedObject { device, inode: metadata.ino(), path, ..program };
+        let opened = me.open_by_name(&piped);
+        std::fs::remove_file(&pipe).unwrap();
+        assert!(opened.is_none());
     }
 }
