@@ -186,11 +186,11 @@ impl Sampler {
             if session.due().is_some_and(|due| due <= now) {
                 session.keep_up();
             }
-            if chooser.due().is_some_and(|due| due <= now) {
-                if let Err(error) = chooser.keep_up(session) {
-                    // The next look may succeed.
-                    tracing::warn!("{error:#}");
-                }
+            if chooser.due().is_some_and(|due| due <= now)
+                && let Err(error) = chooser.keep_up(session)
+            {
+                // The next look may succeed.
+                tracing::warn!("{error:#}");
             }
             if let Some(ended) = session.sample_due() {
                 due = due.min(ended);

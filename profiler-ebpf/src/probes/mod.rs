@@ -3,7 +3,7 @@
 mod alloc;
 mod empty;
 mod loaded;
-mod process;
 mod mapping;
+mod process;
 mod sched;
 mod trial;

@@ -6,19 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_common::alloc::{AllocCounts, AllocSite};
+use profiler_common::alloc::AllocCounts;
 
 use super::{
     SessionError,
     images::{FileId, Images},
-    placed::{PlacedObject, PlacedSite, in_place, site_info},
+    placed::{PlacedObject, PlacedSite, place_object},
     python::PythonWatch,
 };
 use crate::{
-    binary::{Image, Layer, python::Bytes},
-    kernel::{AllocLink, Kernel, LoaderLink, SitePlan},
+    binary::{Image, Layer},
+    kernel::{AllocLink, Kernel, LoaderLink},
     snapshot::{AllocSnapshot, AllocState, FunctionCounts, LiveObjects, Unhooked},
-    target::{MappedObject, PinnedObject, Process, TargetError},
+    target::{MappedObject, Process, TargetError},
     text::clean,
 };
 
@@ -474,51 +474,6 @@ impl AllocWatch {
             self.looks = Some((Instant::now(), 0));
         }
     }
-}
-
-/// Places the probes of one file.
-fn place_object(
-    kernel: &mut Kernel,
-    process: &Process,
-    (object, pinned, image): (&MappedObject, &PinnedObject, &Image),
-    slot: u32,
-) -> Result<PlacedObject, SessionError> {
-    let mut plans = Vec::new();
-    let mut hooks = Vec::new();
-    for hook in &image.hooks {
-        let Some(address) = object.address_of(hook.site.file_offset) else {
-            tracing::warn!("{}: {} is not mapped executable", clean(&object.path), hook.function.name());
-            continue;
-        };
-        let site = AllocSite {
-            op: hook.op as u8,
-            registers: hook.registers.map(|register| register as u8),
-            flags: hook.flags,
-            slot,
-            reserved: 0,
-        };
-        // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
-        if !hook.internal_calls.is_empty() {
-            let file_offsets = hook.internal_calls.iter().map(|call| call.file_offset).collect();
-            // There they stand where the function expects them, wherever they are at its site.
-            let registers = hook.entry_registers.map(|register| register as u8);
-            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site } });
-        }
-        plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
-        hooks.push((hook, address));
-    }
-    let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
-    let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
-    let mut ids = link.sites().iter().copied();
-    let mut sites = Vec::with_capacity(hooks.len());
-    for (hook, address) in hooks {
-        let internal = if hook.internal_calls.is_empty() { None } else { ids.next() };
-        let Some(own) = ids.next() else { break };
-        let in_place = in_place(process, address, hook);
-        let info = Arc::new(site_info(object, image, hook, in_place));
-        sites.push(PlacedSite::new(info, own, internal, Bytes::Counted));
-    }
-    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, file_offsets, sites })
 }
 
 /// The first few names: a target could map thousands, and a label must stay short.

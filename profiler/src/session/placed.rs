@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Instant};
 
-use profiler_common::alloc::{AllocCounts, AllocFunction};
+use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
 
 use super::{SessionError, images::FileId};
 use crate::{
     binary::{Hook, Image, Layer, python::Bytes},
-    kernel::{AllocLink, Kernel, SiteId},
+    kernel::{AllocLink, Kernel, SiteId, SitePlan},
     snapshot::{FunctionCounts, SiteInfo},
-    target::{BREAKPOINT, MappedObject, Process},
+    target::{BREAKPOINT, MappedObject, PinnedObject, Process},
     text::clean,
 };
 
@@ -110,4 +110,49 @@ pub fn site_info(object: &MappedObject, image: &Image, hook: &Hook, in_place: Op
         notes: hook.notes.clone(),
         in_place,
     }
+}
+
+/// Places the probes of one file.
+pub(super) fn place_object(
+    kernel: &mut Kernel,
+    process: &Process,
+    (object, pinned, image): (&MappedObject, &PinnedObject, &Image),
+    slot: u32,
+) -> Result<PlacedObject, SessionError> {
+    let mut plans = Vec::new();
+    let mut hooks = Vec::new();
+    for hook in &image.hooks {
+        let Some(address) = object.address_of(hook.site.file_offset) else {
+            tracing::warn!("{}: {} is not mapped executable", clean(&object.path), hook.function.name());
+            continue;
+        };
+        let site = AllocSite {
+            op: hook.op as u8,
+            registers: hook.registers.map(|register| register as u8),
+            flags: hook.flags,
+            slot,
+            reserved: 0,
+        };
+        // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
+        if !hook.internal_calls.is_empty() {
+            let file_offsets = hook.internal_calls.iter().map(|call| call.file_offset).collect();
+            // There they stand where the function expects them, wherever they are at its site.
+            let registers = hook.entry_registers.map(|register| register as u8);
+            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site } });
+        }
+        plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
+        hooks.push((hook, address));
+    }
+    let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
+    let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
+    let mut ids = link.sites().iter().copied();
+    let mut sites = Vec::with_capacity(hooks.len());
+    for (hook, address) in hooks {
+        let internal = if hook.internal_calls.is_empty() { None } else { ids.next() };
+        let Some(own) = ids.next() else { break };
+        let in_place = in_place(process, address, hook);
+        let info = Arc::new(site_info(object, image, hook, in_place));
+        sites.push(PlacedSite::new(info, own, internal, Bytes::Counted));
+    }
+    Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, file_offsets, sites })
 }

@@ -10,7 +10,7 @@ use super::{
     alloc::{AllocWatch, Links},
     group::{Counters, Part},
     images::Images,
-    ledger::{LedgerWatch, ThreadReading},
+    ledger::{LedgerWatch, ThreadReading, forget_slot},
     strays::Strays,
 };
 use crate::{
@@ -127,7 +127,12 @@ impl Watched {
         }
         let placed = watched.place(kernel, images, plan, birth);
         if placed.is_err() || !watched.process.is_alive() {
+            watched.alloc.stop(kernel);
             kernel.unwatch_process(pid, slot);
+            if plan.stalls {
+                // The next process in this place must not inherit its threads. What went wrong first is what matters.
+                let _forgotten = forget_slot(kernel, slot);
+            }
             // The probes may sit in another process that has got its id; a process that ended explains every complaint.
             return Err(match placed {
                 Err(error) if watched.process.is_alive() => error,
