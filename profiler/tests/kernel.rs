@@ -14,12 +14,15 @@ use object::{Object as _, ObjectSymbol as _};
 use profiler::{
     binary,
     kernel::{
-        AllocLink, Event, EventReader, EventScope, Kernel, KernelError, Placement, Plan, SitePlan, Sizes,
-        detach_all,
+        AllocLink, Event, EventReader, EventScope, Followed, Kernel, KernelError, Placement, Plan, SitePlan,
+        Sizes, detach_all,
     },
     target::Process,
 };
-use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
+use profiler_common::{
+    alloc::{AllocCounts, AllocFunction, AllocSite},
+    sched::ThreadState,
+};
 
 /// The tests of this file look at what the whole process holds: one at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -421,4 +424,23 @@ fn loading_takes_no_time_worth_telling() {
     let kernel = load(true, false);
     println!("loaded in {:?}, placement {}", began.elapsed(), kernel.placement().name());
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_thread_that_ends_takes_its_hint_along_and_a_full_map_of_hints_is_no_error() {
+    let _turn = turn();
+    let program = if can_observe() { compiled("chain.c", &[]) } else { return };
+    let Some(program) = program else { return };
+    let mut kernel = load(true, true);
+    let helper = Helper::start(&program, &["1", "0"]);
+    let tid = helper.pid();
+    assert_eq!(kernel.follow_thread(tid, 0).expect("it can be written"), Followed::New);
+    assert!(kernel.hint(tid, ThreadState::Sleeping).expect("it can be written"));
+    drop(helper);
+    let gone = || kernel.thread(tid).expect("it can be read").is_none();
+    assert!(within(LONG, gone), "its record is still there");
+    // Ids that no thread can have (PID_MAX_LIMIT is 2^22): there is room for as many as the map has places.
+    let ids = (1 << 23)..(1 << 23) + 20_000;
+    let room = ids.take_while(|id| kernel.hint(*id, ThreadState::Sleeping).expect("full is no error"));
+    assert_eq!(room.count(), 16_384);
 }
