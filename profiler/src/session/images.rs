@@ -29,7 +29,8 @@ pub type FileId = ((i32, i32), u64);
 /// A file at one state of its contents.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
-    id: FileId,
+    /// Device and inode, of the opened file.
+    id: (u64, u64),
     size: u64,
     /// Seconds and nanoseconds of the last change.
     changed: (i64, i64),
@@ -115,7 +116,7 @@ impl Images {
     ) -> Option<(PinnedObject, Arc<Analysis>)> {
         let pinned = process.pin(object);
         let pinned = pinned.inspect_err(|error| tracing::debug!("{}: {error}", clean(&object.path))).ok()?;
-        let key = Key { id: object.id(), size: pinned.size(), changed: pinned.changed(), root: None };
+        let key = Key { id: pinned.identity(), size: pinned.size(), changed: pinned.changed(), root: None };
         let analysis = self.known_or_made(key, object, &pinned, None);
         let lacks_symbols =
             analysis.as_ref().as_ref().is_ok_and(|image| image.wants_symbols && image.build_id.is_some());

@@ -64,6 +64,7 @@ pub struct PinnedObject {
     file: File,
     size: u64,
     changed: (i64, i64),
+    identity: (u64, u64),
 }
 
 impl Process {
@@ -96,7 +97,12 @@ impl Process {
             let source = std::io::Error::other("it is no regular file");
             return Err(TargetError::Unreadable { pid: self.pid(), what: link, source });
         }
-        Ok(PinnedObject { size: metadata.len(), changed: (metadata.mtime(), metadata.mtime_nsec()), file })
+        Ok(PinnedObject {
+            size: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            identity: (metadata.dev(), metadata.ino()),
+            file,
+        })
     }
 
     /// The same file by its name in the process's root; only if it still is the same file.
@@ -136,7 +142,13 @@ impl PinnedObject {
         self.size
     }
 
-    /// When its contents were last changed: seconds since the epoch, and nanoseconds.
+    /// What file it is: device and inode of the file that was opened, which need not be the one that was asked for if its
+    /// owner has mapped another one in between.
+    pub const fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// When it was last changed: seconds since the epoch, and nanoseconds. Its owner can't set this time (`st_ctime`).
     pub const fn changed(&self) -> (i64, i64) {
         self.changed
     }
