@@ -258,22 +258,6 @@ impl AllocSnapshot {
         self.functions.iter().filter(|one| matches!(one.layer, Layer::Allocator(_)))
     }
 
-    /// Counts by function, of all allocators together, in the order of [`AllocFunction::ALL`].
-    pub fn by_function(&self) -> Vec<(AllocFunction, AllocCounts, u64)> {
-        let mut sums: Vec<(AllocFunction, AllocCounts, u64)> = Vec::new();
-        for one in self.of_allocators() {
-            match sums.iter_mut().find(|(function, ..)| *function == one.function) {
-                Some((_, counts, hits)) => {
-                    counts.add(&one.counts);
-                    *hits += one.hits;
-                }
-                None => sums.push((one.function, one.counts, one.hits)),
-            }
-        }
-        sums.sort_by_key(|(function, ..)| *function);
-        sums
-    }
-
     /// Everything of one layer together.
     pub fn total_of(&self, layer: Layer) -> AllocCounts {
         sum(self.functions.iter().filter(|one| one.layer == layer))
