@@ -11,6 +11,7 @@ pub mod alloc;
 pub mod mapping;
 pub mod outcome;
 pub mod process;
+pub mod sample;
 pub mod sched;
 
 /// Marks a record that may be copied to and from a BPF map byte by byte.

@@ -1,6 +1,6 @@
 //! What happens to whole processes: they fork, replace their program, load libraries, end.
 
-use crate::Record;
+use crate::{Record, sample::Sampling};
 
 /// What has happened. Number of [`ProcessEvent::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +87,9 @@ pub struct Switches {
     pub loaded: u32,
     /// Zero.
     pub reserved: u32,
+    /// How its allocations are sampled. Written by the user side, in words of 4 bytes: a value that is half written samples
+    /// with another probability for an instant, which is told with each sample.
+    pub sampling: Sampling,
 }
 
 // SAFETY: all are repr(C) of integers without padding (see the assertions).
@@ -98,4 +101,4 @@ unsafe impl Record for Switches {}
 
 const _: () = assert!(size_of::<ProcessEvent>() == 40);
 const _: () = assert!(size_of::<TargetEntry>() == 8);
-const _: () = assert!(size_of::<Switches>() == 16);
+const _: () = assert!(size_of::<Switches>() == 32);

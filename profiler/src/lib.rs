@@ -11,19 +11,23 @@ pub mod config;
 pub mod doctor;
 pub mod explain;
 pub mod export;
+pub mod hunt;
 pub mod kernel;
 pub mod launch;
+pub mod leaks;
 pub mod ps;
 pub mod sampler;
 pub mod screen;
 pub mod server;
 pub mod session;
 pub mod snapshot;
+pub mod stack;
 pub mod stalls;
 pub mod symbols;
 pub mod target;
 pub mod text;
 pub mod version;
+pub mod worker;
 
 #[cfg(test)]
 mod test_support;
