@@ -19,11 +19,16 @@ pub enum Outcome {
     /// A program break was moved, but where it was before had not been kept: the call began before its process was
     /// followed, or `BREAKS` was full. It is missing from the counts of `brk`.
     BreakUnknown = 6,
+    /// The `SAMPLES` ring was full: a sample wasn't told, or the end of one. What has ended all the same isn't in
+    /// `LIVE_SAMPLES` any more.
+    SamplesFull = 7,
+    /// `LIVE_SAMPLES` was full: a block that was chosen isn't sampled.
+    LiveSamplesFull = 8,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its slots.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::UnknownSite,
         Self::ThreadsFull,
         Self::ClockBackwards,
@@ -31,6 +36,8 @@ impl Outcome {
         Self::SwitchNotSeen,
         Self::EventsFull,
         Self::BreakUnknown,
+        Self::SamplesFull,
+        Self::LiveSamplesFull,
     ];
 
     /// The value of the `reason` label.
@@ -43,6 +50,8 @@ impl Outcome {
             Self::SwitchNotSeen => "switch_not_seen",
             Self::EventsFull => "events_full",
             Self::BreakUnknown => "break_unknown",
+            Self::SamplesFull => "samples_full",
+            Self::LiveSamplesFull => "live_samples_full",
         }
     }
 }

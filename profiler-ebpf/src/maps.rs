@@ -7,13 +7,14 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use profiler_common::{
     alloc::{AllocSite, SiteCounts},
     mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::{Switches, TargetEntry},
+    sample::{LiveKey, PendingKey, PendingSample},
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
@@ -83,6 +84,26 @@ pub static MAPPING_COUNTS: PerCpuArray<MappingCounts> =
 #[map]
 pub static BREAKS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 
+/// Sampled blocks that live; value: the sample's id. Written at the return of a call that was chosen; removed when the block is
+/// given back, and by the user side. Never evicts: when full, `Outcome::LiveSamplesFull`, and the block isn't sampled.
+/// An entry takes about 80 bytes; the size here is what is set when samples are wanted, and one entry else.
+#[map]
+pub static LIVE_SAMPLES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
+
+/// Calls that were chosen and haven't returned yet. Written at the entry, removed at the return; those that never come (an
+/// exception, `longjmp`, the end of the thread) make room for others in the end.
+#[map]
+pub static PENDING_SAMPLES: LruHashMap<PendingKey, PendingSample> = LruHashMap::with_max_entries(4096, 0);
+
+/// `SampleHeader`s, those of allocations and pages with a slice of the stack behind; read by the user side as they come. Room
+/// for 127 with the largest slice; a full ring is counted as `Outcome::SamplesFull`.
+#[map]
+pub static SAMPLES: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
+
+/// One entry, per CPU: how many samples have got an id there.
+#[map]
+pub static SAMPLE_IDS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// Key: `Outcome`. Written wherever something is lost, per CPU; read by the user side.
 #[map]
 pub static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::ALL.len() as u32, 0);
@@ -104,4 +125,15 @@ pub fn add(counter: *mut u64, n: u64) {
     unsafe {
         core::arch::asm!("lock *(u64 *)({counter} + 0) += {n}", counter = in(reg) counter, n = in(reg) n);
     }
+}
+
+/// [`add`] that also returns what was there before.
+#[inline(always)]
+pub fn fetch_add(counter: *mut u64, n: u64) -> u64 {
+    let mut n = n;
+    // SAFETY: as in `add`. (Linux 5.12 has it.)
+    unsafe {
+        core::arch::asm!("{n} = atomic_fetch_add((u64 *)({counter} + 0), {n})", counter = in(reg) counter, n = inout(reg) n);
+    }
+    n
 }

@@ -1,9 +1,10 @@
-//! The programs, one file per family.
+//! The programs, one file per family; `sample` is how all of them tell samples.
 
 mod alloc;
 mod empty;
 mod loaded;
 mod mapping;
 mod process;
+mod sample;
 mod sched;
 mod trial;
