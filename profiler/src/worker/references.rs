@@ -109,6 +109,17 @@ pub trait Memory {
     fn read(&mut self, address: u64, into: &mut [u8]) -> io::Result<usize>;
 }
 
+impl Memory for crate::target::MemoryFiles {
+    fn pages(&mut self, range: &SearchRange) -> io::Result<Option<Pages>> {
+        let found = self.resident(range.addresses.clone(), range.shared)?;
+        Ok(found.map(|found| Pages { resident: found.runs, swapped: found.swapped, next: found.next }))
+    }
+
+    fn read(&mut self, address: u64, into: &mut [u8]) -> io::Result<usize> {
+        Self::read(self, address, into)
+    }
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References {
