@@ -8,6 +8,8 @@ mod facts;
 mod glob;
 mod identity;
 mod maps;
+mod memory;
+mod pagemap;
 mod program;
 mod runtime;
 mod scan;
@@ -23,6 +25,8 @@ pub use facts::ProcessFacts;
 pub use glob::Glob;
 pub use identity::{Process, ThreadSighting};
 pub use maps::{BREAKPOINT, MappedObject, MappedRange, PinnedObject};
+pub use memory::{AddressSpace, MappingUse, MemoryFiles, MemoryMapping, SEARCH_LIMIT, SearchPlan};
+pub use pagemap::{PAGE, PageState, Pagemap, Resident};
 pub use program::{Program, ProgramCache};
 pub use runtime::Runtime;
 pub use scan::{GroupBy, SHORT_ID, Scan, group_name, scan, short_container};
@@ -77,6 +81,18 @@ pub enum TargetError {
         what: String,
         /// The system's reason.
         source: io::Error,
+    },
+    /// It has more memory than we search.
+    #[error(
+        "process {pid} has {bytes} bytes in memory, more than are searched for pointers ({limit}): lost blocks can't be told from used ones"
+    )]
+    TooLarge {
+        /// Its id.
+        pid: u32,
+        /// Anonymous and shared memory.
+        bytes: u64,
+        /// What is searched at most.
+        limit: u64,
     },
     /// A file of `/proc` doesn't look as it should.
     #[error("can't understand {what} of process {pid}: {detail}")]
