@@ -6,10 +6,15 @@ pub const NAME_LIMIT: usize = 200;
 /// A name that can't disturb a terminal, a log or a protocol: control characters become U+FFFD, overlong ones are cut
 /// with an ellipsis.
 pub fn clean(name: &str) -> String {
-    let mut cleaned = String::with_capacity(name.len().min(NAME_LIMIT));
+    clean_to(name, NAME_LIMIT)
+}
+
+/// As [`clean`], with another limit in bytes.
+pub fn clean_to(name: &str, limit: usize) -> String {
+    let mut cleaned = String::with_capacity(name.len().min(limit));
     for character in name.chars() {
         let safe = if is_unsafe(character) { char::REPLACEMENT_CHARACTER } else { character };
-        if cleaned.len() + safe.len_utf8() > NAME_LIMIT {
+        if cleaned.len() + safe.len_utf8() > limit {
             cleaned.push('…');
             break;
         }
