@@ -12,6 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::stack::Stack;
 
+pub mod estimate;
+pub mod ledger;
+mod lifetimes;
+mod site;
+mod windows;
+
 /// An estimate with its interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
@@ -224,6 +230,8 @@ pub struct Sum {
     pub objects_variance: f64,
     /// Sum of size squared times weight times (weight - 1): the variance of `bytes`.
     pub bytes_variance: f64,
+    /// Sum of size times (weight - 1): the part of `bytes` beyond the sampled blocks themselves. Only this part is uncertain.
+    pub unseen_bytes: f64,
 }
 
 /// What a site did in one window of time.
@@ -246,7 +254,7 @@ pub struct Window {
 }
 
 /// How old blocks were when they were given back: one bucket for each power of two of nanoseconds (bucket `b`: at least
-/// `2^b`, below `2^(b+1)`; bucket 0 also what is younger).
+/// `2^b`, below `2^(b+1)`; bucket 0 also what is younger, and all that lived less than `2^20` ns, about a millisecond).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lifetimes {
     /// By bucket.
