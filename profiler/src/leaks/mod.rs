@@ -3,6 +3,13 @@
 //! `ledger` keeps the live samples and what each site has done, within a fixed bound; `estimate` makes figures with intervals
 //! of weighted samples; `judge` says of each site and of the whole whether it leaks. docs/leaks.md has the method and its sources.
 
+pub mod chance;
+pub mod discovery;
+pub mod judge;
+pub mod survival;
+pub mod trend;
+pub mod wording;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
