@@ -9,6 +9,7 @@ pub mod judge;
 pub mod survival;
 pub mod trend;
 pub mod wording;
+pub mod form;
 
 use std::{
     sync::Arc,
@@ -29,10 +30,13 @@ mod windows;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The estimate itself, unbiased.
+    #[serde(with = "form::number")]
     pub value: f64,
     /// Lower end of the 95 % interval.
+    #[serde(with = "form::number")]
     pub low: f64,
     /// Upper end.
+    #[serde(with = "form::number")]
     pub high: f64,
 }
 
@@ -72,11 +76,14 @@ pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
     /// Bytes per second by which it grows (leaking: which are lost); `None` if unjudged.
+    #[serde(rename = "bytes_per_second")]
     pub rate: Option<Estimate>,
     /// How sure the verdict is, 0 to 1: one minus the rate of false alarms at which it would just be given (after correction
     /// for the number of sites).
+    #[serde(with = "form::number")]
     pub confidence: f64,
     /// Since when it grows, if it does.
+    #[serde(with = "form::optional_moment")]
     pub since: Option<SystemTime>,
     /// Why, in one sentence for people; of an unjudged one, what is missing.
     pub reason: String,
@@ -106,8 +113,10 @@ impl Source {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// When.
+    #[serde(with = "form::moment")]
     pub at: SystemTime,
     /// Estimated live bytes.
+    #[serde(with = "form::number")]
     pub live_bytes: f64,
 }
 
@@ -115,8 +124,10 @@ pub struct Point {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ages {
     /// Half of the bytes are older.
+    #[serde(rename = "median_seconds", with = "form::seconds")]
     pub median: Duration,
     /// The oldest sampled block.
+    #[serde(rename = "oldest_seconds", with = "form::seconds")]
     pub oldest: Duration,
 }
 
@@ -138,18 +149,23 @@ pub struct SiteReport {
     /// Blocks allocated since attach.
     pub allocated_objects: Estimate,
     /// Bytes allocated per second, of late.
+    #[serde(rename = "allocated_bytes_per_second", with = "form::number")]
     pub allocation_rate: f64,
     /// Bytes given back per second, of late.
+    #[serde(rename = "freed_bytes_per_second", with = "form::number")]
     pub free_rate: f64,
     /// How old the live blocks are.
     pub ages: Ages,
     /// The part of the blocks that is still alive after one second, ten, a hundred and so on (Kaplan and Meier's estimate);
     /// as far as blocks of that age were seen.
+    #[serde(with = "form::survival")]
     pub survival: Vec<(Duration, f64)>,
     /// Samples that all of this rests on: drawn since attach, and alive.
+    #[serde(with = "form::samples")]
     pub samples: (u64, u64),
     /// Of the old live samples that were looked for, how many nothing in the process's memory points to: `(looked for,
     /// pointed to by nothing)`; `None` if nobody has looked.
+    #[serde(with = "form::unreferenced")]
     pub unreferenced: Option<(u32, u32)>,
     /// The verdict.
     pub judgement: Judgement,
@@ -174,12 +190,15 @@ pub struct TargetReport {
     /// Its processes, those that have ended included.
     pub pids: Vec<u32>,
     /// Where the samples come from; `None` if there are none, and why.
+    #[serde(with = "form::source")]
     pub source: Result<Source, String>,
     /// One sample per so many bytes, on average, at present.
     pub sample_bytes: u64,
     /// When watching began.
+    #[serde(with = "form::moment")]
     pub since: SystemTime,
     /// For how long.
+    #[serde(rename = "watched_seconds", with = "form::seconds")]
     pub watched: Duration,
     /// What was there already.
     pub before: Before,
@@ -195,8 +214,10 @@ pub struct TargetReport {
     /// The sites: verdicts of concern first, then by rate, then by live bytes. Bounded.
     pub sites: Vec<SiteReport>,
     /// Sites that had no place any more, together: how many samples, and their live bytes.
+    #[serde(with = "form::other")]
     pub other: (u64, Estimate),
     /// What was lost: reason and count, all reasons also at zero.
+    #[serde(with = "form::counts")]
     pub losses: Vec<(String, u64)>,
     /// The process has ended, and how, if it has: this is the last picture of it.
     pub ended: Option<String>,
@@ -206,6 +227,7 @@ pub struct TargetReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Picture {
     /// When.
+    #[serde(with = "form::moment")]
     pub taken_at: SystemTime,
     /// The targets, in the order in which they came.
     pub targets: Vec<TargetReport>,

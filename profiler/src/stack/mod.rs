@@ -20,6 +20,7 @@ pub struct Place {
 
 /// Why a stack ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// At its outermost function.
     Complete,
