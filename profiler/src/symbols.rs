@@ -183,6 +183,11 @@ impl Search {
     }
 }
 
+/// Opens the debug file of a build below a root, if there is one. What is in it wasn't looked at.
+pub fn open_debug_file(root: &Path, build_id: &str) -> Option<File> {
+    binary::debug_files(build_id).iter().find_map(|path| open_inside(root, path).ok())
+}
+
 /// Opens and reads a debug file below a root; links in its path lead to where a process with that root would get.
 fn read_inside(root: &Path, path: &Path, build_id: &str) -> Result<Vec<u8>, SymbolsError> {
     read(&open_inside(root, path)?, build_id)

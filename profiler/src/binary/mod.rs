@@ -342,6 +342,11 @@ impl LeftOutReason {
     }
 }
 
+/// The build id in the notes of a file of which the beginning is given.
+pub fn build_id(head: &[u8]) -> Option<String> {
+    identity::outline::<object::elf::FileHeader64<object::Endianness>>(head).ok()?.1
+}
+
 /// Analyses a file's contents, with the help of its debug file if there is one (see [`check_debug_file`]).
 ///
 /// # Errors

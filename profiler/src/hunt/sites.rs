@@ -28,9 +28,18 @@ pub struct Sites {
     builds: Vec<Arc<str>>,
     build_numbers: HashMap<Arc<str>, u32>,
     numbers: HashMap<Arc<Compact>, SiteNumber>,
-    sites: Vec<(Arc<Compact>, Arc<str>)>,
+    sites: Vec<Option<Entry>>,
+    vacant: Vec<SiteNumber>,
     ids: HashMap<Arc<str>, SiteNumber>,
     bytes: usize,
+}
+
+/// A stack that is kept.
+struct Entry {
+    stack: Arc<Compact>,
+    id: Arc<str>,
+    /// How many books have it.
+    holders: u32,
 }
 
 impl Sites {
@@ -42,12 +51,14 @@ impl Sites {
         if let Some(number) = self.numbers.get(&compact) {
             return Some(*number);
         }
-        let bytes = OVERHEAD + size_of_val(&*compact.frames);
-        if self.bytes + bytes > MAX_BYTES {
+        if self.bytes + cost(&compact) > MAX_BYTES {
             return None;
         }
-        let number = SiteNumber(u32::try_from(self.sites.len()).ok()?);
-        self.bytes += bytes;
+        let number = match self.vacant.pop() {
+            Some(number) => number,
+            None => SiteNumber(u32::try_from(self.sites.len()).ok()?),
+        };
+        self.bytes += cost(&compact);
         let mut id = short_id(stack);
         // 48 bits: among 20,000 stacks two alike are met once in a million runs, but a program could be made so.
         let mut more = 2;
@@ -55,11 +66,41 @@ impl Sites {
             id = format!("{}-{more}", short_id(stack));
             more += 1;
         }
-        let (compact, id): (_, Arc<str>) = (Arc::new(compact), id.into());
-        self.numbers.insert(Arc::clone(&compact), number);
+        let (stack, id): (_, Arc<str>) = (Arc::new(compact), id.into());
+        self.numbers.insert(Arc::clone(&stack), number);
         self.ids.insert(Arc::clone(&id), number);
-        self.sites.push((compact, id));
+        let entry = Some(Entry { stack, id, holders: 0 });
+        match self.sites.get_mut(number.0 as usize) {
+            Some(place) => *place = entry,
+            None => self.sites.push(entry),
+        }
         Some(number)
+    }
+
+    /// Books have this site from now on.
+    pub fn hold(&mut self, number: SiteNumber) {
+        if let Some(Some(entry)) = self.sites.get_mut(number.0 as usize) {
+            entry.holders += 1;
+        }
+    }
+
+    /// Books have forgotten this site, or never took it (`held` tells): if nobody else has it, its stack is dropped.
+    pub fn release(&mut self, number: SiteNumber, held: bool) {
+        let Some(place) = self.sites.get_mut(number.0 as usize) else { return };
+        let Some(entry) = place else { return };
+        entry.holders = entry.holders.saturating_sub(u32::from(held));
+        if entry.holders == 0
+            && let Some(entry) = place.take()
+        {
+            self.bytes = self.bytes.saturating_sub(cost(&entry.stack));
+            self.numbers.remove(&entry.stack);
+            self.ids.remove(&entry.id);
+            self.vacant.push(number);
+        }
+    }
+
+    fn entry(&self, number: SiteNumber) -> Option<&Entry> {
+        self.sites.get(number.0 as usize)?.as_ref()
     }
 
     fn build(&mut self, build: &Arc<str>) -> Option<u32> {
@@ -78,17 +119,22 @@ impl Sites {
 
     /// The id of a site, as it is shown.
     pub fn id(&self, number: SiteNumber) -> Option<&Arc<str>> {
-        self.sites.get(number.0 as usize).map(|(_, id)| id)
+        self.entry(number).map(|entry| &entry.id)
     }
 
     /// The stack of a site.
     pub fn stack(&self, number: SiteNumber) -> Option<RawStack> {
-        let (compact, _) = self.sites.get(number.0 as usize)?;
+        let compact = &self.entry(number)?.stack;
         let place = |&(build, offset): &(u32, u64)| {
             Some(Place { build: Arc::clone(self.builds.get(build as usize)?), offset })
         };
         Some(RawStack { places: compact.frames.iter().map(place).collect::<Option<_>>()?, end: compact.end })
     }
+}
+
+/// What keeping a stack takes.
+fn cost(stack: &Compact) -> usize {
+    OVERHEAD + size_of_val(&*stack.frames)
 }
 
 /// 12 hexadecimal digits that depend on nothing but the stack: FNV-1a over 64 bits of its builds and offsets, folded to 48
@@ -136,6 +182,24 @@ mod tests {
         let number = sites.number(&stack(&[1, 2])).unwrap();
         // As computed by hand-written Python from the published description of the hash.
         assert_eq!(sites.id(number).unwrap().as_ref(), "3f1a2784cebb");
+    }
+
+    #[test]
+    fn what_nobody_holds_makes_place() {
+        let mut sites = Sites::default();
+        let one = sites.number(&stack(&[1])).unwrap();
+        sites.hold(one);
+        sites.hold(one);
+        sites.release(one, true);
+        assert_eq!(sites.number(&stack(&[1])), Some(one));
+        let bytes = sites.bytes;
+        let passing = sites.number(&stack(&[2, 3])).unwrap();
+        sites.release(passing, false);
+        assert_eq!((sites.bytes, sites.id(passing)), (bytes, None));
+        sites.release(one, true);
+        assert_eq!(sites.stack(one), None);
+        let other = sites.number(&stack(&[9])).unwrap();
+        assert_eq!(sites.stack(other), Some(stack(&[9])), "numbers are used again");
     }
 
     #[test]

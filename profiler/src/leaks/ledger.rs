@@ -355,6 +355,20 @@ impl Ledger {
         self.ids.keys().copied()
     }
 
+    /// What lives in a process, or in its program of one epoch: ids, epochs, addresses.
+    pub fn living_in(&self, pid: u32, epoch: Option<u32>) -> Vec<(u64, u32, u64)> {
+        let there = |block: &&Block| {
+            block.slot.is_some() && block.pid == pid && epoch.is_none_or(|epoch| epoch == block.epoch)
+        };
+        self.blocks.iter().filter(there).map(|block| (block.id, block.epoch, block.address)).collect()
+    }
+
+    /// Everything that lives: ids, processes, epochs, addresses, and since when.
+    pub fn all_living(&self) -> Vec<(u64, u32, u32, u64, u64)> {
+        let living = self.blocks.iter().filter(|block| block.slot.is_some());
+        living.map(|block| (block.id, block.pid, block.epoch, block.address, block.at_ns)).collect()
+    }
+
     /// Whether a site has a place, so that its stack is worth keeping.
     pub fn holds(&self, site: SiteIndex) -> bool {
         self.places.contains_key(&site.0)

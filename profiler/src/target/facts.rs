@@ -155,7 +155,7 @@ impl ProcessFacts {
 
     /// The files of which something is mapped executable. `None` if it has ended or we may not know; not kept.
     pub fn mapped_objects(&mut self) -> Option<Vec<MappedObject>> {
-        self.ask(|process, pid| Ok(maps::parse(&read_text(process, pid, "maps")?)))
+        self.ask(|process, pid| Ok(maps::objects_of(&read_text(process, pid, "maps")?)))
     }
 
     /// The program that it runs, opened for reading.

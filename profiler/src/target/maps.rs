@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read as _, Seek as _},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -74,7 +74,16 @@ impl Process {
     ///
     /// If the process has ended or can't be read.
     pub fn mapped_objects(&self) -> Result<Vec<MappedObject>, TargetError> {
-        Ok(parse(&self.read_text("maps")?))
+        Ok(objects_of(&self.maps_text()?))
+    }
+
+    /// All of `/proc/PID/maps`.
+    ///
+    /// # Errors
+    ///
+    /// If the process has ended or can't be read.
+    pub fn maps_text(&self) -> Result<String, TargetError> {
+        self.read_text("maps")
     }
 
     /// Opens a mapped file.
@@ -153,6 +162,23 @@ impl PinnedObject {
         self.changed
     }
 
+    /// Its first bytes, at most so many.
+    ///
+    /// # Errors
+    ///
+    /// If it can't be read.
+    pub fn head(&self, bytes: u64) -> std::io::Result<Vec<u8>> {
+        let mut head = vec![0; usize::try_from(bytes.min(self.size)).unwrap_or(0)];
+        let read = self.file.read_at(&mut head, 0)?;
+        head.truncate(read);
+        Ok(head)
+    }
+
+    /// Its descriptor.
+    pub fn into_file(self) -> OwnedFd {
+        self.file.into()
+    }
+
     /// The file's bytes. Read and not mapped: its owner may cut it short at any time, which would kill us with SIGBUS.
     ///
     /// # Errors
@@ -178,7 +204,7 @@ impl PinnedObject {
 /// Reads the lines of /proc/PID/maps that stand for executable parts of files.
 ///
 /// The path is the whole rest of the line: names may hold spaces (Documentation/filesystems/proc.rst, 1.1).
-pub(super) fn parse(maps: &str) -> Vec<MappedObject> {
+pub fn objects_of(maps: &str) -> Vec<MappedObject> {
     let mut objects: Vec<MappedObject> = Vec::new();
     for line in maps.lines() {
         let Some((range, device, inode, path)) = parse_line(line) else { continue };
@@ -225,7 +251,7 @@ mod tests {
 7ffd-7ffe r-xp 00000000 00:00 0                          [vdso]
 zzz
 5000-6000 r-xp 00001000 fe:00 12 /bin/x";
-        let objects = parse(maps);
+        let objects = objects_of(maps);
         assert_eq!(objects.len(), 2);
         assert_eq!(objects[0].path, "/usr/lib/my lib/libc so.6 (deleted)");
         assert_eq!(objects[0].device, (0xfe, 0));

@@ -1,0 +1,275 @@
+//! The books of one target: its ledger, what belongs to it, and its report.
+
+use std::{
+    cmp::Ordering,
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{
+    Settings,
+    files::Files,
+    hunted::Hunted,
+    names::Names,
+    sites::{SiteNumber, Sites},
+};
+use crate::{
+    leaks::{
+        Before, Circumstances, Evidence, Judgement, SiteReport, Source, TargetReport, Verdict, estimate,
+        judge::{judge, judge_whole},
+        ledger::{Figures, Ledger, Limits, SiteIndex},
+    },
+    worker::Worker,
+};
+
+/// Sites that are judged, at most: those where most lives.
+const JUDGED: usize = 2_000;
+/// Sites in a report, at most.
+pub const REPORTED: usize = 200;
+/// Readings of anonymous memory that are kept; every second one is dropped when there are more.
+const READINGS: usize = 512;
+
+/// The books of a target.
+pub(super) struct Books {
+    pub name: Arc<str>,
+    pub ledger: Ledger,
+    pub source: Result<Source, String>,
+    pub since: (SystemTime, u64),
+    /// Processes that belong or have belonged to it.
+    pub pids: Vec<u32>,
+    /// Living processes.
+    pub living: usize,
+    /// One sample per so many bytes, at present.
+    pub mean: u64,
+    pub before: Before,
+    anon: VecDeque<(u64, u64)>,
+    /// Every so many readings are kept.
+    stride: (u64, u64),
+    /// When the oldest living process started: seconds since the epoch.
+    oldest_start: f64,
+    /// Samples that were not booked, by reason.
+    pub lost: Lost,
+    /// Why the last search of memory said nothing.
+    pub search_trouble: Option<String>,
+    /// The last report, if it has ended.
+    pub last: Option<TargetReport>,
+    /// It was killed for memory.
+    pub killed_for_memory: bool,
+}
+
+/// Samples of a target that were not booked, and stacks that are not whole.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lost {
+    /// The allocator's own calls: not lost in truth.
+    pub of_allocator: u64,
+    /// Stacks that aren't known to their end.
+    pub cut_stacks: u64,
+    /// Stacks that the worker failed at.
+    pub failed_stacks: u64,
+    /// Stacks that had no place.
+    pub refused_stacks: u64,
+    /// Samples of a program that was replaced meanwhile.
+    pub late: u64,
+    /// Samples of processes whose source is another one than the target's.
+    pub other_source: u64,
+}
+
+/// What making a report needs.
+pub(super) struct Tools<'a> {
+    pub worker: &'a mut Worker,
+    pub files: &'a Files,
+    pub names: &'a mut Names,
+    pub sites: &'a Sites,
+    pub settings: &'a Settings,
+    /// This moment by both clocks.
+    pub now: (SystemTime, u64),
+    /// No more names are asked for after this.
+    pub until: Instant,
+}
+
+impl Books {
+    pub fn new(name: Arc<str>, source: Result<Source, String>, now: (SystemTime, u64), limits: Limits, mean: u64) -> Self {
+        let mut ledger = Ledger::new(now.1, limits);
+        ledger.sampled_every(mean);
+        Self {
+            name,
+            ledger,
+            source,
+            since: now,
+            pids: Vec::new(),
+            living: 0,
+            mean,
+            before: Before::default(),
+            anon: VecDeque::new(),
+            stride: (1, 0),
+            oldest_start: f64::INFINITY,
+            lost: Lost::default(),
+            search_trouble: None,
+            last: None,
+            killed_for_memory: false,
+        }
+    }
+
+    /// One more process belongs to it.
+    pub fn enter(&mut self, hunted: &Hunted) {
+        if !self.pids.contains(&hunted.pid()) {
+            self.pids.push(hunted.pid());
+        }
+        self.living += 1;
+        self.last = None;
+        if let Ok(usage) = hunted.subject.process.usage() {
+            self.before.anon_bytes += usage.anonymous_memory_bytes;
+        }
+    }
+
+    /// Reads how much anonymous memory its processes have.
+    pub fn read_memory<'a>(&mut self, processes: impl Iterator<Item = &'a Hunted>, now_ns: u64) {
+        let usages: Vec<_> = processes.filter_map(|hunted| hunted.subject.process.usage().ok()).collect();
+        // One that is ending has none any more, which isn't what it had.
+        let living: Vec<_> = usages.iter().filter(|usage| usage.image.0 != 0).collect();
+        if living.is_empty() {
+            return;
+        }
+        self.oldest_start = living.iter().map(|usage| usage.start_time_seconds).fold(f64::INFINITY, f64::min);
+        let bytes = living.iter().map(|usage| usage.anonymous_memory_bytes).sum();
+        self.stride.1 += 1;
+        if !self.stride.1.is_multiple_of(self.stride.0) && !self.anon.is_empty() {
+            self.anon.pop_back();
+        }
+        self.anon.push_back((now_ns, bytes));
+        if self.anon.len() > READINGS {
+            let mut keep = false;
+            self.anon.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.stride = (self.stride.0 * 2, 0);
+        }
+    }
+
+    /// The report at this moment; the last one if it has ended.
+    pub fn report(&self, tools: &mut Tools<'_>) -> TargetReport {
+        self.last.clone().unwrap_or_else(|| self.report_now(tools, None))
+    }
+
+    /// The report at this moment. `ended`: how it has ended, if it has.
+    pub fn report_now(&self, tools: &mut Tools<'_>, ended: Option<String>) -> TargetReport {
+        let (time, now_ns) = tools.now;
+        let age = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() - self.oldest_start;
+        let circumstances = Circumstances {
+            now_ns,
+            process_age: Duration::try_from_secs_f64(age).unwrap_or_default(),
+            patience: tools.settings.patience,
+        };
+        let mut numbers: Vec<(SiteIndex, f64)> = self.ledger.sites().map(|(site, live)| (site, live.bytes)).collect();
+        numbers.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
+        numbers.truncate(JUDGED);
+        let judged: Vec<(SiteIndex, Evidence)> = numbers
+            .into_iter()
+            .filter_map(|(site, _)| Some((site, self.ledger.evidence(site, now_ns)?)))
+            .collect();
+        let (indices, evidence): (Vec<_>, Vec<_>) = judged.into_iter().unzip();
+        let judgements = judge(&evidence, &circumstances);
+        let anon: Vec<(u64, u64)> = self.anon.iter().copied().collect();
+        let total = self.ledger.evidence_of_all(now_ns);
+        let whole = if self.source.is_ok() {
+            judge_whole(&total, &judgements, &anon, &circumstances)
+        } else {
+            let mut whole = judge_whole(&Evidence::default(), &[], &anon, &circumstances);
+            if whole.verdict == Verdict::Unjudged
+                && let Err(reason) = &self.source
+            {
+                whole.reason.clone_from(reason);
+            }
+            whole
+        };
+        let mut sites: Vec<(SiteIndex, Judgement, Figures)> = indices
+            .into_iter()
+            .zip(judgements)
+            .filter_map(|(site, judgement)| Some((site, judgement, self.ledger.figures(site, now_ns)?)))
+            .collect();
+        sites.sort_by(by_concern);
+        sites.truncate(REPORTED);
+        let time_of = |at_ns: u64| time - Duration::from_nanos(now_ns.saturating_sub(at_ns));
+        let sites = sites.into_iter().filter_map(|(site, judgement, figures)| {
+            let mut report = self.site(tools, SiteNumber(site.0), judgement)?;
+            figures.put_into(&mut report, time_of);
+            Some(report)
+        });
+        let sites = sites.collect();
+        let live_bytes = self.ledger.live_bytes();
+        let anon_bytes = anon.last().map_or(0, |(_, bytes)| *bytes);
+        TargetReport {
+            target: Arc::clone(&self.name),
+            pids: self.pids.clone(),
+            source: self.source.clone(),
+            sample_bytes: self.mean,
+            since: self.since.0,
+            watched: Duration::from_nanos(now_ns.saturating_sub(self.since.1)),
+            before: self.before,
+            anon_bytes,
+            live_bytes,
+            explained: self.source.as_ref().ok().and_then(|_| estimate::explained(live_bytes, self.before.anon_bytes, anon_bytes)),
+            judgement: whole,
+            sites,
+            other: self.ledger.other(),
+            losses: self.losses(),
+            ended,
+        }
+    }
+
+    fn site(&self, tools: &mut Tools<'_>, number: SiteNumber, judgement: Judgement) -> Option<SiteReport> {
+        let raw = tools.sites.stack(number)?;
+        let id = Arc::clone(tools.sites.id(number)?);
+        let stack = tools.names.of(tools.worker, tools.files, &raw, tools.until);
+        let source = *self.source.as_ref().ok()?;
+        Some(SiteReport {
+            id,
+            stack,
+            source,
+            live_bytes: Default::default(),
+            live_objects: Default::default(),
+            allocated_bytes: Default::default(),
+            allocated_objects: Default::default(),
+            allocation_rate: 0.0,
+            free_rate: 0.0,
+            ages: Default::default(),
+            survival: Vec::new(),
+            samples: (0, 0),
+            unreferenced: None,
+            judgement,
+            history: Vec::new(),
+        })
+    }
+
+    fn losses(&self) -> Vec<(String, u64)> {
+        let counts = self.ledger.counts();
+        let told = [
+            ("cut_stacks", self.lost.cut_stacks),
+            ("failed_stacks", self.lost.failed_stacks),
+            ("refused_stacks", self.lost.refused_stacks),
+            ("sites_full", counts.other),
+            ("samples_refused", counts.refused),
+            ("late_samples", self.lost.late),
+            ("ends_not_seen", counts.gone),
+            ("other_source", self.lost.other_source),
+        ];
+        told.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect()
+    }
+}
+
+/// Verdicts of concern first, then by rate, then by what lives.
+fn by_concern(one: &(SiteIndex, Judgement, Figures), other: &(SiteIndex, Judgement, Figures)) -> Ordering {
+    let rate = |judgement: &Judgement| judgement.rate.map_or(0.0, |rate| rate.value);
+    let worry = |verdict: Verdict| !matches!(verdict, Verdict::Leaking | Verdict::Growing);
+    let rank = |verdict: Verdict| if worry(verdict) { 2 } else { verdict as u8 };
+    rank(one.1.verdict)
+        .cmp(&rank(other.1.verdict))
+        .then_with(|| match worry(one.1.verdict) {
+            true => Ordering::Equal,
+            false => rate(&other.1).total_cmp(&rate(&one.1)),
+        })
+        .then_with(|| other.2.live_bytes.value.total_cmp(&one.2.live_bytes.value))
+        .then_with(|| one.0.cmp(&other.0))
+}

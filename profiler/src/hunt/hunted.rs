@@ -1,0 +1,145 @@
+//! One process under the hunt: its code, and the pages of it that are samples.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::files::Files;
+use crate::{
+    leaks::Source,
+    session::FileId,
+    target::{AddressSpace, MappedObject, Process, TargetError},
+    worker::{Code, FileKey, Module, Space, Worker, code_ranges},
+};
+
+/// Code at an unknown address makes us look at the mapped files again, but not more often than this.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is told of a process when its observation begins.
+pub struct Subject {
+    /// Its place in the kernel side's maps.
+    pub slot: u32,
+    /// `Switches::epoch` of that place at this moment.
+    pub epoch: u32,
+    /// The process.
+    pub process: Arc<Process>,
+    /// The target that it belongs to.
+    pub group: Arc<str>,
+    /// Where its samples come from, or why there are none.
+    pub source: Result<Source, String>,
+    /// One sample per so many bytes. The hunt raises it when there are too many; whoever owns the kernel side follows.
+    pub mean: Arc<AtomicU64>,
+}
+
+/// A process under the hunt.
+pub(super) struct Hunted {
+    pub subject: Subject,
+    pub epoch: u32,
+    /// Page samples that live, by address.
+    pub pages: HashMap<u64, u64>,
+    space: Space,
+    objects: Vec<MappedObject>,
+    keys: HashMap<FileId, FileKey>,
+    mappings: AddressSpace,
+    looked: Option<Instant>,
+}
+
+impl Hunted {
+    pub fn new(subject: Subject) -> Self {
+        Self {
+            epoch: subject.epoch,
+            subject,
+            pages: HashMap::new(),
+            space: Space { id: 0, modules: Vec::new() },
+            objects: Vec::new(),
+            keys: HashMap::new(),
+            mappings: AddressSpace::default(),
+            looked: None,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.subject.process.pid()
+    }
+
+    /// What lies in its code and where. `id` names the list if it is a new one.
+    pub fn look(&mut self, worker: &mut Worker, files: &mut Files, id: u64) -> Result<(), TargetError> {
+        self.looked = Some(Instant::now());
+        let process = &self.subject.process;
+        let maps = process.maps_text()?;
+        self.objects = crate::target::objects_of(&maps);
+        self.mappings = AddressSpace::parse(&maps);
+        let mut before = std::mem::take(&mut self.keys);
+        for object in &self.objects {
+            let key = before.remove(&object.id()).or_else(|| files.enter(worker, process, object));
+            if let Some(key) = key {
+                self.keys.insert(object.id(), key);
+            }
+        }
+        for key in before.into_values() {
+            files.leave(worker, key);
+        }
+        let modules = code_ranges(&maps).into_iter().map(|range| {
+            let code = range.file.and_then(|file| self.keys.get(&file)).map_or(range.unnamed, |key| Code::File(*key));
+            let file_offset = if matches!(code, Code::File(_)) { range.file_offset } else { 0 };
+            Module { start: range.start, end: range.end, file_offset, code }
+        });
+        self.space = Space { id, modules: modules.collect() };
+        Ok(())
+    }
+
+    /// The code is looked at again before the next stack.
+    pub fn changed(&mut self) {
+        self.looked = None;
+    }
+
+    /// Whether the code should be looked at (again) for the sake of this address.
+    pub fn wants_look(&self, address: u64) -> bool {
+        match self.looked {
+            None => true,
+            Some(looked) => !self.knows(address) && looked.elapsed() >= LOOK_PAUSE,
+        }
+    }
+
+    fn knows(&self, address: u64) -> bool {
+        self.space.modules.iter().any(|module| (module.start..module.end).contains(&address))
+    }
+
+    pub const fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Which file is mapped at an address, and where in the file that is.
+    pub fn place_of(&self, address: u64) -> Option<(FileId, u64)> {
+        self.objects.iter().find_map(|object| {
+            let range = object.ranges.iter().find(|range| (range.start..range.end).contains(&address))?;
+            Some((object.id(), address - range.start + range.file_offset))
+        })
+    }
+
+    /// Whether first touches of pages there are growth; looks again if the address is new.
+    pub fn grows_at(&mut self, address: u64) -> bool {
+        if self.mappings.at(address).is_none()
+            && let Ok(mappings) = self.subject.process.address_space()
+        {
+            self.mappings = mappings;
+        }
+        self.mappings.at(address).is_some_and(|mapping| mapping.can_grow())
+    }
+
+    /// Gives its files back.
+    pub fn leave(&mut self, worker: &mut Worker, files: &mut Files) {
+        for (_, key) in self.keys.drain() {
+            files.leave(worker, key);
+        }
+    }
+
+    pub fn mean(&self) -> u64 {
+        self.subject.mean.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,73 @@
+//! Looks in processes' memory for what still points to old blocks. On a thread of its own: reading may take seconds.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::Order;
+use crate::{
+    leaks::ledger::{Candidate, Looked},
+    target::Process,
+    worker::references::{Block, SearchRange, search},
+};
+
+/// A search that takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a search came to.
+pub struct Found {
+    /// Whose memory.
+    pub pid: u32,
+    /// What was seen of each block; nothing if the search says nothing.
+    pub looked: Vec<Looked>,
+    /// Why it says nothing.
+    pub trouble: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Begins to search; the answer comes as an order.
+pub fn begin(process: Arc<Process>, candidates: Vec<Candidate>, answers: impl Fn(Order) + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name("profiler-search".to_owned()).spawn(move || {
+        let began = Instant::now();
+        let (looked, trouble) = match look(&process, &candidates, began + PATIENCE) {
+            Ok(looked) => (looked, None),
+            Err(trouble) => (Vec::new(), Some(trouble)),
+        };
+        answers(Order::Found(Found { pid: process.pid(), looked, trouble, took: began.elapsed() }));
+    })?;
+    Ok(())
+}
+
+fn look(process: &Process, candidates: &[Candidate], until: Instant) -> Result<Vec<Looked>, String> {
+    let words = |error: &dyn std::error::Error| error.to_string();
+    let plan = process.search_plan().map_err(|error| words(&error))?;
+    let mut memory = process.memory_files().map_err(|error| words(&error))?;
+    let ranges: Vec<SearchRange> = plan
+        .ranges
+        .into_iter()
+        .map(|(addresses, shared)| SearchRange { addresses, shared })
+        .collect();
+    let blocks: Vec<Block> =
+        candidates.iter().map(|one| Block { start: one.address, size: one.bytes }).collect();
+    let found = search(&blocks, &ranges, &plan.roots, &mut memory, || Instant::now() < until)
+        .map_err(|error| words(&error))?;
+    let complete = found.is_complete();
+    let looked = candidates.iter().zip(&found.referenced);
+    // What was found is true in any case; that nothing was found means something only if everything was searched.
+    let looked: Vec<Looked> = looked
+        .filter(|(_, referenced)| complete || **referenced)
+        .map(|(one, referenced)| Looked { id: one.id, referenced: *referenced })
+        .collect();
+    if complete {
+        return Ok(looked);
+    }
+    Err(if found.swapped_pages > 0 {
+        format!("{} pages of its memory are swapped out", found.swapped_pages)
+    } else if found.ended_early {
+        "its memory is too large to be searched in a minute".to_owned()
+    } else {
+        format!("{} bytes of its memory can't be read", found.unreadable)
+    })
+}
