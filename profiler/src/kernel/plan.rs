@@ -11,6 +11,8 @@ pub struct Wanted {
     pub stalls: bool,
     /// Count calls that map memory. Makes every system call of the machine dearer.
     pub mappings: bool,
+    /// Sample allocations, if they are counted. Without this, counting costs nothing more than counting.
+    pub samples: bool,
 }
 
 /// What will be loaded. None of them means that the kernel side isn't needed at all.
@@ -27,6 +29,10 @@ pub struct Plan {
     pub multi: bool,
     /// Load the probes of system calls that map memory.
     pub mappings: bool,
+    /// Load the programs that sample allocations, if returns can be taken here; tried when loading.
+    pub samples: bool,
+    /// Let the programs choose the returns that they want, if that works here; tried when loading.
+    pub sessions: bool,
 }
 
 impl Plan {
@@ -44,6 +50,8 @@ impl Plan {
             mappings: wanted.mappings,
             events: kernel_side && facts.btf && facts.initial_pid_namespace,
             multi: kernel_side,
+            samples: wanted.alloc && wanted.samples,
+            sessions: wanted.alloc && wanted.samples,
         };
         match plan.obstacle(facts) {
             Some(obstacle) => Err(KernelError::Unsupported(obstacle)),
@@ -177,23 +185,40 @@ mod tests {
         }
     }
 
-    const ALL: Wanted = Wanted { alloc: true, stalls: true, mappings: true };
+    const ALL: Wanted = Wanted { alloc: true, stalls: true, mappings: true, samples: true };
 
     #[test]
     fn a_good_machine_gets_everything() {
         assert_eq!(
             Plan::decide(ALL, &able()).unwrap(),
-            Plan { alloc: true, stalls: true, mappings: true, events: true, multi: true }
+            Plan {
+                alloc: true,
+                stalls: true,
+                mappings: true,
+                events: true,
+                multi: true,
+                samples: true,
+                sessions: true
+            }
         );
     }
 
     #[test]
     fn counting_alone_does_without_process_events_where_they_cannot_be_had() {
-        let wanted = Wanted { alloc: true, stalls: false, mappings: false };
+        let wanted = Wanted { alloc: true, stalls: false, mappings: false, samples: false };
         for facts in [Facts { btf: false, ..able() }, Facts { initial_pid_namespace: false, ..able() }] {
             assert!(!Plan::decide(wanted, &facts).unwrap().events);
         }
         assert!(Plan::decide(wanted, &able()).unwrap().events);
+    }
+
+    #[test]
+    fn only_what_is_counted_is_sampled() {
+        let wanted = Wanted { alloc: false, ..ALL };
+        let plan = Plan::decide(wanted, &able()).unwrap();
+        assert!(!plan.samples && !plan.sessions);
+        let plan = Plan::decide(Wanted { samples: false, ..ALL }, &able()).unwrap();
+        assert!(plan.alloc && !plan.samples && !plan.sessions);
     }
 
     #[test]
@@ -236,7 +261,7 @@ mod tests {
             (Facts { syscall_tracepoints: SyscallTracepoints::OutOfReach, ..able() }, "tracefs"),
         ];
         for (facts, reason) in cases {
-            let wanted = Wanted { alloc: false, stalls: false, mappings: true };
+            let wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--mappings off"), "{error}");
             assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
@@ -247,7 +272,7 @@ mod tests {
 
     #[test]
     fn proc_alone_needs_nothing() {
-        let nothing = Wanted { alloc: false, stalls: false, mappings: false };
+        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false };
         assert!(Plan::decide(nothing, &Facts::default()).is_ok());
     }
 }
