@@ -202,9 +202,11 @@ impl Bench {
             Way::None => self.ask(way),
             Way::EmptySites => self.with_empty(way, self.sites),
             Way::EmptySymbols => self.with_empty(way, self.symbols),
-            Way::Counting => self.with_session(way, Wanted { alloc: true, stalls: false, mappings: false }),
+            Way::Counting => {
+                self.with_session(way, Wanted { alloc: true, stalls: false, mappings: false, growth: None })
+            }
             Way::CountingAndStalls => {
-                self.with_session(way, Wanted { alloc: true, stalls: true, mappings: false })
+                self.with_session(way, Wanted { alloc: true, stalls: true, mappings: false, growth: None })
             }
         }
     }

@@ -139,7 +139,7 @@ fn trials(facts: &Facts) -> Vec<Check> {
     vec![
         trial(
             "counting allocations",
-            Wanted { alloc: true, stalls: false, mappings: false },
+            Wanted { alloc: true, stalls: false, mappings: false, growth: None },
             |last, placement| {
                 let target = last.targets.first().ok_or("no snapshot")?;
                 if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
@@ -161,14 +161,18 @@ fn trials(facts: &Facts) -> Vec<Check> {
                 ))
             },
         ),
-        trial("measuring stalls", Wanted { alloc: false, stalls: true, mappings: false }, |last, _| {
-            let kept = last.targets.first().and_then(|target| target.ledger).ok_or("no ledger")?;
-            let (sum, time) = (kept.ledger.total_seconds(), last.targets[0].observed.as_secs_f64());
-            if sum < time * 0.9 {
-                return Err(format!("only {sum:.3} s of {time:.3} s were accounted for"));
-            }
-            Ok(format!("tried on ourselves: {} threads followed", kept.ledger.living))
-        }),
+        trial(
+            "measuring stalls",
+            Wanted { alloc: false, stalls: true, mappings: false, growth: None },
+            |last, _| {
+                let kept = last.targets.first().and_then(|target| target.ledger).ok_or("no ledger")?;
+                let (sum, time) = (kept.ledger.total_seconds(), last.targets[0].observed.as_secs_f64());
+                if sum < time * 0.9 {
+                    return Err(format!("only {sum:.3} s of {time:.3} s were accounted for"));
+                }
+                Ok(format!("tried on ourselves: {} threads followed", kept.ledger.living))
+            },
+        ),
     ]
 }
 

@@ -2,8 +2,10 @@
 
 mod alloc;
 mod empty;
+mod growth;
 mod loaded;
 mod mapping;
+mod oom;
 mod process;
 mod sample;
 mod sched;
