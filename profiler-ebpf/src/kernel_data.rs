@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
     programs::BtfTracePointContext,
 };
-use profiler_common::sched::ThreadState;
+use profiler_common::{sample::Registers, sched::ThreadState};
 
 #[unsafe(no_mangle)]
 static TASK_PID: Global<u64> = Global::new(0);
@@ -41,6 +41,12 @@ static TASK_MM: Global<u64> = Global::new(0);
 /// `mm_struct.brk`: the program break.
 #[unsafe(no_mangle)]
 static MM_BRK: Global<u64> = Global::new(0);
+/// `task_struct.pagefault_disabled`: above zero while the kernel would rather fail than handle a fault.
+#[unsafe(no_mangle)]
+static TASK_PAGEFAULT_DISABLED: Global<u64> = Global::new(0);
+/// Whether the tracepoint `mark_victim` tells the task (Linux 6.9), or its id only.
+#[unsafe(no_mangle)]
+static MARK_VICTIM_TELLS_TASK: Global<u8> = Global::new(0);
 
 /// A kernel task. The pointer comes from a tracepoint's argument, so the verifier checks every access through it.
 #[derive(Clone, Copy)]
@@ -119,6 +125,30 @@ impl Task {
         self.register([14 * 8, 13 * 8, 12 * 8, 7 * 8][n])
     }
 
+    /// What unwinding needs of the user registers of the task, which must be the current one, as they were saved when it
+    /// entered the kernel. Places in arch/x86/include/asm/ptrace.h.
+    #[inline(always)]
+    pub fn registers(self) -> Registers {
+        Registers {
+            ip: self.register(16 * 8),
+            sp: self.register(19 * 8),
+            bp: self.register(4 * 8),
+            rest: [
+                self.register(5 * 8),
+                self.register(3 * 8),
+                self.register(2 * 8),
+                self.register(8),
+                self.register(0),
+            ],
+        }
+    }
+
+    /// Whether a page fault of the task, which must be the current one, fails at present instead of being handled.
+    #[inline(always)]
+    pub fn fails_at_faults(self) -> bool {
+        self.read::<u32>(TASK_PAGEFAULT_DISABLED.load()) != 0
+    }
+
     /// Where the program break of the task's process is; `None` for a task without memory of its own.
     #[inline(always)]
     pub fn program_break(self) -> Option<u64> {
@@ -171,6 +201,18 @@ pub fn last_thread_ends(ctx: &BtfTracePointContext, task: Task) -> bool {
     // A pointer that the verifier knows the type of, like the task itself.
     let signal = Task(task.read::<*const u8>(TASK_SIGNAL.load()));
     signal.read::<u32>(SIGNAL_LIVE.load()) == 0
+}
+
+/// Process and thread that have been chosen to be killed for memory; for `mark_victim` only. Older kernels tell the thread
+/// alone, which nearly always is the main one.
+#[inline(always)]
+pub fn victim(ctx: &BtfTracePointContext) -> (u32, u32) {
+    if MARK_VICTIM_TELLS_TASK.load() != 0 {
+        let task = Task::argument(ctx, 0);
+        return (task.pid(), task.tid());
+    }
+    let tid = ctx.arg::<u64>(0) as u32;
+    (tid, tid)
 }
 
 /// What a thread that leaves the CPU goes to.

@@ -91,6 +91,12 @@ pub static BREAKS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static LIVE_SAMPLES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
 
+/// Sampled pages that were there when anybody last looked; value: the sample's id. Written when a page is touched for the first
+/// time; removed when it is touched for the first time again, and by the user side when it has been given back. Never evicts:
+/// when full, `Outcome::LiveSamplesFull`, and the page isn't sampled. One entry unless growth is wanted.
+#[map]
+pub static LIVE_PAGES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
+
 /// Calls that were chosen and haven't returned yet. Written at the entry, removed at the return; those that never come (an
 /// exception, `longjmp`, the end of the thread) make room for others in the end.
 #[map]

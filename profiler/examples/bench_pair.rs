@@ -202,12 +202,14 @@ impl Bench {
             Way::None => self.ask(way),
             Way::EmptySites => self.with_empty(way, self.sites),
             Way::EmptySymbols => self.with_empty(way, self.symbols),
-            Way::Counting => {
-                self.with_session(way, Wanted { alloc: true, stalls: false, mappings: false, samples: false })
-            }
-            Way::CountingAndStalls => {
-                self.with_session(way, Wanted { alloc: true, stalls: true, mappings: false, samples: false })
-            }
+            Way::Counting => self.with_session(
+                way,
+                Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None },
+            ),
+            Way::CountingAndStalls => self.with_session(
+                way,
+                Wanted { alloc: true, stalls: true, mappings: false, samples: false, growth: None },
+            ),
         }
     }
 

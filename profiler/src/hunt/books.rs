@@ -89,7 +89,13 @@ pub(super) struct Tools<'a> {
 }
 
 impl Books {
-    pub fn new(name: Arc<str>, source: Result<Source, String>, now: (SystemTime, u64), limits: Limits, mean: u64) -> Self {
+    pub fn new(
+        name: Arc<str>,
+        source: Result<Source, String>,
+        now: (SystemTime, u64),
+        limits: Limits,
+        mean: u64,
+    ) -> Self {
         let mut ledger = Ledger::new(now.1, limits);
         ledger.sampled_every(mean);
         Self {
@@ -156,13 +162,15 @@ impl Books {
     /// The report at this moment. `ended`: how it has ended, if it has.
     pub fn report_now(&self, tools: &mut Tools<'_>, ended: Option<String>) -> TargetReport {
         let (time, now_ns) = tools.now;
-        let age = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() - self.oldest_start;
+        let age =
+            time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() - self.oldest_start;
         let circumstances = Circumstances {
             now_ns,
             process_age: Duration::try_from_secs_f64(age).unwrap_or_default(),
             patience: tools.settings.patience,
         };
-        let mut numbers: Vec<(SiteIndex, f64)> = self.ledger.sites().map(|(site, live)| (site, live.bytes)).collect();
+        let mut numbers: Vec<(SiteIndex, f64)> =
+            self.ledger.sites().map(|(site, live)| (site, live.bytes)).collect();
         numbers.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
         numbers.truncate(JUDGED);
         let judged: Vec<(SiteIndex, Evidence)> = numbers
@@ -210,7 +218,11 @@ impl Books {
             before: self.before,
             anon_bytes,
             live_bytes,
-            explained: self.source.as_ref().ok().and_then(|_| estimate::explained(live_bytes, self.before.anon_bytes, anon_bytes)),
+            explained: self
+                .source
+                .as_ref()
+                .ok()
+                .and_then(|_| estimate::explained(live_bytes, self.before.anon_bytes, anon_bytes)),
             judgement: whole,
             sites,
             other: self.ledger.other(),

@@ -137,7 +137,8 @@ impl Chase {
     pub fn run(mut self) {
         while !self.stopping {
             let wait = self.due.next().saturating_duration_since(Instant::now());
-            let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: i64::from(wait.subsec_nanos()) };
+            let wait =
+                Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: i64::from(wait.subsec_nanos()) };
             let mut fds =
                 [PollFd::new(&self.reader, PollFlags::IN), PollFd::new(&*self.handle.wake, PollFlags::IN)];
             // Interrupted or in vain: look again.
@@ -340,8 +341,8 @@ impl Chase {
     fn book(&mut self, header: &SampleHeader, stack: &[u8], source: Source) -> bool {
         let Some(hunted) = self.processes.get(&header.slot) else { return false };
         let returned = source == Source::Allocator;
-        let own = returned
-            && hunted.place_of(header.registers.ip).is_some_and(|place| self.own_calls.has(place));
+        let own =
+            returned && hunted.place_of(header.registers.ip).is_some_and(|place| self.own_calls.has(place));
         let Some(books) = self.books.iter_mut().find(|books| books.name == hunted.subject.group) else {
             return false;
         };
@@ -467,7 +468,8 @@ impl Chase {
             };
             let mut addresses: Vec<u64> = hunted.pages.keys().copied().collect();
             addresses.sort_unstable();
-            let states = hunted.subject.process.pagemap().ok().and_then(|pages| pages.states(&addresses).ok());
+            let states =
+                hunted.subject.process.pagemap().ok().and_then(|pages| pages.states(&addresses).ok());
             // Without an answer nothing is known.
             let Some(states) = states else { continue };
             for (address, _) in addresses.iter().zip(&states).filter(|(_, state)| !state.is_own()) {
@@ -522,14 +524,17 @@ impl Chase {
         }
         let now_ns = crate::kernel::now_ns();
         let mut best: Option<(u32, Vec<_>, (u64, usize))> = None;
-        for books in self.books.iter().filter(|books| books.source == Ok(Source::Allocator) && books.living > 0) {
+        for books in
+            self.books.iter().filter(|books| books.source == Ok(Source::Allocator) && books.living > 0)
+        {
             let mut by_pid: HashMap<u32, Vec<_>> = HashMap::new();
             for candidate in books.ledger.candidates(now_ns) {
                 by_pid.entry(candidate.pid).or_default().push(candidate);
             }
             for (pid, candidates) in by_pid {
                 let searched = self.searched.get(&pid).copied();
-                let rank = (searched.map_or(u64::MAX, |at: Instant| at.elapsed().as_secs()), candidates.len());
+                let rank =
+                    (searched.map_or(u64::MAX, |at: Instant| at.elapsed().as_secs()), candidates.len());
                 if best.as_ref().is_none_or(|(_, _, known)| rank > *known) {
                     best = Some((pid, candidates, rank));
                 }
@@ -538,7 +543,8 @@ impl Chase {
         let Some((pid, candidates, _)) = best else { return };
         let Some(hunted) = self.processes.values().find(|hunted| hunted.pid() == pid) else { return };
         let handle = self.handle.clone();
-        let begun = search::begin(Arc::clone(&hunted.subject.process), candidates, move |order| handle.tell(order));
+        let begun =
+            search::begin(Arc::clone(&hunted.subject.process), candidates, move |order| handle.tell(order));
         match begun {
             Ok(()) => self.searching = true,
             Err(error) => tracing::debug!("can't start a thread: {error}"),

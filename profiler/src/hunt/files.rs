@@ -3,8 +3,7 @@
 use std::{collections::HashMap, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use crate::{
-    binary,
-    symbols,
+    binary, symbols,
     target::{MappedObject, Process},
     text::clean,
     worker::{FileKey, Worker},
@@ -43,7 +42,12 @@ pub struct Files {
 
 impl Files {
     /// Registers a mapped file for one more process; `None` if it can't be had.
-    pub fn enter(&mut self, worker: &mut Worker, process: &Process, object: &MappedObject) -> Option<FileKey> {
+    pub fn enter(
+        &mut self,
+        worker: &mut Worker,
+        process: &Process,
+        object: &MappedObject,
+    ) -> Option<FileKey> {
         let pinned = process.pin(object).ok()?;
         let state = State { identity: pinned.identity(), size: pinned.size(), changed: pinned.changed() };
         if let Some(known) = self.known.get_mut(&state) {
@@ -73,9 +77,10 @@ impl Files {
     /// A process has it no more. The last one closes it, if others need the room.
     pub fn leave(&mut self, worker: &mut Worker, key: FileKey) {
         let Some(state) = self.by_key.get(&key) else { return };
+        let crowded = self.known.len() >= MOST_FILES / 2;
         let Some(known) = self.known.get_mut(state) else { return };
         known.users = known.users.saturating_sub(1);
-        if known.users == 0 && self.known.len() >= MOST_FILES / 2 {
+        if known.users == 0 && crowded {
             // While there is room, it stays: the next worker process of a server has the same libraries.
             worker.remove_file(key);
             if self.by_build.get(&known.build).is_some_and(|(its, _)| *its == key) {

@@ -85,7 +85,10 @@ impl Hunted {
             files.leave(worker, key);
         }
         let modules = code_ranges(&maps).into_iter().map(|range| {
-            let code = range.file.and_then(|file| self.keys.get(&file)).map_or(range.unnamed, |key| Code::File(*key));
+            let code = range
+                .file
+                .and_then(|file| self.keys.get(&file))
+                .map_or(range.unnamed, |key| Code::File(*key));
             let file_offset = if matches!(code, Code::File(_)) { range.file_offset } else { 0 };
             Module { start: range.start, end: range.end, file_offset, code }
         });

@@ -85,7 +85,11 @@ impl OwnCalls {
     }
 
     fn has(&self, (file, offset): (FileId, u64)) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&file).is_some_and(|known| known.contains(&offset))
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&file)
+            .is_some_and(|known| known.contains(&offset))
     }
 }
 
@@ -158,8 +162,10 @@ impl Hunt {
         let (orders, queue) = channel();
         let empty = Picture { taken_at: SystemTime::now(), targets: Vec::new() };
         let handle = Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))) };
-        let chase = Chase::new((reader, live), (handle.clone(), queue), own_calls, settings, Box::new(on_death));
-        let thread = std::thread::Builder::new().name("profiler-hunt".to_owned()).spawn(move || chase.run())?;
+        let chase =
+            Chase::new((reader, live), (handle.clone(), queue), own_calls, settings, Box::new(on_death));
+        let thread =
+            std::thread::Builder::new().name("profiler-hunt".to_owned()).spawn(move || chase.run())?;
         Ok(Self { handle, thread: Some(thread) })
     }
 

@@ -28,7 +28,11 @@ pub struct Found {
 }
 
 /// Begins to search; the answer comes as an order.
-pub fn begin(process: Arc<Process>, candidates: Vec<Candidate>, answers: impl Fn(Order) + Send + 'static) -> std::io::Result<()> {
+pub fn begin(
+    process: Arc<Process>,
+    candidates: Vec<Candidate>,
+    answers: impl Fn(Order) + Send + 'static,
+) -> std::io::Result<()> {
     std::thread::Builder::new().name("profiler-search".to_owned()).spawn(move || {
         let began = Instant::now();
         let (looked, trouble) = match look(&process, &candidates, began + PATIENCE) {
@@ -44,11 +48,8 @@ fn look(process: &Process, candidates: &[Candidate], until: Instant) -> Result<V
     let words = |error: &dyn std::error::Error| error.to_string();
     let plan = process.search_plan().map_err(|error| words(&error))?;
     let mut memory = process.memory_files().map_err(|error| words(&error))?;
-    let ranges: Vec<SearchRange> = plan
-        .ranges
-        .into_iter()
-        .map(|(addresses, shared)| SearchRange { addresses, shared })
-        .collect();
+    let ranges: Vec<SearchRange> =
+        plan.ranges.into_iter().map(|(addresses, shared)| SearchRange { addresses, shared }).collect();
     let blocks: Vec<Block> =
         candidates.iter().map(|one| Block { start: one.address, size: one.bytes }).collect();
     let found = search(&blocks, &ranges, &plan.roots, &mut memory, || Instant::now() < until)

@@ -16,12 +16,14 @@ use profiler_common::{
     mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::TargetEntry,
+    sample::LiveKey,
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
 use super::{
     Btf, EventReader, Facts, KernelError, KernelLog, Plan, Raw, SiteId,
     alloc::Switchboard,
+    growth::{GROWTH_TRACEPOINTS, GrowthKnobs, VICTIM_TRACEPOINTS},
     mapping::BreakOffsets,
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
@@ -60,6 +62,7 @@ pub struct Kernel {
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
+    pub(super) live_pages: HashMap<MapData, Raw<LiveKey>, u64>,
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
@@ -89,6 +92,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let offsets = TaskOffsets::find(plan)?;
         let break_offsets = if plan.mappings { BreakOffsets::find()? } else { BreakOffsets::default() };
+        let growth = GrowthKnobs::find(plan)?;
         let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
         // Below every level, so that the verifier removes the log statements.
         let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
@@ -116,7 +120,10 @@ impl Kernel {
             .override_global("SIGNAL_LIVE", &offsets.signal_live, true)
             .override_global("EXIT_TELLS_GROUP_DEAD", &offsets.exit_tells_group_dead, true)
             .override_global("TASK_MM", &break_offsets.task_mm, true)
-            .override_global("MM_BRK", &break_offsets.mm_brk, true);
+            .override_global("MM_BRK", &break_offsets.mm_brk, true)
+            .override_global("GROWTH_THRESHOLD", &growth.threshold, true)
+            .override_global("TASK_PAGEFAULT_DISABLED", &growth.pagefault_disabled, true)
+            .override_global("MARK_VICTIM_TELLS_TASK", &growth.victim_is_task, true);
         // The smallest ring buffer there is.
         let page = rustix::param::page_size() as u32;
         if !plan.stalls {
@@ -128,6 +135,9 @@ impl Kernel {
         }
         if !plan.mappings {
             loader.map_max_entries("BREAKS", 1);
+        }
+        if plan.growth.is_none() {
+            loader.map_max_entries("LIVE_PAGES", 1);
         }
         if !plan.events {
             loader.map_max_entries("PROCESS_EVENTS", page);
@@ -162,6 +172,7 @@ impl Kernel {
             hints: take(&mut ebpf, "HINTS", HashMap::try_from)?,
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
             stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
+            live_pages: take(&mut ebpf, "LIVE_PAGES", HashMap::try_from)?,
             mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
             mapping_links: Vec::new(),
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
@@ -182,7 +193,9 @@ impl Kernel {
         }
         let process = if plan.events { &PROCESS_TRACEPOINTS[..] } else { &[] };
         let sched = if plan.stalls { &SCHED_TRACEPOINTS[..] } else { &[] };
-        kernel.attach_tracepoints(&[process, sched].concat())?;
+        let growth = if plan.growth.is_some() { &GROWTH_TRACEPOINTS[..] } else { &[] };
+        let victims = if plan.victims { &VICTIM_TRACEPOINTS[..] } else { &[] };
+        kernel.attach_tracepoints(&[process, sched, growth, victims].concat())?;
         if plan.mappings {
             kernel.attach_mappings()?;
         }

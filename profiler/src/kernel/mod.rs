@@ -7,6 +7,7 @@
 
 mod alloc;
 mod btf;
+mod growth;
 mod loader;
 mod log;
 mod mapping;

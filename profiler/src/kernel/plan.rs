@@ -13,6 +13,9 @@ pub struct Wanted {
     pub mappings: bool,
     /// Sample allocations, if they are counted. Without this, counting costs nothing more than counting.
     pub samples: bool,
+    /// Sample pages that are touched for the first time, one in so many bytes on average. Makes every page fault of the
+    /// machine a little dearer.
+    pub growth: Option<u64>,
 }
 
 /// What will be loaded. None of them means that the kernel side isn't needed at all.
@@ -33,6 +36,10 @@ pub struct Plan {
     pub samples: bool,
     /// Let the programs choose the returns that they want, if that works here; tried when loading.
     pub sessions: bool,
+    /// Load the probes of first touches of pages: one sample in so many bytes on average.
+    pub growth: Option<u64>,
+    /// Load the probe that tells of targets that are killed for memory.
+    pub victims: bool,
 }
 
 impl Plan {
@@ -43,12 +50,15 @@ impl Plan {
     /// [`KernelError::Unsupported`] with the reason and the way out, if a wish can't be fulfilled here. Nothing is left
     /// out silently: whoever wants less says so.
     pub fn decide(wanted: Wanted, facts: &Facts) -> Result<Self, KernelError> {
-        let kernel_side = wanted.alloc || wanted.stalls || wanted.mappings;
+        let kernel_side = wanted.alloc || wanted.stalls || wanted.mappings || wanted.growth.is_some();
+        let events = kernel_side && facts.btf && facts.initial_pid_namespace;
         let plan = Self {
             alloc: wanted.alloc,
             stalls: wanted.stalls,
             mappings: wanted.mappings,
-            events: kernel_side && facts.btf && facts.initial_pid_namespace,
+            events,
+            growth: wanted.growth,
+            victims: events && (wanted.samples || wanted.growth.is_some()),
             multi: kernel_side,
             samples: wanted.alloc && wanted.samples,
             sessions: wanted.alloc && wanted.samples,
@@ -61,7 +71,7 @@ impl Plan {
 
     /// The first thing that stands in the way.
     fn obstacle(self, facts: &Facts) -> Option<String> {
-        if !self.alloc && !self.stalls && !self.mappings {
+        if !self.alloc && !self.stalls && !self.mappings && self.growth.is_none() {
             return None;
         }
         let missing: Vec<_> = [Capability::Bpf, Capability::Perfmon, Capability::SysPtrace]
@@ -121,7 +131,12 @@ impl Plan {
                     .to_owned(),
             );
         }
-        if self.mappings { self.obstacle_to_mappings(facts) } else { None }
+        if self.mappings
+            && let Some(obstacle) = self.obstacle_to_mappings(facts)
+        {
+            return Some(obstacle);
+        }
+        self.growth.and_then(|_| obstacle_to_growth(facts))
     }
 
     fn obstacle_to_mappings(self, facts: &Facts) -> Option<String> {
@@ -168,6 +183,28 @@ impl Plan {
     }
 }
 
+fn obstacle_to_growth(facts: &Facts) -> Option<String> {
+    let reason = if facts.machine != "x86_64" {
+        format!("can't be seen on {} yet", facts.machine)
+    } else if facts.version() < (5, 15) {
+        format!(
+            "can't be seen by kernel {} (5.15 shows the registers of whoever touches a page)",
+            facts.release
+        )
+    } else if !facts.btf {
+        format!(
+            "can't be seen: kernel {} has no type information ({}; CONFIG_DEBUG_INFO_BTF)",
+            facts.release,
+            Facts::BTF_PATH
+        )
+    } else if !facts.initial_pid_namespace {
+        "can't be seen from inside a pid namespace (a container): run on the host, with hostPID".to_owned()
+    } else {
+        return None;
+    };
+    Some(format!("what makes a process grow {reason}; or use --leaks allocator"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +222,8 @@ mod tests {
         }
     }
 
-    const ALL: Wanted = Wanted { alloc: true, stalls: true, mappings: true, samples: true };
+    const ALL: Wanted =
+        Wanted { alloc: true, stalls: true, mappings: true, samples: true, growth: Some(1 << 19) };
 
     #[test]
     fn a_good_machine_gets_everything() {
@@ -198,14 +236,16 @@ mod tests {
                 events: true,
                 multi: true,
                 samples: true,
-                sessions: true
+                sessions: true,
+                growth: Some(1 << 19),
+                victims: true
             }
         );
     }
 
     #[test]
     fn counting_alone_does_without_process_events_where_they_cannot_be_had() {
-        let wanted = Wanted { alloc: true, stalls: false, mappings: false, samples: false };
+        let wanted = Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None };
         for facts in [Facts { btf: false, ..able() }, Facts { initial_pid_namespace: false, ..able() }] {
             assert!(!Plan::decide(wanted, &facts).unwrap().events);
         }
@@ -261,7 +301,7 @@ mod tests {
             (Facts { syscall_tracepoints: SyscallTracepoints::OutOfReach, ..able() }, "tracefs"),
         ];
         for (facts, reason) in cases {
-            let wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false };
+            let wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--mappings off"), "{error}");
             assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
@@ -272,7 +312,7 @@ mod tests {
 
     #[test]
     fn proc_alone_needs_nothing() {
-        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false };
+        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth: None };
         assert!(Plan::decide(nothing, &Facts::default()).is_ok());
     }
 }

@@ -74,7 +74,7 @@ pub struct AddressSpace {
 
 impl AddressSpace {
     /// Reads the text of /proc/PID/maps. Lines that can't be read are left out.
-    fn parse(maps: &str) -> Self {
+    pub fn parse(maps: &str) -> Self {
         Self { mappings: maps.lines().filter_map(parse_line).collect() }
     }
 

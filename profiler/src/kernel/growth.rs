@@ -1,0 +1,63 @@
+//! Pages that are touched for the first time, and processes that are killed for memory: the families' programs.
+//!
+//! The events of page faults (`exceptions`) run for every fault of the machine, whoever makes it; what that costs is in
+//! docs/leaks.md. So nothing of this is loaded unless it was asked for.
+//!
+//! Limits. One fault may bring more than a page: 2 MiB where the kernel uses transparent huge pages
+//! ([`crate::target::Pagemap::is_huge`] tells, if asked soon), and 16 KiB and more where its middle sizes are turned on, which
+//! nothing tells. Not seen at all: pages that the kernel makes without a fault (`MAP_POPULATE`, `mlock`, `io_uring`, direct
+//! I/O), copies after a `fork`, and pages of files that are read before they are written to. On machines with several memory
+//! nodes and `kernel.numa_balancing`, pages fault again and again, so that a page belongs to whoever touched it last.
+
+use std::io;
+
+use profiler_common::sample::{LiveKey, Sampling, threshold};
+
+use super::{Btf, Facts, Kernel, KernelError, Plan, Raw, loader::map_error};
+use crate::target::PAGE;
+
+/// The programs; each is named like its tracepoint.
+pub(super) const GROWTH_TRACEPOINTS: [&str; 2] = ["page_fault_user", "page_fault_kernel"];
+/// Likewise, for the ends that memory brings.
+pub(super) const VICTIM_TRACEPOINTS: [&str; 1] = ["mark_victim"];
+
+/// What the programs are told before they are loaded.
+#[derive(Default)]
+pub(super) struct GrowthKnobs {
+    pub(super) threshold: u64,
+    pub(super) pagefault_disabled: u64,
+    pub(super) victim_is_task: u8,
+}
+
+impl GrowthKnobs {
+    /// What the plan's programs need, and zero else.
+    pub(super) fn find(plan: Plan) -> Result<Self, KernelError> {
+        if plan.growth.is_none() && !plan.victims {
+            return Ok(Self::default());
+        }
+        let bytes = std::fs::read(Facts::BTF_PATH)
+            .map_err(|source: io::Error| KernelError::System { path: Facts::BTF_PATH.to_owned(), source })?;
+        let btf = Btf::parse(&bytes)?;
+        Ok(Self {
+            threshold: plan.growth.map_or(0, |mean| threshold(PAGE, Sampling::with_mean(mean))),
+            pagefault_disabled: btf.member("task_struct", "pagefault_disabled")?.byte_offset(),
+            victim_is_task: u8::from(btf.tracepoint_arguments("mark_victim") == Some(2)),
+        })
+    }
+}
+
+impl Kernel {
+    /// A sampled page has been given back, as the page table says: it makes room for others. Nothing happens if it has been
+    /// touched for the first time again (then `id` is another sample's), or was told as `Freed`.
+    ///
+    /// # Errors
+    ///
+    /// If the map can't be written.
+    pub fn forget_page(&mut self, slot: u32, epoch: u32, address: u64, id: u64) -> Result<(), KernelError> {
+        let key = Raw(LiveKey { slot, epoch, address });
+        if self.live_pages.get(&key, 0).is_ok_and(|known| known == id) {
+            self.live_pages.remove(&key).map_err(|source| map_error("LIVE_PAGES", source))?;
+        }
+        Ok(())
+    }
+}
