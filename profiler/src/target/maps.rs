@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read as _, Seek as _},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -135,6 +135,15 @@ impl PinnedObject {
     /// A path that leads to exactly this file as long as `self` lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// Its descriptor, for somebody else to read it by.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many already.
+    pub fn descriptor(&self) -> std::io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
     }
 
     /// Its size in bytes when it was opened.

@@ -10,6 +10,7 @@ mod elf;
 mod perf_map;
 mod process;
 mod protocol;
+mod row;
 mod sandbox;
 mod serve;
 mod space;
