@@ -9,10 +9,13 @@ use profiler::{
     doctor, explain, export, ps,
     screen::MakeLogWriter,
     session::Images,
-    version,
+    version, worker,
 };
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == worker::ARGUMENT) {
+        return worker::serve();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help is not an error.

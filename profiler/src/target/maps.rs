@@ -146,6 +146,15 @@ impl PinnedObject {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
+    /// Its descriptor, for somebody else to read it by.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many already.
+    pub fn descriptor(&self) -> std::io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
     /// Its size in bytes when it was opened.
     pub const fn size(&self) -> u64 {
         self.size

@@ -11,6 +11,7 @@ mod perf_map;
 mod process;
 mod protocol;
 pub mod references;
+mod row;
 mod sandbox;
 mod serve;
 mod space;

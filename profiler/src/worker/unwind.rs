@@ -1,16 +1,24 @@
-//! Unwinding with the target's own tables.
+//! Unwinding with the target's own tables, by framehop; rows that it doesn't evaluate by `row`.
 //!
-//! framehop 0.16 carries the instruction, stack and frame pointer from frame to frame. That suffices for what compilers
-//! write: the place of a caller's frame depends on no other register.
+//! The instruction, stack and frame pointer are carried from frame to frame. That suffices for what compilers write: where a
+//! call is made, the place of the caller's frame depends on no other register.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use framehop::{
     Error, FrameAddress, ModuleSectionInfo, Unwinder as _,
     x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64},
 };
 
-use super::{Code, Module, RawFrame, RawUnwound, elf::Image};
+use super::{
+    Code, Module, RawFrame, RawUnwound,
+    elf::Image,
+    row::{self, Answer, Pointers},
+};
 use crate::stack::{End, MAX_FRAMES};
 
 /// How far behind the copied bytes a place may lie to be believed to be on the same stack.
@@ -21,14 +29,24 @@ const START_FUNCTION: u64 = 64;
 /// A frame pointer that certainly can't be followed: no address has these upper bits (x86-64).
 const NO_FRAME: u64 = 0x7fff_0000_0000_0000;
 
+/// Addresses whose rows are remembered to be framehop's.
+const SIMPLE_LIMIT: usize = 1 << 16;
+
 /// The code of a process, ready for unwinding.
 pub struct Mapped {
-    modules: Vec<Module>,
+    modules: Vec<Placed>,
     /// Where the program's first function is, as mapped.
     starts: Vec<Range<u64>>,
     unwinder: UnwinderX86_64<Arc<[u8]>>,
     /// Of its own: framehop numbers sets of modules with 16 bits, so that a common cache would mix them up after a while.
     cache: CacheX86_64,
+    simple: HashSet<u64>,
+}
+
+/// A module, and its file's tables with the distance of its addresses from those that the file states.
+struct Placed {
+    module: Module,
+    image: Option<(Arc<Image>, u64)>,
 }
 
 /// The names that framehop asks for, and what there is.
@@ -64,18 +82,24 @@ impl Mapped {
         modules.sort_by_key(|module| module.start);
         let mut unwinder = UnwinderX86_64::new();
         let mut starts = Vec::new();
-        for module in &modules {
-            let Some(image) = images.get(&module.code) else { continue };
-            let Some(bias) = image.bias(module.start, module.end, module.file_offset) else { continue };
-            if image.entry != 0 {
-                let start = image.entry.wrapping_add(bias);
-                starts.push(start..start.saturating_add(START_FUNCTION));
+        let mut placed = Vec::with_capacity(modules.len());
+        for module in modules {
+            let image = images.get(&module.code).and_then(|image| {
+                let bias = image.bias(module.start, module.end, module.file_offset)?;
+                Some((Arc::clone(image), bias))
+            });
+            if let Some((image, bias)) = &image {
+                if image.entry != 0 {
+                    let start = image.entry.wrapping_add(*bias);
+                    starts.push(start..start.saturating_add(START_FUNCTION));
+                }
+                let base = image.base().wrapping_add(*bias);
+                let range = module.start..module.end;
+                unwinder.add_module(framehop::Module::new(String::new(), range, base, Tables(image)));
             }
-            let base = image.base().wrapping_add(bias);
-            let range = module.start..module.end;
-            unwinder.add_module(framehop::Module::new(String::new(), range, base, Tables(image)));
+            placed.push(Placed { module, image });
         }
-        Self { modules, starts, unwinder, cache: CacheX86_64::new() }
+        Self { modules: placed, starts, unwinder, cache: CacheX86_64::new(), simple: HashSet::new() }
     }
 
     /// Unwinds from the registers (instruction, stack, frame pointer) over the bytes from the stack pointer upwards. If
@@ -99,32 +123,50 @@ impl Mapped {
         };
         loop {
             let Some(current) = address else { return RawUnwound { frames, end: End::Lost } };
-            let end = match self.step(current, &mut registers, copied) {
-                Step::Caller(caller) => match self.frame(caller.wrapping_sub(1)) {
-                    Some(RawFrame { code: Code::Uprobes, .. }) | None => End::Lost,
-                    Some(_) if frames.len() == MAX_FRAMES => End::TooDeep,
-                    Some(frame) => {
-                        frames.push(frame);
-                        address = FrameAddress::from_return_address(caller);
-                        continue;
-                    }
-                },
-                Step::End(end) => end,
+            let (next, lookup) = match self.step(current, &mut registers, copied) {
+                Step::Caller(caller) => (FrameAddress::from_return_address(caller), caller.wrapping_sub(1)),
+                Step::Interrupted(ip) => (Some(FrameAddress::from_instruction_pointer(ip)), ip),
+                Step::End(end) => return RawUnwound { end: self.end(current, end), frames },
             };
-            let started = self.starts.iter().any(|start| start.contains(&current.address_for_lookup()));
-            return RawUnwound { frames, end: if started { End::Complete } else { end } };
+            let end = match self.frame(lookup) {
+                Some(RawFrame { code: Code::Uprobes, .. }) | None => self.end(current, End::Lost),
+                Some(_) if frames.len() == MAX_FRAMES => End::TooDeep,
+                Some(frame) => {
+                    frames.push(frame);
+                    address = next;
+                    continue;
+                }
+            };
+            return RawUnwound { frames, end };
         }
+    }
+
+    /// Why a stack really ends: a program's first function has no caller, whatever was found in its place.
+    fn end(&self, last: FrameAddress, end: End) -> End {
+        let started = self.starts.iter().any(|start| start.contains(&last.address_for_lookup()));
+        if started { End::Complete } else { end }
     }
 
     fn step(&mut self, address: FrameAddress, registers: &mut UnwindRegsX86_64, copied: Copied<'_>) -> Step {
         let before = *registers;
-        let result = self.advance(address, registers, copied);
-        match result {
-            Ok(Some(caller)) => {
-                // Whatever tables say: a caller's frame lies above, so that this ends.
-                let upwards = registers.sp() > before.sp();
-                if upwards { Step::Caller(caller) } else { Step::End(End::Lost) }
+        match self.row(address.address_for_lookup(), &before, copied) {
+            Answer::Simple => {}
+            Answer::Caller { pointers, interrupted } => {
+                *registers = UnwindRegsX86_64::new(pointers.ip, pointers.sp, pointers.bp);
+                return match interrupted {
+                    // A handler may have a stack of its own, so that this may lie anywhere.
+                    true => Step::Interrupted(pointers.ip),
+                    false if pointers.sp > before.sp() => Step::Caller(pointers.ip),
+                    false => Step::End(End::Lost),
+                };
             }
+            Answer::Unreadable(place) if copied.is_behind(place) => return Step::End(End::Cut),
+            Answer::Unreadable(_) | Answer::Nonsense => return Step::End(End::Lost),
+        }
+        match self.advance(address, registers, copied) {
+            // Whatever tables say: a caller's frame lies above, so that this ends.
+            Ok(Some(caller)) if registers.sp() > before.sp() => Step::Caller(caller),
+            Ok(Some(_)) => Step::End(End::Lost),
             // framehop says so at the mark of an outermost function, and where it would follow a frame pointer that is zero,
             // which functions that keep other things in that register may well have.
             Ok(None) if before.bp() == 0 => {
@@ -139,6 +181,25 @@ impl Mapped {
         }
     }
 
+    /// What the tables say of an address, if that isn't framehop's to evaluate.
+    fn row(&mut self, lookup: u64, registers: &UnwindRegsX86_64, copied: Copied<'_>) -> Answer {
+        if self.simple.contains(&lookup) {
+            return Answer::Simple;
+        }
+        let Some((image, bias)) = self.placed(lookup).and_then(|placed| placed.image.as_ref()) else {
+            return Answer::Simple;
+        };
+        let pointers = Pointers { ip: registers.ip(), sp: registers.sp(), bp: registers.bp() };
+        let answer = row::evaluate(image, lookup.wrapping_sub(*bias), pointers, &|place| copied.word(place));
+        if answer == Answer::Simple {
+            if self.simple.len() >= SIMPLE_LIMIT {
+                self.simple.clear();
+            }
+            self.simple.insert(lookup);
+        }
+        answer
+    }
+
     fn advance(
         &mut self,
         address: FrameAddress,
@@ -149,10 +210,14 @@ impl Mapped {
             .unwind_frame(address, registers, &mut self.cache, &mut |place| copied.word(place).ok_or(()))
     }
 
+    fn placed(&self, address: u64) -> Option<&Placed> {
+        let at = self.modules.partition_point(|placed| placed.module.start <= address).checked_sub(1)?;
+        self.modules.get(at).filter(|placed| address < placed.module.end)
+    }
+
     /// What is at an address.
     fn frame(&self, address: u64) -> Option<RawFrame> {
-        let at = self.modules.partition_point(|module| module.start <= address).checked_sub(1)?;
-        let module = self.modules.get(at).filter(|module| address < module.end)?;
+        let module = &self.placed(address)?.module;
         let offset = match module.code {
             Code::File(_) => module.file_offset.checked_add(address - module.start)?,
             _ => address,
@@ -162,7 +227,10 @@ impl Mapped {
 }
 
 enum Step {
+    /// The frame that has called; the return address.
     Caller(u64),
+    /// The frame that was interrupted; where.
+    Interrupted(u64),
     End(End),
 }
 
