@@ -501,9 +501,7 @@ impl Ledger {
         }
         for most in [32, 16, 8, 4, 2, 1, 0] {
             for site in &mut self.sites {
-                if site.track.cells() > most {
-                    site.track.coarser();
-                }
+                site.track.thin_out(most);
             }
             self.windows = self.sites.iter().map(|site| site.cells().0).sum();
             if self.windows <= self.limits.windows / 4 * 3 {
