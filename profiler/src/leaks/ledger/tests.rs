@@ -309,12 +309,12 @@ fn the_part_that_lives_on_is_that_of_kaplan_and_meier() {
     }
 }
 
-/// 24 hours of 40 samples a second, of a million stacks, most of them never seen again, some of which leak.
+/// 24 hours of 100 samples a second: of a million stacks, most of them never seen again, and of 19,000 that are busy all day;
+/// one block in 130 is never given back.
 #[test]
 #[ignore = "takes some seconds; prints figures"]
 fn a_day_with_a_million_stacks_stays_below_the_cap() {
-    let limits = Limits::default();
-    let mut ledger = ledger(limits);
+    let mut ledger = ledger(Limits::default());
     ledger.sampled_every(512 << 10);
     let before = resident_bytes();
     let (mut most, mut state) = (0, 88_172_645_463_325_252_u64);
@@ -324,21 +324,18 @@ fn a_day_with_a_million_stacks_stays_below_the_cap() {
         state ^= state << 17;
         state
     };
-    let samples = 24 * 3600 * 40;
+    let samples = 24 * 3600 * 100;
     let mut live: Vec<u64> = Vec::new();
     for id in 0..samples {
-        let at_ns = id * SECOND / 40;
-        let site = match roll() % 10 {
-            0..3 => (roll() % 1_000_000) as u32,
-            3..9 => (roll() % 30_000) as u32,
-            _ => (roll() % 100) as u32,
-        };
+        let at_ns = id * SECOND / 100;
+        let site = if roll() % 10 < 3 { roll() % 1_000_000 } else { 1_000_000 + roll() % 19_000 } as u32;
         let placed =
             ledger.allocated(sample(id, site, 16 + roll() % 100_000, 1 << (10 + roll() % 22), at_ns));
-        if placed != Placed::Refused {
+        if placed != Placed::Refused && roll() % 130 != 0 {
             live.push(id);
         }
-        while live.len() > 65_530 || (roll() % 2 == 0 && !live.is_empty()) {
+        // The others live for a thousand samples, on average.
+        if live.len() > 1000 {
             let which = (roll() % live.len() as u64) as usize;
             ledger.freed(live.swap_remove(which), SINCE + at_ns);
         }
@@ -354,7 +351,7 @@ fn a_day_with_a_million_stacks_stays_below_the_cap() {
         resident as f64 / 1048576.0,
         ledger.windows,
         ledger.buckets,
-        live.len(),
+        ledger.ids.len(),
         ledger.counts(),
         size_of::<Block>(),
         size_of::<Site>(),
@@ -375,7 +372,7 @@ fn a_day_with_a_million_stacks_stays_below_the_cap() {
     println!("{candidates} candidates: {:?}", before.elapsed());
     assert!(most.max(ledger.memory_bytes()) < CAP);
     assert!(resident < CAP);
-    assert_eq!(ledger.all.live.n, live.len() as u64);
+    assert_eq!(ledger.all.live.n, ledger.ids.len() as u64);
     let parts: f64 = ledger.sites.iter().map(|site| site.live.bytes).sum();
     assert!(near_enough(parts, ledger.all.live.bytes));
     let parts: f64 = ledger.sites.iter().map(|site| site.allocated.bytes).sum();
