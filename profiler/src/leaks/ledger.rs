@@ -4,9 +4,9 @@
 //! into the window that is open. Every sum is kept per site and once for all together; samples of sites that found no place
 //! are in `other`, so that nothing is missing in the whole.
 //!
-//! Memory, with the default limits, at most (see [`Ledger::memory_bytes`] and the test that fills all of it): live samples
-//! 65,536 x 72 bytes + 6 MiB of tables, sites 20,000 x ~420 bytes, windows 200,000 x 100 bytes (+ a fifth of slack), buckets
-//! of ages 200,000 x 64 bytes (+ two for every site): below 64 MiB.
+//! Memory, with the default limits, at most (see [`Ledger::memory_bytes`]): live samples 65,536 x 88 bytes and 4 MiB of tables,
+//! sites 20,000 x 416 bytes, windows 200,000 x 100 bytes and up to four more for every site, buckets of ages 200,000 x 64
+//! bytes and two, at most four, more for every site: below 64 MiB. A day with a million stacks took 48 MiB.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -136,9 +136,10 @@ fn populations() -> Vec<(&'static str, Vec<u64>, f64, Option<f64>)> {
     ]
 }
 
-fn check_all(budget: usize, least: u32) {
+/// So many draws in each population, within these numbers of runs.
+fn check_all(draws: usize, least: u32, most: u32) {
     for (number, (name, sizes, bytes_widest, objects_widest)) in populations().into_iter().enumerate() {
-        let runs = u32::try_from(budget / sizes.len()).unwrap().clamp(least, 100_000);
+        let runs = u32::try_from(draws / sizes.len()).unwrap().clamp(least, most);
         let (bytes, objects) = simulate(name, &sizes, runs, 0x1234_5678 + number as u64);
         demand(&bytes, sizes.iter().sum::<u64>() as f64, bytes_widest);
         if let Some(widest) = objects_widest {
@@ -149,13 +150,13 @@ fn check_all(budget: usize, least: u32) {
 
 #[test]
 fn estimates_are_unbiased_and_intervals_have_the_truth() {
-    check_all(2_000_000, 2000);
+    check_all(500_000, 400, 1500);
 }
 
 #[test]
 #[ignore = "takes a minute; prints the figures of docs/leaks.md"]
 fn estimates_are_unbiased_and_intervals_have_the_truth_at_length() {
-    check_all(100_000_000, 20_000);
+    check_all(100_000_000, 20_000, 100_000);
     for (name, bytes, count, runs) in
         [("64 B, 3 samples", 64, 3 * 8192, 20_000), ("64 B, 10 samples", 64, 10 * 8192, 10_000)]
     {
@@ -198,7 +199,7 @@ fn growth_and_live_bytes_after_churn_are_within_their_intervals() {
             (Score::default(), Score::default(), Score::default());
         let (truth, stays) = ((came as f64 - went as f64) * bytes_each as f64, before - went + came);
         let all = (stays * bytes_each) as f64;
-        for _ in 0..2000 {
+        for _ in 0..500 {
             let mut missed = Missed::default();
             let mut draw = |count: u64| {
                 let mut sum = Sum::default();
