@@ -167,12 +167,12 @@ fn gamma_by_moments(mean: f64, variance: f64, part: f64) -> f64 {
     gamma_quantile(mean * mean / variance, part) * (variance / mean)
 }
 
-/// Quantile of the gamma distribution of this shape with scale one, to about five digits.
+/// Quantile of the gamma distribution of this shape with scale one, to about five digits; at one of the two tails.
 fn gamma_quantile(shape: f64, part: f64) -> f64 {
     if !shape.is_finite() || shape <= 0.0 {
         return 0.0;
     }
-    if shape >= 50.0 {
+    if shape >= 1000.0 {
         return wilson_hilferty(shape, part);
     }
     // Below the quantile for sure, and close to it if it is small: the distribution is less than x^shape / gamma(shape + 1).
@@ -208,7 +208,7 @@ fn gamma_quantile(shape: f64, part: f64) -> f64 {
     x
 }
 
-/// Wilson and Hilferty 1931: the cube root is nearly normal. To 1e-5 for shapes of 50 and more.
+/// Wilson and Hilferty 1931: the cube root is nearly normal. To 1e-5 for shapes of 1000 and more (to 1e-4 from 50 on).
 fn wilson_hilferty(shape: f64, part: f64) -> f64 {
     // Quantile of the normal distribution: the two that are needed.
     let z = if part < 0.5 { -NORMAL } else { NORMAL };

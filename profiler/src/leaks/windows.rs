@@ -8,6 +8,9 @@ use super::{Sum, Window};
 /// Windows there are at most.
 pub(super) const MOST: u64 = 64;
 
+/// The length doubles so often at most: a window then has all of time.
+const LONGEST: u8 = 63;
+
 /// Where windows begin and end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grid {
@@ -30,12 +33,13 @@ impl Grid {
 
     /// The window of a moment.
     pub(super) fn index(self, at_ns: u64, shift: u8) -> u64 {
-        (at_ns.saturating_sub(self.since_ns) / self.first_ns) >> shift
+        (at_ns.saturating_sub(self.since_ns) / self.first_ns) >> shift.min(LONGEST)
     }
 
     /// Where a window begins.
     pub(super) fn begin_ns(self, index: u64, shift: u8) -> u64 {
-        self.since_ns.saturating_add(self.first_ns.saturating_mul(index << shift))
+        let length_ns = self.first_ns.saturating_mul(1 << shift.min(LONGEST));
+        self.since_ns.saturating_add(length_ns.saturating_mul(index))
     }
 }
 
@@ -192,6 +196,7 @@ impl Track {
 
     /// Doubles the length of windows until it has doubled so often.
     pub(super) fn coarsen(&mut self, shift: u8) {
+        let shift = shift.min(LONGEST);
         let by = shift.saturating_sub(self.shift);
         self.shift = self.shift.max(shift);
         if let Some(open) = &mut self.open {
@@ -200,7 +205,7 @@ impl Track {
         let cells = std::mem::take(&mut self.closed);
         let mut kept: Vec<Cell> = Vec::new();
         for mut cell in cells {
-            cell.index >>= by;
+            cell.index = cell.index.checked_shr(by.into()).unwrap_or(0);
             match (kept.last_mut(), &mut self.open) {
                 (_, Some(open)) if open.index == u64::from(cell.index) => open.with_earlier(&cell),
                 (Some(last), _) if last.index == cell.index => {
@@ -223,9 +228,11 @@ impl Track {
         self.closed = kept;
     }
 
-    /// The next coarser length.
-    pub(super) fn coarser(&mut self) {
-        self.coarsen(self.shift.saturating_add(1));
+    /// Makes windows coarser until no more than so many of the past are held.
+    pub(super) fn thin_out(&mut self, most: usize) {
+        while self.closed.len() > most && self.shift < LONGEST {
+            self.coarsen(self.shift + 1);
+        }
     }
 
     /// Every window from the beginning to now; `live`: what lives now. `surviving` is left at zero.
