@@ -73,7 +73,8 @@ pub fn render(target: &TargetReport, weight: Weight) -> String {
 }
 
 fn legend(text: &mut String) {
-    let words = [("leak", "leaking"), ("grow", "growing"), ("calm", "steady or unjudged"), ("rest", "left out")];
+    let words =
+        [("leak", "leaking"), ("grow", "growing"), ("calm", "steady or unjudged"), ("rest", "left out")];
     let mut x = 4.0;
     for (class, word) in words {
         let _infallible = write!(
@@ -83,9 +84,15 @@ fn legend(text: &mut String) {
         );
         x += 36.0 + word.len() as f64 * CHARACTER;
     }
-    let _infallible = write!(text, "<text class=\"reset tool\" x=\"{}\" y=\"17\" hidden=\"hidden\">whole</text>\
+    let _infallible = write!(
+        text,
+        "<text class=\"reset tool\" x=\"{}\" y=\"17\" hidden=\"hidden\">whole</text>\
         <text class=\"search tool\" x=\"{}\" y=\"17\" hidden=\"hidden\">search</text>\
-        <text class=\"found small\" x=\"{}\" y=\"37\" text-anchor=\"end\"></text>", WIDTH - 120.0, WIDTH - 60.0, WIDTH - 4.0);
+        <text class=\"found small\" x=\"{}\" y=\"37\" text-anchor=\"end\"></text>",
+        WIDTH - 120.0,
+        WIDTH - 60.0,
+        WIDTH - 4.0
+    );
 }
 
 /// One box with its tooltip, and its name as far as there is room.
@@ -99,7 +106,12 @@ fn draw(text: &mut String, stacks: &Stacks, node: &Node, total: f64, weight: Wei
         None => "[smaller ones, left out]",
     };
     let share = |part: f64, of: f64| if of > 0.0 { part / of * 100.0 } else { 0.0 };
-    let mut told = format!("{}: {}, {:.2} %", shortened(name, NAME_LIMIT), shown(node.value(), weight), share(node.value(), total));
+    let mut told = format!(
+        "{}: {}, {:.2} %",
+        shortened(name, NAME_LIMIT),
+        shown(node.value(), weight),
+        share(node.value(), total)
+    );
     for (part, word) in node.parts.iter().zip(["leaking", "growing"]) {
         if *part > 0.0 {
             let _infallible = write!(told, "; {:.0} % of it {word}", share(*part, node.value()));
@@ -165,7 +177,10 @@ mod tests {
             assert_eq!(svg.matches("</svg>").count(), 1);
             assert!(!svg.contains('\0') && !svg.contains('\u{202e}'));
             let elsewhere = svg.replace("http://www.w3.org/2000/svg", "");
-            assert!(!elsewhere.contains("http:") && !elsewhere.contains("https:") && !elsewhere.contains("url("), "{svg}");
+            assert!(
+                !elsewhere.contains("http:") && !elsewhere.contains("https:") && !elsewhere.contains("url("),
+                "{svg}"
+            );
         }
     }
 

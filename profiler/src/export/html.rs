@@ -50,7 +50,10 @@ mod tests {
 
     #[test]
     fn nothing_in_a_name_is_markup_or_an_address() {
-        assert_eq!(escape("<a b=\"c\" d='e'>&\u{0}\u{202e}ü"), "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;\u{fffd}\u{fffd}ü");
+        assert_eq!(
+            escape("<a b=\"c\" d='e'>&\u{0}\u{202e}ü"),
+            "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;\u{fffd}\u{fffd}ü"
+        );
         assert_eq!(segment("a \"b\"/<ü>?"), "a%20%22b%22%2F%3C%C3%BC%3E%3F");
     }
 

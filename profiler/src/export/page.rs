@@ -74,7 +74,11 @@ fn day(time: SystemTime) -> String {
 fn verdict(text: &mut String, target: &TargetReport, taken_at: SystemTime) {
     let judgement = &target.judgement;
     let rate = judgement.rate.map(|rate| {
-        format!("<span class=\"rate\">{}</span> <span class=\"dim\">{}</span>", per_second(rate.value), between(rate, per_second))
+        format!(
+            "<span class=\"rate\">{}</span> <span class=\"dim\">{}</span>",
+            per_second(rate.value),
+            between(rate, per_second)
+        )
     });
     let said = match judgement.verdict {
         Verdict::Leaking => "It leaks.",
@@ -101,22 +105,43 @@ fn verdict(text: &mut String, target: &TargetReport, taken_at: SystemTime) {
 
 /// Never rounded up to certainty.
 fn confidence(value: f64) -> String {
-    if value >= 0.9995 { "above 99.9 %".to_owned() } else { format!("{:.1} %", (value * 1000.0).floor() / 10.0) }
+    if value >= 0.9995 {
+        "above 99.9 %".to_owned()
+    } else {
+        format!("{:.1} %", (value * 1000.0).floor() / 10.0)
+    }
 }
 
 fn facts(text: &mut String, target: &TargetReport) {
     let mut rows: Vec<(&str, String)> = vec![
-        ("Live bytes, all sites", format!("{} <span class=\"dim\">{}</span>", bytes(target.live_bytes.value), between(target.live_bytes, bytes))),
+        (
+            "Live bytes, all sites",
+            format!(
+                "{} <span class=\"dim\">{}</span>",
+                bytes(target.live_bytes.value),
+                between(target.live_bytes, bytes)
+            ),
+        ),
         ("Anonymous memory now", bytes(target.anon_bytes as f64)),
     ];
-    let before = format!("{} of anonymous memory was there before; nothing is known of who allocated it", bytes(target.before.anon_bytes as f64));
-    let allocator = target.before.allocator_bytes.map(|used| format!("; {} of it in use by the allocator&#39;s own count", bytes(used as f64)));
+    let before = format!(
+        "{} of anonymous memory was there before; nothing is known of who allocated it",
+        bytes(target.before.anon_bytes as f64)
+    );
+    let allocator = target
+        .before
+        .allocator_bytes
+        .map(|used| format!("; {} of it in use by the allocator&#39;s own count", bytes(used as f64)));
     rows.push(("Before the watch", before + &allocator.unwrap_or_default()));
     let explained = target.explained.map_or_else(
         || "too little growth to tell".to_owned(),
         |share| {
             let percent = |share: f64| format!("{:.0} %", share * 100.0);
-            format!("{} of the growth of anonymous memory <span class=\"dim\">{}</span>", percent(share.value), between(share, percent))
+            format!(
+                "{} of the growth of anonymous memory <span class=\"dim\">{}</span>",
+                percent(share.value),
+                between(share, percent)
+            )
         },
     );
     rows.push(("Explained by live bytes", explained));
@@ -158,7 +183,9 @@ fn row(text: &mut String, site: &SiteReport, taken_at: SystemTime) {
     let judgement = &site.judgement;
     let rate = judgement.rate.map_or_else(
         || "<span class=\"dim\">unknown</span>".to_owned(),
-        |rate| format!("{}<br><span class=\"dim\">{}</span>", per_second(rate.value), between(rate, per_second)),
+        |rate| {
+            format!("{}<br><span class=\"dim\">{}</span>", per_second(rate.value), between(rate, per_second))
+        },
     );
     let (name, object) = weigh::culprit(&site.stack).unwrap_or_else(|| ("[no stack]".to_owned(), ""));
     let mut more = escape(&judgement.reason);
@@ -204,7 +231,9 @@ fn stack(text: &mut String, site: &SiteReport) {
     }
     text.push_str("</ol>");
     if !site.survival.is_empty() {
-        let alive = |(age, share): &(Duration, f64)| format!("{:.0} % after {}", share * 100.0, duration(age.as_secs_f64()));
+        let alive = |(age, share): &(Duration, f64)| {
+            format!("{:.0} % after {}", share * 100.0, duration(age.as_secs_f64()))
+        };
         let alive: Vec<_> = site.survival.iter().map(alive).collect();
         let _infallible = write!(text, "<p class=\"dim\">Alive: {}</p>", alive.join(", "));
     }
@@ -214,7 +243,11 @@ fn frame_lines(text: &mut String, frame: &Frame) {
     let object = escape(&shortened(&frame.object, 120));
     if frame.functions.is_empty() {
         for name in frame.names() {
-            let _infallible = write!(text, "<li><code>{}</code> <span class=\"dim\">{object}</span></li>", escape(&shortened(&name, 240)));
+            let _infallible = write!(
+                text,
+                "<li><code>{}</code> <span class=\"dim\">{object}</span></li>",
+                escape(&shortened(&name, 240))
+            );
         }
     }
     for (number, function) in frame.functions.iter().enumerate() {
@@ -224,7 +257,8 @@ fn frame_lines(text: &mut String, frame: &Frame) {
             None => object.clone(),
         };
         let name = escape(&shortened(&function.name, 240));
-        let _infallible = write!(text, "<li><code>{name}</code> <span class=\"dim\">{place}{inlined}</span></li>");
+        let _infallible =
+            write!(text, "<li><code>{name}</code> <span class=\"dim\">{place}{inlined}</span></li>");
     }
 }
 
@@ -232,7 +266,8 @@ fn flames(text: &mut String, target: &TargetReport, weight: Weight) {
     text.push_str("<h2 id=\"flames\">Flame graph</h2><p class=\"tabs\">");
     for one in Weight::ALL {
         let class = if one == weight { " class=\"here\"" } else { "" };
-        let _infallible = write!(text, "<a href=\"?value={}#flames\"{class}>{}</a> ", one.name(), one.title());
+        let _infallible =
+            write!(text, "<a href=\"?value={}#flames\"{class}>{}</a> ", one.name(), one.title());
     }
     text.push_str("</p>");
     text.push_str(&flamegraph::render(target, weight));
@@ -268,7 +303,11 @@ fn between(estimate: Estimate, show: impl Fn(f64) -> String) -> String {
 
 fn per_second(rate: f64) -> String {
     // A slow leak is told by the hour: nobody sees anything in 0 B/s.
-    if rate.abs() >= 1.0 || rate == 0.0 { format!("{}/s", bytes(rate)) } else { format!("{}/h", bytes(rate * 3600.0)) }
+    if rate.abs() >= 1.0 || rate == 0.0 {
+        format!("{}/s", bytes(rate))
+    } else {
+        format!("{}/h", bytes(rate * 3600.0))
+    }
 }
 
 fn age(age: Duration) -> String {

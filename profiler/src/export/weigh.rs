@@ -85,8 +85,18 @@ pub fn names(stack: &Stack) -> Vec<Cow<'_, str>> {
 
 /// Runtime and allocator files: a frame in one of them says little of who asked for memory.
 const PLUMBING: [&str; 12] = [
-    "libc.so", "libc-", "libstdc++", "libgcc_s", "libjemalloc", "libtcmalloc", "libmimalloc", "ld-linux", "ld-musl",
-    "libc++", "libm.so", "libpthread",
+    "libc.so",
+    "libc-",
+    "libstdc++",
+    "libgcc_s",
+    "libjemalloc",
+    "libtcmalloc",
+    "libmimalloc",
+    "ld-linux",
+    "ld-musl",
+    "libc++",
+    "libm.so",
+    "libpthread",
 ];
 
 /// The innermost function that isn't the allocator's or the runtime's, and its file: what a site is called in short.

@@ -1,6 +1,9 @@
 //! Which boxes a flame graph has, and where: pure numbers.
 
-use std::{cmp::Ordering, collections::{BinaryHeap, HashMap, HashSet}};
+use std::{
+    cmp::Ordering,
+    collections::{BinaryHeap, HashMap, HashSet},
+};
 
 use crate::{
     export::weigh::{self, Weight},
@@ -116,7 +119,8 @@ impl Stacks {
         while shown.len() < most
             && let Some(BySize(node)) = candidates.pop()
         {
-            candidates.extend(self.children(&node).into_iter().filter(|child| child.value() >= least).map(BySize));
+            candidates
+                .extend(self.children(&node).into_iter().filter(|child| child.value() >= least).map(BySize));
             shown.push(node);
         }
         let drawn: HashSet<_> = shown.iter().map(|node| (node.depth, node.begin)).collect();
@@ -187,7 +191,8 @@ mod tests {
             });
             assert!(below.is_some(), "{node:?}");
         }
-        let main = boxes.iter().find(|node| node.name.is_some_and(|name| stacks.names[name as usize] == "main"));
+        let main =
+            boxes.iter().find(|node| node.name.is_some_and(|name| stacks.names[name as usize] == "main"));
         assert_eq!(main.unwrap().parts, [3_686_400.0, 1_843_200.0, 8_388_608.0 + 65_536.0]);
     }
 
@@ -197,7 +202,8 @@ mod tests {
         let stacks = Stacks::new(&target, Weight::Live);
         let whole = stacks.whole().value();
         let boxes = stacks.boxes(whole / 10.0, 1000);
-        let rest: f64 = boxes.iter().filter(|node| node.name.is_none() && node.depth == 1).map(Node::value).sum();
+        let rest: f64 =
+            boxes.iter().filter(|node| node.name.is_none() && node.depth == 1).map(Node::value).sum();
         assert_eq!(rest, whole, "no child has a tenth");
     }
 

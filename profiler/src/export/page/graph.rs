@@ -39,14 +39,20 @@ pub fn render(target: &TargetReport, taken_at: SystemTime) -> String {
     let moments: Vec<_> = (0..=MOMENTS).map(|i| first + span / MOMENTS * i).collect();
     let sum: Vec<_> = moments
         .iter()
-        .map(|at| Point { at: *at, live_bytes: target.sites.iter().map(|site| value_at(&site.history, *at)).sum() })
+        .map(|at| Point {
+            at: *at,
+            live_bytes: target.sites.iter().map(|site| value_at(&site.history, *at)).sum(),
+        })
         .collect();
     let top = sum.iter().map(|point| point.live_bytes).fold(0.0, f64::max);
     let unit = step(top / 4.0);
     let scale = Scale { first, span, top: ((top / unit).ceil() * unit).max(unit) };
     let mut text = String::new();
     // Writing to a string can't fail.
-    let _infallible = write!(text, "<svg class=\"graph\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"live bytes over time\">");
+    let _infallible = write!(
+        text,
+        "<svg class=\"graph\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"live bytes over time\">"
+    );
     scale.axes(&mut text, unit, taken_at);
     scale.line(&mut text, "sum", &sum, "all sites that are listed");
     let shown: Vec<_> = target.sites.iter().filter(|site| site.history.len() > 1).take(MAX_LINES).collect();
@@ -55,7 +61,8 @@ pub fn render(target: &TargetReport, taken_at: SystemTime) -> String {
     }
     text.push_str("</svg><ul class=\"legend\"><li class=\"sum\">all sites that are listed</li>");
     for (number, site) in shown.iter().enumerate() {
-        let word = if site.judgement.verdict == Verdict::Unjudged { "" } else { site.judgement.verdict.name() };
+        let word =
+            if site.judgement.verdict == Verdict::Unjudged { "" } else { site.judgement.verdict.name() };
         let _infallible = write!(
             text,
             "<li class=\"s{number}\"><a href=\"#{}\">{}</a> <span class=\"dim\">{word}</span></li>",
@@ -76,7 +83,9 @@ fn value_at(history: &[Point], at: SystemTime) -> f64 {
     let after = history.iter().position(|point| point.at >= at);
     let finite = |value: f64| if value.is_finite() { value } else { 0.0 };
     match after {
-        Some(0) => history.first().filter(|point| point.at == at).map_or(0.0, |point| finite(point.live_bytes)),
+        Some(0) => {
+            history.first().filter(|point| point.at == at).map_or(0.0, |point| finite(point.live_bytes))
+        }
         Some(next) => {
             let (before, next) = (history[next - 1], history[next]);
             let whole = next.at.duration_since(before.at).unwrap_or_default().as_secs_f64();
@@ -131,20 +140,30 @@ impl Scale {
         for quarter in 0..=4 {
             let at = self.first + self.span / 4 * quarter;
             let ago = taken_at.duration_since(at).unwrap_or_default();
-            let label = if ago.as_secs_f64() < 0.5 { "now".to_owned() } else { format!("{} ago", duration(ago.as_secs_f64())) };
+            let label = if ago.as_secs_f64() < 0.5 {
+                "now".to_owned()
+            } else {
+                format!("{} ago", duration(ago.as_secs_f64()))
+            };
             let anchor = match quarter {
                 0 => "start",
                 4 => "end",
                 _ => "middle",
             };
-            let _infallible =
-                write!(text, "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{label}</text>", self.x(at), HEIGHT - 6.0);
+            let _infallible = write!(
+                text,
+                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{label}</text>",
+                self.x(at),
+                HEIGHT - 6.0
+            );
         }
     }
 
     fn line(&self, text: &mut String, class: &str, points: &[Point], name: &str) {
-        let places: Vec<_> =
-            points.iter().map(|point| format!("{:.1},{:.1}", self.x(point.at), self.y(point.live_bytes))).collect();
+        let places: Vec<_> = points
+            .iter()
+            .map(|point| format!("{:.1},{:.1}", self.x(point.at), self.y(point.live_bytes)))
+            .collect();
         let _infallible = write!(
             text,
             "<polyline class=\"{class}\" points=\"{}\"><title>{}</title></polyline>",
