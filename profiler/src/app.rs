@@ -218,6 +218,8 @@ fn serve(
             max_series: config.max_series,
         },
         waits: waits_for(config).is_some(),
+        // Nothing is kept yet.
+        pictures: Arc::new(|_moment| None),
     };
     let router = server::router(state);
     let mut addresses = Vec::with_capacity(listeners.len());

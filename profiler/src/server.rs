@@ -1,23 +1,32 @@
 //! HTTP: a handler picks a snapshot and an exporter, nothing more.
 
-use std::{sync::Arc, time::Duration};
+mod landing;
+mod leaks;
+mod pprof;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{FromRef, State},
     http::{StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::sync::watch;
 
 use crate::{
-    build_info::BUILD,
     export::{
         json,
         prometheus::{self, CONTENT_TYPE, Context},
     },
-    snapshot::{AllocState, Snapshot, TargetSnapshot},
+    leaks::Picture,
+    snapshot::{Snapshot, TargetSnapshot},
 };
 
 /// A scrape waits this long for fresh figures, then takes the last ones.
@@ -34,6 +43,25 @@ pub struct AppState {
     pub context: Context,
     /// New targets may come: being without one is no failure.
     pub waits: bool,
+    /// The picture of leaks that was taken nearest to a moment, among those that are kept. It is called on a thread that may
+    /// wait for a disk.
+    pub pictures: Pictures,
+}
+
+/// See [`AppState::pictures`].
+pub type Pictures = Arc<dyn Fn(SystemTime) -> Option<Arc<Picture>> + Send + Sync>;
+
+/// What the routes have in common.
+#[derive(Clone)]
+struct Shared {
+    app: AppState,
+    intervals: pprof::Intervals,
+}
+
+impl FromRef<Shared> for AppState {
+    fn from_ref(shared: &Shared) -> Self {
+        shared.app.clone()
+    }
 }
 
 impl AppState {
@@ -50,13 +78,15 @@ impl AppState {
 /// All routes.
 pub fn router(state: AppState) -> Router {
     Router::new()
-        .route("/", get(landing))
+        .route("/", get(landing::page))
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(|| async { "profiler is healthy\n" }))
         .route("/-/ready", get(ready))
         .route("/api/v1/targets", get(targets))
+        .merge(leaks::routes())
+        .merge(pprof::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found; see / for what there is\n") })
-        .with_state(state)
+        .with_state(Shared { app: state, intervals: pprof::Intervals::default() })
 }
 
 async fn metrics(State(state): State<AppState>) -> Response {
@@ -86,62 +116,16 @@ fn failed(error: &dyn std::error::Error) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
-async fn landing(State(state): State<AppState>) -> Html<String> {
-    let snapshot = Arc::clone(&state.latest.borrow());
-    Html(landing_page(&snapshot))
+/// An answer that says what is wrong and what to do. Go's reader shows it to people because of the header.
+fn refuse(status: StatusCode, reason: &str) -> Response {
+    let headers = [(header::CONTENT_TYPE.as_str(), "text/plain; charset=utf-8"), ("x-go-pprof", "1")];
+    (status, headers, format!("{reason}\n")).into_response()
 }
 
-/// The page at `/`: what this is, whom it looks at, where the rest is.
-fn landing_page(snapshot: &Snapshot) -> String {
-    let rows: String = snapshot
-        .targets
-        .iter()
-        .map(|target| {
-            let live = format!("{} live objects since attach", target.alloc.live_objects());
-            let states = target.alloc_states().into_iter().map(|(state, _)| match state {
-                AllocState::Counting => live.clone(),
-                AllocState::Partly(reason) => format!("{live}; {reason}"),
-                AllocState::Off => "not asked for".to_owned(),
-                AllocState::NotCounting(reason) => format!("not counted: {reason}"),
-            });
-            let pids: Vec<_> = target.processes.iter().map(|process| process.info.pid.to_string()).collect();
-            let mut programs: Vec<_> = target
-                .processes
-                .iter()
-                .map(|process| process.info.exe.as_deref().unwrap_or(&process.info.comm))
-                .collect();
-            programs.sort_unstable();
-            programs.dedup();
-            format!(
-                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-                escape(&target.name),
-                pids.join(" "),
-                escape(&programs.join(", ")),
-                if target.up() { "running" } else { "ended" },
-                escape(&states.collect::<Vec<_>>().join("; ")),
-            )
-        })
-        .collect();
-    format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>profiler</title><style>\
-         body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:3rem auto;padding:0 1rem;color:#222;background:#fff}}\
-         h1{{margin-bottom:0}}p.sub{{margin-top:0;color:#666}}table{{border-collapse:collapse;width:100%}}\
-         th,td{{text-align:left;padding:.4rem .8rem .4rem 0;border-bottom:1px solid #ddd;vertical-align:top}}\
-         code{{background:#f3f3f3;padding:.1rem .3rem;border-radius:3px}}\
-         @media(prefers-color-scheme:dark){{body{{color:#ddd;background:#181818}}code{{background:#2a2a2a}}a{{color:#8bf}}\
-         th,td{{border-color:#444}}}}</style></head><body>\
-         <h1>profiler</h1><p class=\"sub\">version {} ({}) &middot; where a running process's memory goes and why it stalls</p>\
-         <h2>Under observation</h2><table><tr><th>target</th><th>pid</th><th>program</th><th>state</th><th>allocations</th></tr>\
-         {rows}</table><h2>Read on</h2><ul>\
-         <li><a href=\"/metrics\"><code>/metrics</code></a> for Prometheus</li>\
-         <li><a href=\"/api/v1/targets\"><code>/api/v1/targets</code></a> the same as JSON, with every probe site</li>\
-         <li><a href=\"/-/healthy\"><code>/-/healthy</code></a> and <a href=\"/-/ready\"><code>/-/ready</code></a> for supervisors</li>\
-         </ul></body></html>\n",
-        escape(BUILD.version),
-        escape(BUILD.revision),
-    )
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// Work that takes longer than a scrape may wait, on a thread of its own.
+async fn aside(work: impl FnOnce() -> Response + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(answer) => answer,
+        Err(error) => failed(&error),
+    }
 }

@@ -13,6 +13,7 @@ use profiler_common::{
 
 use crate::{
     binary::{Layer, SiteKind},
+    leaks::Picture,
     stalls::Ledger,
     target::{ProcessUsage, UsageDetail},
 };
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub held_back: Duration,
     /// Our own process.
     pub own: Option<ProcessUsage>,
+    /// Where memory leaks, as of the last look; `None` if nobody looks.
+    pub leaks: Option<Arc<Picture>>,
 }
 
 /// A target at one moment: one process, or all processes that are shown under one name.

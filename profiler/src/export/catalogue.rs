@@ -82,6 +82,42 @@ families! {
         "System calls of that kind that failed. Not in profiler_mapping_calls_total.";
     THREAD_SECONDS: Counter "profiler_thread_seconds_total" ["target", "state"]
         "Time of all threads by what they were doing: running, runnable (waiting for a CPU), disk (uninterruptible, in I/O wait), uninterruptible (for anything else), futex, stopped, sleeping. The states sum to threads times time.";
+    LEAK_VERDICT: Gauge "profiler_leak_verdict" ["target", "verdict"]
+        "1 at what is said of the target's memory, 0 at the rest: leaking, growing (may level off), steady, unjudged. This and all families of leaks only with --leaks.";
+    LEAK_RATE: Gauge "profiler_leak_bytes_per_second" ["target"]
+        "By how much the target's memory grows, if it is judged: estimated, of all sites together. Absent while unjudged.";
+    LEAK_RATE_LOW: Gauge "profiler_leak_low_bytes_per_second" ["target"]
+        "Lower end of the 95 % interval of profiler_leak_bytes_per_second.";
+    LEAK_RATE_HIGH: Gauge "profiler_leak_high_bytes_per_second" ["target"]
+        "Upper end of the 95 % interval of profiler_leak_bytes_per_second.";
+    HEAP_LIVE: Gauge "profiler_heap_live_bytes" ["target"]
+        "Bytes allocated since attach that live, of all sites: estimated from samples.";
+    HEAP_LIVE_LOW: Gauge "profiler_heap_live_low_bytes" ["target"]
+        "Lower end of the 95 % interval of profiler_heap_live_bytes.";
+    HEAP_LIVE_HIGH: Gauge "profiler_heap_live_high_bytes" ["target"]
+        "Upper end of the 95 % interval of profiler_heap_live_bytes.";
+    HEAP_EXPLAINED: Gauge "profiler_heap_explained_ratio" ["target"]
+        "How much of the growth of anonymous memory since attach the live bytes explain. Absent while it hasn't grown by 1 MiB.";
+    HEAP_BEFORE: Gauge "profiler_heap_before_bytes" ["target"]
+        "Anonymous memory that was there before anybody looked: no site has any of it.";
+    SAMPLES: Counter "profiler_samples_total" ["target"]
+        "Allocations that were drawn as samples: what all estimates rest on.";
+    SAMPLES_LIVE: Gauge "profiler_samples_live" ["target"]
+        "Samples whose block lives.";
+    SAMPLE_BYTES: Gauge "profiler_sample_interval_bytes" ["target"]
+        "One allocation is drawn per so many bytes on average, at present.";
+    SAMPLES_LOST: Counter "profiler_samples_lost_total" ["target", "reason"]
+        "Samples, and what belongs to them, that were lost, by reason. Anything above zero says which estimates to doubt.";
+    SITE_LIVE: Gauge "profiler_site_live_bytes" ["target", "site"]
+        "Bytes that live, by the call site that allocated them: estimated. The sites of most concern (10 of a target), the rest as other. A site's id is made of build ids and offsets: the same after a restart.";
+    SITE_OBJECTS: Gauge "profiler_site_live_objects" ["target", "site"]
+        "Blocks that live, by call site: estimated. Of the sites that had no place any more they aren't known and not in other.";
+    SITE_RATE: Gauge "profiler_site_leak_bytes_per_second" ["target", "site"]
+        "By how much a site grows, if it is judged: estimated. other is the sum of those that are judged.";
+    SITE_VERDICT: Gauge "profiler_site_leak_verdict" ["target", "site", "verdict"]
+        "1 at what is said of the site, 0 at the rest; as profiler_leak_verdict.";
+    SITE_INFO: Gauge "profiler_site_info" ["target", "site", "function", "object"]
+        "A site's innermost function that isn't the allocator's or the runtime's, and its file. Always 1.";
     STALLS: Counter "profiler_stalls_total" ["target", "cause"]
         "Completed intervals at least profiler_stall_threshold_seconds long in which a thread stood still, by cause. Sleeping is no stall.";
     STALL_SECONDS: Histogram "profiler_stall_seconds" ["target", "cause"]

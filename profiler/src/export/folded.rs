@@ -58,9 +58,11 @@ mod tests {
         }
         let leaking = "_start;main;server::run;cache::Store::remember;std::map<std::string: int>::insert;operator new(unsigned long) 3686400";
         assert!(text.lines().any(|line| line == leaking), "{text}");
-        let sum: u64 = text.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+        let sum: u64 =
+            text.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
         let whole = &picture.targets[0];
-        let expected = whole.sites.iter().map(|site| site.live_bytes.value).sum::<f64>() + whole.other.1.value;
+        let expected =
+            whole.sites.iter().map(|site| site.live_bytes.value).sum::<f64>() + whole.other.1.value;
         assert!((sum as f64 - expected).abs() < 10.0, "{sum} {expected}");
     }
 

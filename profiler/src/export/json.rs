@@ -1,4 +1,4 @@
-//! The snapshot as JSON: `--json`, `--report`, `/api/v1/targets`.
+//! The snapshot as JSON: `--json`, `--report`, `/api/v1/targets`; a picture of leaks as JSON: `/api/v1/leaks`.
 
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     binary::Layer,
+    leaks::Picture,
     snapshot::{Mappings, ProcessSnapshot, SiteInfo, Snapshot, TargetSnapshot},
 };
 
@@ -187,6 +188,15 @@ pub fn render(snapshot: &Snapshot) -> serde_json::Result<String> {
         ledger_held_back_seconds: snapshot.held_back.as_secs_f64(),
     };
     serde_json::to_string_pretty(&document)
+}
+
+/// Renders what is known of leaks: one object, indented. docs/leaks-json.md has its fields.
+///
+/// # Errors
+///
+/// As [`render`].
+pub fn leaks(picture: &Picture) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(picture)
 }
 
 fn target(target: &TargetSnapshot) -> Target<'_> {

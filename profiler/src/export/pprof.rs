@@ -52,8 +52,12 @@ impl Wish<'_> {
 }
 
 /// The four values of a heap profile, in the order that all readers expect.
-const HEAP_TYPES: [(&str, &str); 4] =
-    [("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count"), ("inuse_space", "bytes")];
+const HEAP_TYPES: [(&str, &str); 4] = [
+    ("alloc_objects", "count"),
+    ("alloc_space", "bytes"),
+    ("inuse_objects", "count"),
+    ("inuse_space", "bytes"),
+];
 
 /// One line of a heap profile.
 struct Row<'a> {
@@ -231,7 +235,11 @@ pub fn offcpu(targets: &[Stalls<'_>], taken_at: SystemTime, lasted: Duration) ->
                     continue;
                 }
                 let leaf = out.word(&format!("[{cause}: {name}]"));
-                out.sample(vec![leaf, root], vec![count, delay], &[("target", target.target), ("cause", cause)]);
+                out.sample(
+                    vec![leaf, root],
+                    vec![count, delay],
+                    &[("target", target.target), ("cause", cause)],
+                );
             }
         }
     }

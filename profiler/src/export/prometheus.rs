@@ -1,14 +1,13 @@
 //! The Prometheus text format, by the `prometheus` crate from a collector over one snapshot.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+mod families;
+mod leaks;
+
+use std::{sync::Arc, time::Duration};
 
 use profiler_common::{
     mapping::MappingKind,
-    sched::{STALL_BOUNDS, StallCause, StallCounts, ThreadState, stall_bound_ns},
+    sched::{StallCause, ThreadState},
 };
 use prometheus::{
     Encoder as _, Registry, TextEncoder,
@@ -16,7 +15,8 @@ use prometheus::{
     proto,
 };
 
-use super::catalogue::{self as c, Family, Kind};
+use self::families::Families;
+use super::catalogue::{self as c, Family};
 use crate::{
     binary::Layer,
     build_info,
@@ -80,6 +80,7 @@ impl Collector for SnapshotCollector {
             mappings(&mut out, target);
             thread_time(&mut out, target);
             process(&mut out, target, &self.snapshot);
+            leaks::target(&mut out, &self.snapshot, &target.name);
         }
         out.count(&c::LEFT_OUT, &[], left_out);
         out.count(&c::FORGOTTEN, &[], self.snapshot.forgotten);
@@ -95,89 +96,6 @@ impl Collector for SnapshotCollector {
             usage(&mut out, &OWN, &[], own);
         }
         out.finish()
-    }
-}
-
-/// Families in the making.
-#[derive(Default)]
-struct Families {
-    families: BTreeMap<&'static str, proto::MetricFamily>,
-    /// Label sets used so far: a second one of the same family would make a server refuse the whole scrape.
-    seen: HashSet<(&'static str, Vec<String>)>,
-}
-
-impl Families {
-    fn value(&mut self, family: &'static Family, labels: &[&str], value: f64) {
-        let mut metric = proto::Metric::default();
-        match family.kind {
-            Kind::Counter => {
-                let mut counter = proto::Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            }
-            Kind::Gauge | Kind::Histogram => {
-                let mut gauge = proto::Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-        }
-        self.push(family, labels, metric);
-    }
-
-    /// A number that is counted or measured in whole units.
-    fn count(&mut self, family: &'static Family, labels: &[&str], value: u64) {
-        self.value(family, labels, value as f64);
-    }
-
-    fn histogram(&mut self, family: &'static Family, labels: &[&str], counts: &StallCounts) {
-        let mut cumulative = 0;
-        let buckets = (0..STALL_BOUNDS)
-            .map(|i| {
-                cumulative += counts.buckets[i];
-                let mut bucket = proto::Bucket::default();
-                bucket.set_upper_bound(stall_bound_ns(i) as f64 / 1e9);
-                bucket.set_cumulative_count(cumulative);
-                bucket
-            })
-            .collect();
-        let mut histogram = proto::Histogram::default();
-        histogram.set_bucket(buckets);
-        histogram.set_sample_count(counts.count());
-        histogram.set_sample_sum(counts.total_ns as f64 / 1e9);
-        let mut metric = proto::Metric::default();
-        metric.set_histogram(histogram);
-        self.push(family, labels, metric);
-    }
-
-    fn push(&mut self, family: &'static Family, labels: &[&str], mut metric: proto::Metric) {
-        debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
-        let values: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
-        if !self.seen.insert((family.name, values)) {
-            return;
-        }
-        let pairs = family.labels.iter().zip(labels).map(|(name, value)| {
-            let mut pair = proto::LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        metric.set_label(pairs.collect());
-        let entry = self.families.entry(family.name).or_insert_with(|| {
-            let mut new = proto::MetricFamily::default();
-            new.set_name(family.name.to_owned());
-            new.set_help(family.help.to_owned());
-            new.set_field_type(match family.kind {
-                Kind::Counter => proto::MetricType::COUNTER,
-                Kind::Gauge => proto::MetricType::GAUGE,
-                Kind::Histogram => proto::MetricType::HISTOGRAM,
-            });
-            new
-        });
-        entry.mut_metric().push(metric);
-    }
-
-    fn finish(self) -> Vec<proto::MetricFamily> {
-        self.families.into_values().collect()
     }
 }
 
@@ -394,6 +312,7 @@ mod tests {
         stalls::Ledger,
     };
     use profiler_common::alloc::{AllocCounts, AllocFunction};
+    use profiler_common::sched::{STALL_BOUNDS, StallCounts};
     use std::time::{Instant, SystemTime};
 
     const CONTEXT: Context = Context { stall_threshold: Duration::from_millis(1), max_series: 10_000 };
@@ -437,6 +356,7 @@ mod tests {
             forgotten: 0,
             held_back: Duration::ZERO,
             own: None,
+            leaks: None,
         })
     }
 

@@ -1,5 +1,7 @@
 //! What a picture of stacks is drawn by, and the names that stand in it.
 
+use std::borrow::Cow;
+
 use crate::{
     leaks::{SiteReport, Verdict},
     stack::{End, Stack},
@@ -63,13 +65,16 @@ impl Weight {
 
 /// The names of a stack from the root to the leaf, at most [`MAX_NAMES`]. A stack that doesn't reach its outermost
 /// function begins with why.
-pub fn names(stack: &Stack) -> Vec<String> {
+pub fn names(stack: &Stack) -> Vec<Cow<'_, str>> {
     let mut names = Vec::with_capacity(stack.frames.len() + 1);
     if stack.end != End::Complete {
-        names.push(format!("[{}]", stack.end.name()));
+        names.push(Cow::Owned(format!("[{}]", stack.end.name())));
     }
     for frame in stack.frames.iter().rev() {
-        names.extend(frame.names().into_iter().rev());
+        if frame.functions.is_empty() {
+            names.extend(frame.names().into_iter().map(Cow::Owned));
+        }
+        names.extend(frame.functions.iter().rev().map(|function| Cow::Borrowed(&*function.name)));
         if names.len() >= MAX_NAMES {
             names.truncate(MAX_NAMES);
             break;
@@ -80,8 +85,18 @@ pub fn names(stack: &Stack) -> Vec<String> {
 
 /// Runtime and allocator files: a frame in one of them says little of who asked for memory.
 const PLUMBING: [&str; 12] = [
-    "libc.so", "libc-", "libstdc++", "libgcc_s", "libjemalloc", "libtcmalloc", "libmimalloc", "ld-linux", "ld-musl",
-    "libc++", "libm.so", "libpthread",
+    "libc.so",
+    "libc-",
+    "libstdc++",
+    "libgcc_s",
+    "libjemalloc",
+    "libtcmalloc",
+    "libmimalloc",
+    "ld-linux",
+    "ld-musl",
+    "libc++",
+    "libm.so",
+    "libpthread",
 ];
 
 /// The innermost function that isn't the allocator's or the runtime's, and its file: what a site is called in short.

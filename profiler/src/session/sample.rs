@@ -62,6 +62,7 @@ impl Session {
             .map(|group| group.snapshot(parts.remove(&group.name).unwrap_or_default(), taken));
         let targets = targets.collect();
         Ok(Snapshot {
+            leaks: None,
             taken_at: SystemTime::now(),
             taken,
             targets,

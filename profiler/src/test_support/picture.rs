@@ -1,6 +1,7 @@
 //! Pictures of leaks for the tests of everything that shows them.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -215,12 +216,18 @@ pub fn later(seconds: u64) -> Picture {
 /// A target with so many sites, each with so many frames of two functions with long names: the worst that may come.
 pub fn huge(sites: usize, frames: usize) -> TargetReport {
     let mut target = realistic().targets.remove(0);
-    let name = |site: usize, depth: usize, part: usize| {
+    let mut known: HashMap<(usize, usize, usize), Function> = HashMap::new();
+    let mut name = |site: usize, depth: usize, part: usize| {
         // The outer frames are shared by many, the inner ones by none, as it is in life.
-        let group = if depth * 2 > frames { site % 50 } else { site };
-        Function { name: format!("n{group}_{depth}_{part}_{}", "<&>".repeat(20)).into(), file: None, line: 0 }
+        let group = if depth >= 4 { site % 50 } else { site };
+        let fresh = || Function {
+            name: format!("n{group}_{depth}_{part}_{}", "<&>".repeat(20)).into(),
+            file: None,
+            line: 0,
+        };
+        known.entry((group, depth, part)).or_insert_with(fresh).clone()
     };
-    let one = |number: usize| {
+    let mut one = |number: usize| {
         let frame = |depth: usize| Frame {
             place: Place { build: SHOP.1.into(), offset: (number * frames + depth) as u64 },
             object: SHOP.0.into(),
@@ -231,6 +238,6 @@ pub fn huge(sites: usize, frames: usize) -> TargetReport {
         site.history.clear();
         site
     };
-    target.sites = (0..sites).map(one).collect();
+    target.sites = (0..sites).map(&mut one).collect();
     target
 }

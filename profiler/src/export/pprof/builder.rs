@@ -142,7 +142,8 @@ impl<'a> Builder<'a> {
     }
 
     fn function(&mut self, name: &str, file: &str) -> u64 {
-        let (name, filename) = (self.string(if name.is_empty() { "[nameless]" } else { name }), self.string(file));
+        let (name, filename) =
+            (self.string(if name.is_empty() { "[nameless]" } else { name }), self.string(file));
         if let Some(known) = self.functions.get(&(name, filename)) {
             return *known;
         }

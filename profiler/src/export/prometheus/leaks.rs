@@ -1,0 +1,133 @@
+//! The families of leaks: the sites of most concern by name, the rest together.
+
+use super::Families;
+use crate::{
+    export::{catalogue as c, catalogue::Family, html::shortened, weigh},
+    leaks::{SiteReport, TargetReport, Verdict},
+    snapshot::Snapshot,
+};
+
+/// Sites of a target that have series of their own.
+const TOP_SITES: usize = 10;
+
+/// Longest value of a label that holds a name, characters.
+const NAME_LIMIT: usize = 100;
+
+/// What the snapshot knows of a target's leaks, if anybody looks for them.
+pub(super) fn target(out: &mut Families, snapshot: &Snapshot, name: &str) {
+    let Some(picture) = &snapshot.leaks else { return };
+    let Some(report) = picture.targets.iter().find(|report| *report.target == *name) else { return };
+    whole(out, report);
+    sites(out, report);
+}
+
+fn whole(out: &mut Families, report: &TargetReport) {
+    let name = &*report.target;
+    let judgement = &report.judgement;
+    for verdict in Verdict::ALL {
+        let is = f64::from(u8::from(verdict == judgement.verdict));
+        out.value(&c::LEAK_VERDICT, &[name, verdict.name()], is);
+    }
+    if let Some(rate) = judgement.rate {
+        finite(out, &c::LEAK_RATE, &[name], rate.value);
+        finite(out, &c::LEAK_RATE_LOW, &[name], rate.low);
+        finite(out, &c::LEAK_RATE_HIGH, &[name], rate.high);
+    }
+    finite(out, &c::HEAP_LIVE, &[name], report.live_bytes.value);
+    finite(out, &c::HEAP_LIVE_LOW, &[name], report.live_bytes.low);
+    finite(out, &c::HEAP_LIVE_HIGH, &[name], report.live_bytes.high);
+    if let Some(explained) = report.explained {
+        finite(out, &c::HEAP_EXPLAINED, &[name], explained.value);
+    }
+    out.count(&c::HEAP_BEFORE, &[name], report.before.anon_bytes);
+    let drawn: u64 = report.sites.iter().map(|site| site.samples.0).sum();
+    let alive: u64 = report.sites.iter().map(|site| site.samples.1).sum();
+    out.count(&c::SAMPLES, &[name], drawn + report.other.0);
+    out.count(&c::SAMPLES_LIVE, &[name], alive);
+    out.count(&c::SAMPLE_BYTES, &[name], report.sample_bytes);
+    for (reason, count) in &report.losses {
+        out.count(&c::SAMPLES_LOST, &[name, reason], *count);
+    }
+}
+
+fn sites(out: &mut Families, report: &TargetReport) {
+    let name = &*report.target;
+    let (top, rest) = report.sites.split_at(report.sites.len().min(TOP_SITES));
+    for site in top {
+        let labels = [name, &*site.id];
+        finite(out, &c::SITE_LIVE, &labels, site.live_bytes.value);
+        finite(out, &c::SITE_OBJECTS, &labels, site.live_objects.value);
+        if let Some(rate) = site.judgement.rate {
+            finite(out, &c::SITE_RATE, &labels, rate.value);
+        }
+        for verdict in Verdict::ALL {
+            let is = f64::from(u8::from(verdict == site.judgement.verdict));
+            out.value(&c::SITE_VERDICT, &[name, &site.id, verdict.name()], is);
+        }
+        let (function, object) = weigh::culprit(&site.stack).unwrap_or_default();
+        let (function, object) = (shortened(&function, NAME_LIMIT), shortened(object, NAME_LIMIT));
+        out.value(&c::SITE_INFO, &[name, &site.id, &function, &object], 1.0);
+    }
+    let sum = |of: fn(&SiteReport) -> f64| rest.iter().map(of).filter(|value| value.is_finite()).sum::<f64>();
+    let labels = [name, "other"];
+    let unplaced = report.other.1.value;
+    let unplaced = if unplaced.is_finite() { unplaced } else { 0.0 };
+    out.value(&c::SITE_LIVE, &labels, sum(|site| site.live_bytes.value) + unplaced);
+    out.value(&c::SITE_OBJECTS, &labels, sum(|site| site.live_objects.value));
+    out.value(&c::SITE_RATE, &labels, sum(|site| site.judgement.rate.map_or(0.0, |rate| rate.value)));
+}
+
+/// A value that isn't known isn't shown.
+fn finite(out: &mut Families, family: &'static Family, labels: &[&str], value: f64) {
+    if value.is_finite() {
+        out.value(family, labels, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::picture;
+
+    fn rendered(reports: &[TargetReport]) -> String {
+        let mut out = Families::default();
+        for report in reports {
+            whole(&mut out, report);
+            sites(&mut out, report);
+        }
+        let mut text = Vec::new();
+        prometheus::Encoder::encode(&prometheus::TextEncoder::new(), &out.finish(), &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn a_target_has_its_verdict_its_rate_and_its_top_sites() {
+        let text = rendered(&picture::realistic().targets);
+        for line in [
+            "profiler_leak_verdict{target=\"shop\",verdict=\"leaking\"} 1",
+            "profiler_leak_verdict{target=\"shop\",verdict=\"steady\"} 0",
+            "profiler_leak_bytes_per_second{target=\"shop\"} 10240",
+            "profiler_heap_explained_ratio{target=\"shop\"} 0.91",
+            "profiler_samples_total{target=\"shop\"} 1504",
+            "profiler_samples_live{target=\"shop\"} 500",
+            "profiler_samples_lost_total{target=\"shop\",reason=\"samples_full\"} 0",
+            "profiler_site_live_bytes{target=\"shop\",site=\"3f0a9c51e27b\"} 3686400",
+            "profiler_site_live_bytes{target=\"shop\",site=\"other\"} 132096",
+            "profiler_site_leak_verdict{target=\"shop\",site=\"b1946ac92492\",verdict=\"growing\"} 1",
+            "profiler_site_info{target=\"shop\",site=\"3f0a9c51e27b\",function=\"cache::Store::remember\",object=\"/usr/bin/shop\"} 1",
+            "profiler_leak_verdict{target=\"a \\\"b\\\"/<c>\",verdict=\"unjudged\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
+        }
+        assert!(!text.contains("+Inf") && !text.contains("NaN"), "what isn't known isn't shown");
+        assert!(!text.contains("profiler_leak_bytes_per_second{target=\"a"), "it is unjudged");
+    }
+
+    #[test]
+    fn sites_beyond_the_top_are_one_series() {
+        let text = rendered(&[picture::huge(25, 2)]);
+        assert_eq!(text.matches("\nprofiler_site_live_bytes{").count(), TOP_SITES + 1);
+        let other = "profiler_site_live_bytes{target=\"shop\",site=\"other\"} 147096";
+        assert!(text.lines().any(|line| line == other), "15 sites of 1000 bytes and 132096: {text}");
+    }
+}
