@@ -8,6 +8,7 @@ pub mod child;
 pub mod family;
 pub mod helper;
 pub mod http;
+pub mod hunt;
 pub mod matrix;
 pub mod profiler;
 pub mod root;
