@@ -10,6 +10,7 @@ pub mod helper;
 pub mod http;
 pub mod hunt;
 pub mod matrix;
+pub mod planted;
 pub mod profiler;
 pub mod root;
 pub mod totals;
