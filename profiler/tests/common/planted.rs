@@ -47,8 +47,8 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "1 in 10,000",
-        // Two blocks of 2 KiB per second.
-        start: || c(&["rare", "rate=20000", "odds=10000", "size=2048"]),
+        // Two blocks of 4 KiB per second.
+        start: || c(&["rare", "rate=20000", "odds=10000", "size=4096"]),
         sites: &[Site {
             name: "handle_request",
             function: "read_request",
