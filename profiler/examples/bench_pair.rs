@@ -1,8 +1,12 @@
-//! What a `malloc`/`free` pair costs the target: without probes, with empty probes, with profiler counting.
+//! What a `malloc`/`free` pair costs the target: without probes, with empty probes, with profiler counting; with `--leaks`,
+//! with profiler sampling for a leak hunt, and with a script that does it as others do.
 //!
 //! A worker process runs `free(p[k]); p[k] = malloc(n)` in a loop and measures its own CPU time. The ways of probing
 //! take turns within one run, round after round, so that a machine whose speed drifts disturbs all of them alike.
-//! `cargo xtask bench pair` runs this.
+//! `cargo xtask bench pair` and `cargo xtask bench leaks` run this.
+
+#[path = "bench/script.rs"]
+mod script;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -18,6 +22,8 @@ use profiler::{
     target::{PinnedObject, Process},
 };
 use profiler_common::alloc::AllocFunction;
+
+use self::script::Script;
 
 /// Blocks that live at once.
 const SLOTS: usize = 512;
@@ -36,8 +42,10 @@ fn main() -> ExitCode {
         .and_then(|at| arguments.get(at + 1))
         .and_then(|text| text.parse().ok())
         .unwrap_or(20.0);
-    match bench(seconds) {
-        Ok(()) => ExitCode::SUCCESS,
+    let leaks = arguments.iter().any(|argument| argument == "--leaks");
+    match bench(if leaks { &LEAKS } else { &PAIR }, seconds) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("bench pair: {error:#}");
             ExitCode::FAILURE
@@ -81,12 +89,42 @@ enum Way {
     EmptySymbols,
     Counting,
     CountingAndStalls,
+    Sampling,
+    Script,
 }
 
-impl Way {
-    const ALL: [Self; 5] =
-        [Self::None, Self::EmptySites, Self::EmptySymbols, Self::Counting, Self::CountingAndStalls];
+/// Ways that are compared, and what is to come out.
+struct Suite {
+    ways: &'static [Way],
+    /// What the table compares with.
+    base: Way,
+    limits: &'static [Limit],
+}
 
+/// One way may cost so many times what another costs, at most (or at least).
+struct Limit {
+    of: Way,
+    to: Way,
+    at_least: bool,
+    times: f64,
+}
+
+const PAIR: Suite = Suite {
+    ways: &[Way::None, Way::EmptySites, Way::EmptySymbols, Way::Counting, Way::CountingAndStalls],
+    base: Way::EmptySites,
+    limits: &[],
+};
+
+const LEAKS: Suite = Suite {
+    ways: &[Way::None, Way::Counting, Way::Sampling, Way::Script],
+    base: Way::Counting,
+    limits: &[
+        Limit { of: Way::Sampling, to: Way::Counting, at_least: false, times: 1.10 },
+        Limit { of: Way::Script, to: Way::Sampling, at_least: true, times: 10.0 },
+    ],
+};
+
+impl Way {
     const fn name(self) -> &'static str {
         match self {
             Self::None => "no probes",
@@ -94,6 +132,8 @@ impl Way {
             Self::EmptySymbols => "empty probes at the symbols",
             Self::Counting => "profiler, counting",
             Self::CountingAndStalls => "profiler, counting and stalls",
+            Self::Sampling => "profiler, counting and sampling",
+            Self::Script => "bpftrace, with memleak's probes",
         }
     }
 
@@ -101,8 +141,8 @@ impl Way {
     const fn pairs(self) -> u64 {
         match self {
             Self::None => 4_000_000,
-            Self::EmptySymbols => 15_000,
-            Self::EmptySites | Self::Counting | Self::CountingAndStalls => 150_000,
+            Self::EmptySymbols | Self::Script => 15_000,
+            Self::EmptySites | Self::Counting | Self::CountingAndStalls | Self::Sampling => 150_000,
         }
     }
 }
@@ -112,57 +152,95 @@ struct Bench {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     pinned: PinnedObject,
+    /// The library with the allocator, as the worker names it.
+    library: String,
     /// File offsets of our sites, and of the symbols, for `malloc` and `free`.
     sites: [u64; 2],
     symbols: [u64; 2],
 }
 
-fn bench(seconds: f64) -> anyhow::Result<()> {
+/// Measures, and says whether all limits are kept.
+fn bench(suite: &Suite, seconds: f64) -> anyhow::Result<bool> {
     let mut bench = Bench::start()?;
-    let mut results: Vec<Vec<f64>> = vec![Vec::new(); Way::ALL.len()];
+    let mut results = Results { suite, values: vec![Vec::new(); suite.ways.len()] };
     let began = std::time::Instant::now();
-    while results[0].len() < 3 || began.elapsed().as_secs_f64() < seconds {
-        for (way, results) in Way::ALL.into_iter().zip(&mut results) {
-            results.push(bench.measure(way)?);
+    while results.rounds() < 3 || began.elapsed().as_secs_f64() < seconds {
+        for (way, values) in suite.ways.iter().zip(&mut results.values) {
+            values.push(bench.measure(*way)?);
         }
-        eprint!("\rround {} ...", results[0].len());
+        eprint!("\rround {} ...", results.rounds());
     }
     eprint!("\r\x1b[K");
-    report(&results);
-    Ok(())
+    Ok(results.report())
 }
 
-fn report(results: &[Vec<f64>]) {
-    let median = |values: &[f64]| {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
-    };
-    // Ratios round by round: what disturbs a round disturbs both sides of it.
-    let ratio = |of: Way, to: Way| {
-        let ratios: Vec<f64> =
-            results[of as usize].iter().zip(&results[to as usize]).map(|(of, to)| of / to).collect();
-        median(&ratios)
-    };
-    println!("CPU ns per malloc/free pair of the target, {} rounds in one run:\n", results[0].len());
-    println!("| | median | least | most | times our empty probes |");
-    println!("|---|---|---|---|---|");
-    for way in Way::ALL {
-        let values = &results[way as usize];
-        let least = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = values.iter().copied().fold(0.0, f64::max);
-        println!(
-            "| {} | {:.0} | {least:.0} | {most:.0} | {:.2} |",
-            way.name(),
-            median(values),
-            ratio(way, Way::EmptySites)
-        );
+/// CPU nanoseconds per pair: a list for each way, with an entry for each round.
+struct Results<'a> {
+    suite: &'a Suite,
+    values: Vec<Vec<f64>>,
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+impl Results<'_> {
+    fn rounds(&self) -> usize {
+        self.values.last().map_or(0, Vec::len)
     }
-    println!(
-        "\ncounting is {:.2} times the empty probes at our sites, and 1/{:.1} of the empty probes at the symbols",
-        ratio(Way::Counting, Way::EmptySites),
-        1.0 / ratio(Way::Counting, Way::EmptySymbols)
-    );
+
+    fn of(&self, way: Way) -> &[f64] {
+        let at = self.suite.ways.iter().position(|other| *other == way);
+        at.map_or(&[], |at| &self.values[at])
+    }
+
+    /// Ratios round by round: what disturbs a round disturbs both sides of it.
+    fn ratio(&self, of: Way, to: Way) -> f64 {
+        let ratios: Vec<f64> = self.of(of).iter().zip(self.of(to)).map(|(of, to)| of / to).collect();
+        median(&ratios)
+    }
+
+    fn report(&self) -> bool {
+        let base = self.suite.base;
+        println!("CPU ns per malloc/free pair of the target, {} rounds in one run:\n", self.rounds());
+        println!("| | median | least | most | times {} |", base.name());
+        println!("|---|---|---|---|---|");
+        for way in self.suite.ways {
+            let values = self.of(*way);
+            let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = values.iter().copied().fold(0.0, f64::max);
+            println!(
+                "| {} | {:.0} | {least:.0} | {most:.0} | {:.2} |",
+                way.name(),
+                median(values),
+                self.ratio(*way, base)
+            );
+        }
+        println!();
+        if self.suite.limits.is_empty() {
+            println!(
+                "counting is {:.2} times the empty probes at our sites, and 1/{:.1} of the empty probes at the symbols",
+                self.ratio(Way::Counting, Way::EmptySites),
+                1.0 / self.ratio(Way::Counting, Way::EmptySymbols)
+            );
+        }
+        let mut kept = true;
+        for Limit { of, to, at_least, times } in self.suite.limits {
+            let ratio = self.ratio(*of, *to);
+            let holds = if *at_least { ratio >= *times } else { ratio <= *times };
+            kept &= holds;
+            println!(
+                "{} costs {ratio:.2} times {}: limit at {} {times:.2}, {}",
+                of.name(),
+                to.name(),
+                if *at_least { "least" } else { "most" },
+                if holds { "kept" } else { "BROKEN" }
+            );
+        }
+        kept
+    }
 }
 
 impl Bench {
@@ -191,7 +269,8 @@ impl Bench {
                     |hook: &binary::Hook| image.file_offset_of(hook.address).context("no such address");
                 let sites = [malloc.site.file_offset, free.site.file_offset];
                 let symbols = [symbol(malloc)?, symbol(free)?];
-                return Ok(Self { worker, input, output, pinned, sites, symbols });
+                let library = object.path.clone();
+                return Ok(Self { worker, input, output, pinned, library, sites, symbols });
             }
         }
         bail!("the worker has no allocator that profiler knows");
@@ -202,15 +281,21 @@ impl Bench {
             Way::None => self.ask(way),
             Way::EmptySites => self.with_empty(way, self.sites),
             Way::EmptySymbols => self.with_empty(way, self.symbols),
-            Way::Counting => self.with_session(
-                way,
-                Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None },
-            ),
-            Way::CountingAndStalls => self.with_session(
-                way,
-                Wanted { alloc: true, stalls: true, mappings: false, samples: false, growth: None },
-            ),
+            Way::Counting => self.with_session(way, wanted(false, false)),
+            Way::CountingAndStalls => self.with_session(way, wanted(true, false)),
+            Way::Sampling => self.with_session(way, wanted(false, true)),
+            Way::Script => self.with_script(way),
         }
+    }
+
+    fn with_script(&mut self, way: Way) -> anyhow::Result<f64> {
+        let script = Script::start(self.worker.id(), &self.library)?;
+        let result = self.ask(way)?;
+        let seen = script.finish()?;
+        if seen < way.pairs() {
+            bail!("bpftrace has seen only {seen} of {} pairs", way.pairs());
+        }
+        Ok(result)
     }
 
     fn with_empty(&mut self, way: Way, offsets: [u64; 2]) -> anyhow::Result<f64> {
@@ -262,4 +347,8 @@ impl Drop for Bench {
         let _ended = self.worker.kill();
         let _reaped = self.worker.wait();
     }
+}
+
+const fn wanted(stalls: bool, samples: bool) -> Wanted {
+    Wanted { alloc: true, stalls, mappings: false, samples, growth: None }
 }

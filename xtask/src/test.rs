@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{command, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 21] = [
     "binutils",
     "busybox-static",
     "debuginfod",
@@ -28,6 +28,7 @@ const PACKAGES: [&str; 20] = [
     "musl-tools",
     "prometheus",
     "python3",
+    "python3-dev",
     "redis-server",
     "redis-tools",
     "xz-utils",

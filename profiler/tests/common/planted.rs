@@ -1,0 +1,196 @@
+//! Every kind of planted leak: how the program is started, which of its call sites leak, and who calls whom there. And
+//! how a picture compares with what is true.
+
+use profiler::leaks::{Picture, TargetReport, Verdict};
+
+use super::hunt::{Deeds, Planted, distance, has_callers, names, names_function, report};
+
+/// A kind of leak.
+pub struct Kind {
+    pub name: &'static str,
+    start: fn() -> Option<Planted>,
+    pub sites: &'static [Site],
+}
+
+/// A call site that leaks.
+pub struct Site {
+    /// How the program calls it where it tells the truth.
+    pub name: &'static str,
+    /// A function that only its stacks have.
+    pub function: &'static str,
+    /// Who calls whom there, innermost first. Of what isn't the program's own (`operator new`), the name as the library
+    /// has it.
+    pub callers: &'static [&'static str],
+}
+
+impl Kind {
+    /// A program with this leak, idle. `None` (and the test is skipped) if it can't be built here.
+    pub fn start(&self) -> Option<Planted> {
+        (self.start)()
+    }
+}
+
+fn c(arguments: &[&str]) -> Option<Planted> {
+    Planted::start("leaks.c", arguments)
+}
+
+/// All of them.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "C, inlined",
+        start: || c(&["leak", "rate=500000"]),
+        sites: &[Site {
+            name: "leak_records",
+            function: "leak_record",
+            callers: &["new_record", "leak_record", "leak_step", "converse", "main"],
+        }],
+    },
+    Kind {
+        name: "1 in 10,000",
+        // Two blocks of 4 KiB per second.
+        start: || c(&["rare", "rate=20000", "odds=10000", "size=4096"]),
+        sites: &[Site {
+            name: "handle_request",
+            function: "read_request",
+            callers: &["read_request", "rare_step", "converse", "main"],
+        }],
+    },
+    Kind {
+        name: "64 B at 10 KB/s under 50 MB/s",
+        start: || c(&["drizzle", "rate=10240", "churn=50e6"]),
+        sites: &[Site {
+            name: "drop_cookie",
+            function: "drop_one_cookie",
+            callers: &["drop_one_cookie", "drizzle_step", "converse", "main"],
+        }],
+    },
+    Kind {
+        name: "slow, under a sawtooth",
+        start: || c(&["sawtooth", "rate=20000", "pool=4e6", "period=4"]),
+        sites: &[Site {
+            name: "lose_job",
+            function: "lose_one_job",
+            callers: &["lose_one_job", "sawtooth_step", "converse", "main"],
+        }],
+    },
+    Kind {
+        name: "C++",
+        start: || Planted::start("objects.cpp", &["rate=600000"]),
+        sites: &[
+            Site {
+                name: "leak_object",
+                function: "leak_one_object",
+                callers: &["operator new", "leak_one_object", "objects_step", "main"],
+            },
+            Site {
+                name: "leak_string",
+                function: "leak_one_string",
+                callers: &["operator new", "string", "leak_one_string", "objects_step", "main"],
+            },
+            Site {
+                name: "leak_vector",
+                function: "leak_one_vector",
+                callers: &["operator new", "vector", "leak_one_vector", "objects_step", "main"],
+            },
+        ],
+    },
+    Kind {
+        name: "Rust",
+        start: || Planted::start("forgotten.rs", &["rate=400000"]),
+        sites: &[
+            Site {
+                name: "forget_vector",
+                function: "forget_vector",
+                callers: &["alloc", "forget_vector", "forgotten_step", "main"],
+            },
+            Site {
+                name: "leak_box",
+                function: "leak_box",
+                callers: &["alloc", "leak_box", "forgotten_step", "main"],
+            },
+        ],
+    },
+    Kind {
+        name: "Python extension",
+        start: || Planted::python(&["rate=400000"]),
+        sites: &[
+            Site {
+                name: "leak_buffer",
+                function: "leak_buffer",
+                callers: &["leak_buffer", "parse", "_PyEval_EvalFrameDefault"],
+            },
+            Site {
+                name: "leak_reference",
+                function: "leak_reference",
+                callers: &["PyBytes_From", "leak_reference", "encode", "_PyEval_EvalFrameDefault"],
+            },
+        ],
+    },
+];
+
+/// How a picture compares with the truth, for one planted site.
+pub struct Compared {
+    pub function: &'static str,
+    /// It is called leaking.
+    pub found: bool,
+    /// Nothing but planted sites is ranked before it.
+    pub first: bool,
+    /// Its stack is whole and has the callers that it really has.
+    pub stack: bool,
+    /// See [`distance`]; infinite if nothing is told.
+    pub rate: f64,
+    pub live: f64,
+    /// What live bytes are told, by what they really are.
+    pub live_ratio: f64,
+    /// What to look at if something is wrong.
+    pub told: String,
+}
+
+/// Compares what is told of a program with its own truth.
+pub fn compare(picture: &Picture, kind: &Kind, program: &Planted) -> Vec<Compared> {
+    let report = report(picture, program);
+    let of_site = |site: &Site| {
+        let at = report.sites.iter().position(|found| names_function(found, site.function));
+        let Some(at) = at else {
+            return Compared {
+                function: site.function,
+                found: false,
+                first: false,
+                stack: false,
+                rate: f64::INFINITY,
+                live: f64::INFINITY,
+                live_ratio: 0.0,
+                told: "no such site".to_owned(),
+            };
+        };
+        let found = &report.sites[at];
+        let planted = |found| kind.sites.iter().any(|site| names_function(found, site.function));
+        let live = program.value_at(site.name, picture.taken_at, Deeds::live_bytes);
+        let rate = program.rate_lost(site.name, report.since, picture.taken_at);
+        let judgement = &found.judgement;
+        Compared {
+            function: site.function,
+            found: judgement.verdict == Verdict::Leaking,
+            first: report.sites[..at].iter().all(planted),
+            stack: has_callers(&found.stack, site.callers),
+            rate: judgement.rate.map_or(f64::INFINITY, |told| distance(&told, rate)),
+            live: distance(&found.live_bytes, live),
+            live_ratio: found.live_bytes.value / live,
+            told: format!(
+                "{live:.0} bytes live, told {:?}; lost {rate:.0} per second, told {judgement:?}; {:?}",
+                found.live_bytes,
+                names(&found.stack)
+            ),
+        }
+    };
+    kind.sites.iter().map(of_site).collect()
+}
+
+/// What to look at if something is wrong with a target.
+pub fn told(report: &TargetReport) -> String {
+    let mut text = format!("{:?}; losses {:?}\n", report.judgement, report.losses);
+    for site in &report.sites {
+        text += &format!("{:?} live {:?} {:?}\n", names(&site.stack), site.live_bytes, site.judgement);
+    }
+    text
+}

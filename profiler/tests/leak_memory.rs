@@ -1,0 +1,79 @@
+//! What a hunt itself takes, when it is offered more stacks than anybody can keep: its memory stays bounded, and what has
+//! no place any more is counted.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{
+    can_observe,
+    hunt::{Hunt, Planted, report},
+    planted::told,
+};
+
+/// Daemon and worker together, as docs/leaks.md states it.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Resident memory of a process and its children.
+fn resident_bytes(pid: u32) -> u64 {
+    let own = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let own =
+        own.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    // Any thread may have started them.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<u32> =
+        children.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+    own.unwrap_or(0_u64) * 1024 + children.into_iter().map(resident_bytes).sum::<u64>()
+}
+
+/// Offers 2^depth stacks; returns the most that the hunt has taken.
+fn offer(depth: u32, rate: u32) {
+    let (depth_is, rate_is) = (format!("depth={depth}"), format!("rate={rate}"));
+    let Some(program) = can_observe().then(|| Planted::start("stacks.c", &[&depth_is, &rate_is])).flatten()
+    else {
+        return;
+    };
+    let mut programs = [program];
+    let length = Duration::from_secs(u64::from((1 << depth) / rate) + 10);
+    let began = Instant::now();
+    // Every call is a sample.
+    let mut hunt = Hunt::begin(&mut programs, length, &["--sample-bytes", "1"]);
+    let mut most = 0;
+    while hunt.goes_on() && began.elapsed() < length - Duration::from_secs(4) {
+        most = most.max(resident_bytes(hunt.pid()));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // What is under way arrives before the picture is taken.
+    programs[0].tell("pause");
+    let picture = hunt.finish(&mut programs, Duration::from_secs(120));
+    let report = report(&picture, &programs[0]);
+    let offered = programs[0].last("many_stacks").allocated_objects;
+    let placed: u64 = report.sites.iter().map(|site| site.samples.0).sum();
+    let lost: u64 = report.losses.iter().map(|(_, count)| count).sum();
+    println!(
+        "{offered} stacks offered: {} MiB at most; {} sites with {placed} samples, {} elsewhere; losses {:?}",
+        most >> 20,
+        report.sites.len(),
+        report.other.0,
+        report.losses
+    );
+    assert!(offered >= 1 << depth, "{offered} were offered");
+    assert!(most < MOST_BYTES, "{} MiB", most >> 20);
+    // A loss may be told under two names (a stack that wasn't unwound, a block that wasn't followed), never under none.
+    assert!(placed + report.other.0 + lost >= offered, "{}", told(report));
+}
+
+#[test]
+fn many_stacks_stay_in_bounded_memory() {
+    offer(17, 20_000);
+}
+
+#[test]
+fn a_million_stacks_stay_in_bounded_memory() {
+    if std::env::var_os("PROFILER_LONG_TESTS").is_none() {
+        println!("left out: set PROFILER_LONG_TESTS to run it");
+        return;
+    }
+    offer(20, 20_000);
+}
