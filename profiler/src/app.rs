@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::Write as _,
     net::{SocketAddr, TcpListener},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::ExitCode,
     sync::{
@@ -26,6 +25,7 @@ use crate::{
         json, prometheus,
         terminal::{self, Style},
     },
+    own_file::{self, Access},
     sampler::{Finished, Handle, Request, Sampler, Started},
     screen::SCREEN,
     server::{self, AppState},
@@ -315,31 +315,7 @@ fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Opens the report's file before anything is attached: a hunt of hours must not end without a place for its result. A
-/// new file belongs to who called us and is readable by nobody else; links, pipes and devices are refused.
+/// Opens the report's file before anything is attached: a hunt of hours must not end without a place for its result.
 fn open_report(path: &Path) -> anyhow::Result<File> {
-    let refused = || format!("can't write the report {}", path.display());
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    match options.clone().create_new(true).open(path) {
-        Ok(file) => {
-            // Under sudo, that is who asked for it.
-            let id = |key: &str| std::env::var(key).ok().and_then(|text| text.parse::<u32>().ok());
-            if let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) {
-                std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).with_context(refused)?;
-            }
-            Ok(file)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            if !path.symlink_metadata().with_context(refused)?.is_file() {
-                bail!("{}: it is no regular file", refused());
-            }
-            let file = options.open(path).with_context(refused)?;
-            if !file.metadata().with_context(refused)?.is_file() {
-                bail!("{}: it is no regular file", refused());
-            }
-            Ok(file)
-        }
-        Err(error) => Err(error).with_context(refused),
-    }
+    own_file::open(path, Access::Write).with_context(|| format!("can't write the report {}", path.display()))
 }
