@@ -26,7 +26,7 @@ use std::{
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
 use thiserror::Error;
 
-pub use compare::{Comparison, Identity, Row, TargetComparison, compare};
+pub use compare::{Change, Comparison, Identity, Row, TargetComparison, compare};
 pub use moment::{Moment, MomentError};
 
 use crate::{leaks::Picture, stack::Stack};

@@ -16,6 +16,7 @@ pub mod hunt;
 pub mod kernel;
 pub mod launch;
 pub mod leaks;
+pub mod lookback;
 pub mod own_file;
 pub mod ps;
 pub mod sampler;
