@@ -4,7 +4,6 @@ use std::{
     fs::File,
     io::Write as _,
     net::{SocketAddr, TcpListener},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     process::ExitCode,
     sync::{
@@ -21,11 +20,13 @@ use tokio::{
 };
 
 use crate::{
-    config::{Choice, Config, What},
+    config::{Choice, Config, LEAKING_CODE, View, What},
     export::{
-        json, prometheus,
+        json, leaks, prometheus,
         terminal::{self, Style},
     },
+    leaks::{Picture, TargetReport, Verdict},
+    own_file::{self, Access},
     sampler::{Finished, Handle, Request, Sampler, Started},
     screen::SCREEN,
     server::{self, AppState},
@@ -187,7 +188,12 @@ fn draw(
         .is_none_or(|earlier| now.taken.saturating_duration_since(earlier.taken) * 10 >= config.interval * 9);
     if due {
         // A terminal that doesn't drain misses this block.
-        let _drawn = painter.try_send(terminal::render(now, earlier.as_deref(), SCREEN.style()));
+        let style = SCREEN.style();
+        let block = match (config.view, leaks_of(now)) {
+            (View::Leaks { .. }, Some(picture)) => leaks::progress(&picture, config.duration, style),
+            _ => terminal::render(now, earlier.as_deref(), style),
+        };
+        let _drawn = painter.try_send(block);
         *earlier = Some(Arc::clone(now));
     }
 }
@@ -278,14 +284,17 @@ fn watched(config: &Config, first: &Snapshot) -> String {
 
 /// Prints and writes what there was.
 fn conclude(config: &Config, finished: &Finished, report: Option<&mut File>) -> anyhow::Result<ExitCode> {
-    let document = json::render(&finished.last)?;
+    let found = leaks_of(&finished.last);
+    let document = match (config.view, &found) {
+        (View::Leaks { .. }, Some(picture)) => serde_json::to_string(&**picture)?,
+        _ => json::render(&finished.last)?,
+    };
     let own_child = matches!(config.what, What::Command { .. });
-    let text = if config.json {
-        format!("{document}\n")
-    } else if own_child {
-        terminal::render(&finished.last, None, Style { colour: false, width: 0 })
-    } else {
-        terminal::render(&finished.last, None, SCREEN.style())
+    let style = if own_child { Style { colour: false, width: 0 } } else { SCREEN.style() };
+    let text = match (config.view, &found) {
+        _ if config.json => format!("{document}\n"),
+        (View::Leaks { top, .. }, Some(picture)) => leaks::render(picture, style, top),
+        _ => terminal::render(&finished.last, None, style),
     };
     let printed = if own_child {
         // Standard output is the program's.
@@ -306,8 +315,21 @@ fn conclude(config: &Config, finished: &Finished, report: Option<&mut File>) -> 
     match printed {
         // Whoever closed the pipe has read enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("can't print"),
+        _ if fails(config.view, found.as_deref()) => Ok(ExitCode::from(LEAKING_CODE)),
         _ => Ok(finished.exit.map_or(ExitCode::SUCCESS, exit_code)),
     }
+}
+
+/// What was found of leaks.
+const fn leaks_of(_snapshot: &Snapshot) -> Option<Arc<Picture>> {
+    None
+}
+
+/// Whether what was found is a failure by itself.
+fn fails(view: View, found: Option<&Picture>) -> bool {
+    let leaking = |target: &TargetReport| target.judgement.verdict == Verdict::Leaking;
+    matches!(view, View::Leaks { fail_on_leaking: true, .. })
+        && found.is_some_and(|picture| picture.targets.iter().any(leaking))
 }
 
 /// As a shell does: the program's own code, or 128 plus the signal that ended it.
@@ -317,31 +339,7 @@ fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Opens the report's file before anything is attached: a hunt of hours must not end without a place for its result. A
-/// new file belongs to who called us and is readable by nobody else; links, pipes and devices are refused.
+/// Opens the report's file before anything is attached: a hunt of hours must not end without a place for its result.
 fn open_report(path: &Path) -> anyhow::Result<File> {
-    let refused = || format!("can't write the report {}", path.display());
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    match options.clone().create_new(true).open(path) {
-        Ok(file) => {
-            // Under sudo, that is who asked for it.
-            let id = |key: &str| std::env::var(key).ok().and_then(|text| text.parse::<u32>().ok());
-            if let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) {
-                std::os::unix::fs::fchown(&file, Some(uid), Some(gid)).with_context(refused)?;
-            }
-            Ok(file)
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            if !path.symlink_metadata().with_context(refused)?.is_file() {
-                bail!("{}: it is no regular file", refused());
-            }
-            let file = options.open(path).with_context(refused)?;
-            if !file.metadata().with_context(refused)?.is_file() {
-                bail!("{}: it is no regular file", refused());
-            }
-            Ok(file)
-        }
-        Err(error) => Err(error).with_context(refused),
-    }
+    own_file::open(path, Access::Write).with_context(|| format!("can't write the report {}", path.display()))
 }

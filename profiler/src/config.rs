@@ -1,6 +1,8 @@
 //! What is to be done, validated; the only place with defaults. Knows neither the command line nor the config file.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use serde::Deserialize;
 
 use crate::target::{GroupBy, Selection};
 
@@ -31,6 +33,10 @@ pub struct Config {
     pub mappings: bool,
     /// Count the calls of Python's own layers. Slows Python code down 40 to 110 fold: each object costs two traps.
     pub python: bool,
+    /// Looking for leaks.
+    pub hunt: LeakHunt,
+    /// What is shown to people.
+    pub view: View,
     /// One window, then the end.
     pub once: bool,
     /// Print JSON instead of a summary for people.
@@ -39,6 +45,134 @@ pub struct Config {
     pub report: Option<PathBuf>,
     /// Ask the kernel side for its debug lines.
     pub trace: bool,
+}
+
+/// What leaks are looked for by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Leaks {
+    /// Allocator calls where they can be sampled, growth elsewhere.
+    #[default]
+    Auto,
+    /// Allocator calls.
+    On,
+    /// What grows the process: pages touched for the first time.
+    Growth,
+    /// Nothing.
+    Off,
+}
+
+impl FromStr for Leaks {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "growth" => Ok(Self::Growth),
+            "off" => Ok(Self::Off),
+            _ => Err("it is one of auto, on, growth and off".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<String> for Leaks {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// How leaks are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeakHunt {
+    /// By what.
+    pub mode: Leaks,
+    /// One sample per so many bytes, on average.
+    pub sample_bytes: u64,
+    /// See `leaks::Circumstances::patience`.
+    pub patience: Duration,
+    /// Where what is found is kept.
+    pub history: Option<PathBuf>,
+    /// How large that file may get.
+    pub history_bytes: u64,
+    /// Name the functions of JIT compilers by the perf maps that they write.
+    pub perf_map: bool,
+    /// Look in the targets' memory whether anything still points to old blocks.
+    pub references: bool,
+}
+
+impl Default for LeakHunt {
+    fn default() -> Self {
+        Self {
+            mode: Leaks::default(),
+            sample_bytes: DEFAULT_SAMPLE_BYTES,
+            patience: DEFAULT_PATIENCE,
+            history: None,
+            history_bytes: DEFAULT_HISTORY_BYTES,
+            perf_map: false,
+            references: true,
+        }
+    }
+}
+
+/// What is shown to people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum View {
+    /// The summary of everything.
+    #[default]
+    Summary,
+    /// Leaks only (`profiler leaks`).
+    Leaks {
+        /// Sites that are shown, at most.
+        top: usize,
+        /// Exit code [`LEAKING_CODE`] if a target leaks.
+        fail_on_leaking: bool,
+    },
+}
+
+/// A number of bytes as people write it: `4096`, `64KiB`, `1MiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Bytes(pub u64);
+
+/// In a config file, a number needs no quotes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<Written> for Bytes {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        match written {
+            Written::Number(number) => Ok(Self(number)),
+            Written::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || format!("{text:?} is no number of bytes: write 4096, 64KiB or 1MiB");
+        let at = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+        let (digits, unit) = text.split_at(at);
+        let shift = match unit.trim_start() {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(wrong)
+    }
 }
 
 /// What to look at.
@@ -111,3 +245,32 @@ pub const DEFAULT_MAX_TARGETS: u32 = 256;
 pub const HIGHEST_MAX_TARGETS: u32 = 4096;
 /// Series at `/metrics`; a target has about 150.
 pub const DEFAULT_MAX_SERIES: usize = 50_000;
+/// One sample per so many bytes, on average.
+pub const DEFAULT_SAMPLE_BYTES: u64 = 512 << 10;
+/// How long growth that doesn't slow down is called growth only.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(6 * 3600);
+/// Weeks of a hunt.
+pub const DEFAULT_HISTORY_BYTES: u64 = 64 << 20;
+/// How long `profiler leaks` watches.
+pub const DEFAULT_LEAKS_DURATION: Duration = Duration::from_secs(600);
+/// The exit code of `leaks --fail-on leaking` if something leaks.
+pub const LEAKING_CODE: u8 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_as_people_write_them() {
+        for (text, bytes) in
+            [("4096", 4096), ("64KiB", 65_536), ("1 MiB", 1 << 20), ("2GiB", 1 << 31), ("7B", 7)]
+        {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for text in
+            ["", "KiB", "-1", "1.5MiB", "1MB", "1kib", "99999999999999999999", "18446744073709551615KiB"]
+        {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+}

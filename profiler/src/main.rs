@@ -6,7 +6,7 @@ use clap::Parser as _;
 use profiler::{
     app,
     cli::{self, Cli, Command, LogConfig, LogFormat, LogLevel, UsageError},
-    doctor, explain, export, ps,
+    doctor, explain, export, lookback, ps,
     screen::MakeLogWriter,
     session::Images,
     version, worker,
@@ -53,7 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         print_text(&version::text(cli.verbose));
         return Ok(ExitCode::SUCCESS);
     }
-    let (options, command) = match cli.command {
+    let (options, command, leaks) = match cli.command {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Ps { json }) => return ps::run(json),
         Some(Command::Explain { pid, json, all, debuginfod }) => {
@@ -64,12 +64,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });
             return Ok(ExitCode::SUCCESS);
         }
-        Some(Command::Run { options, command }) => (options, Some(command)),
-        None => (cli.options, None),
+        Some(Command::Run { options, command }) => (options, Some(command), None),
+        Some(Command::Leaks { options, leaks }) => {
+            if let Some(look) = cli::looks(&options, &leaks) {
+                return lookback::run(&look);
+            }
+            (options, None, Some(leaks))
+        }
+        None => (cli.options, None, None),
     };
     let file = cli::read_file(options.config.as_deref())?;
     start_log(cli::log_config(&options, &file));
-    app::run(cli::resolve(options, command, file)?)
+    app::run(cli::resolve(options, command, leaks.as_ref(), file)?)
 }
 
 /// Prints; whoever closes the pipe early has read enough.

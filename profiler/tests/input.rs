@@ -85,7 +85,11 @@ fn no_process_at_all_is_a_wrong_command_line() {
 }
 
 /// Wrong command lines, and what of each must be named.
-const WRONG: [(&[&str], &str); 5] = [
+const WRONG: [(&[&str], &str); 9] = [
+    (&["--pid", "1", "--leaks", "perhaps"], "perhaps"),
+    (&["--pid", "1", "--sample-bytes", "5MB"], "5MB"),
+    (&["leaks", "--history", "hunt.db", "--from", "yesterday"], "yesterday"),
+    (&["leaks", "--pid", "1", "--fail-on", "growing"], "growing"),
     (&["--pid", "1", "--frobnicate"], "--frobnicate"),
     (&["frobnicate"], "frobnicate"),
     (&["--pid", "many"], "many"),
@@ -260,6 +264,27 @@ fn a_report_is_never_written_through_a_link() {
     command.arg("--report").arg(&link);
     is_refused(&run(&mut command), 1, &[link.to_str().expect("it is text")]);
     assert_eq!(std::fs::read_to_string(precious).expect("it is there"), "precious");
+}
+
+#[test]
+fn a_history_that_is_none_is_named_and_left_as_it_is() {
+    let scratch = Scratch::directory("histories");
+    let path = scratch.path().join("hunt.db");
+    let name = path.to_str().expect("it is text");
+    refused(&["leaks", "--history", name], 1, &[name]);
+    assert!(!path.exists(), "looking makes no file");
+    std::fs::write(&path, "precious").expect("it can be written");
+    refused(&["leaks", "--history", name, "--from", "-2h"], 1, &[name, "no history"]);
+    refused(&["leaks", "--history", name, "--against", name, "--json"], 1, &[name, "no history"]);
+    assert_eq!(std::fs::read_to_string(path).expect("it is there"), "precious");
+}
+
+#[test]
+fn a_hunt_for_nothing_is_refused() {
+    refused(&["leaks"], 2, &["--pid"]);
+    refused(&["leaks", "--pid", "1", "--leaks", "off"], 2, &["--leaks"]);
+    refused(&["leaks", "--pid", "1", "--history-size", "5", "--history", "hunt.db"], 2, &["--history-size"]);
+    refused(&["--pid", "1", "--leaks", "off", "--history", "hunt.db"], 2, &["--history"]);
 }
 
 #[test]

@@ -34,8 +34,17 @@ fn turn() -> MutexGuard<'static, ()> {
 const SIZES: Sizes = Sizes { targets: 64, sites: 2048 };
 
 fn load(multi: bool, stalls: bool) -> Kernel {
-    let plan =
-        Plan { alloc: true, stalls, events: true, multi, mappings: false, samples: false, sessions: false };
+    let plan = Plan {
+        alloc: true,
+        stalls,
+        events: true,
+        multi,
+        mappings: false,
+        samples: false,
+        sessions: false,
+        growth: None,
+        victims: false,
+    };
     let kernel = Kernel::load(plan, SIZES, Duration::from_millis(1), false).expect("the kernel side loads");
     if !multi {
         assert_eq!(kernel.placement(), Placement::Single);
@@ -64,7 +73,7 @@ fn malloc_and_free(pid: u32, slot: u32) -> (PathBuf, Vec<SitePlan>) {
             slot,
             reserved: 0,
         };
-        SitePlan { file_offsets: vec![hook.site.file_offset], site }
+        SitePlan { file_offsets: vec![hook.site.file_offset], site, sampled: false }
     };
     (libc, vec![plan(AllocFunction::Malloc), plan(AllocFunction::Free)])
 }

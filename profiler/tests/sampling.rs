@@ -55,6 +55,8 @@ impl Way {
             mappings: false,
             samples: true,
             sessions: self == Self::Session,
+            growth: None,
+            victims: false,
         };
         let sizes = Sizes { targets: 64, sites: 256 };
         let kernel = Kernel::load(plan, sizes, Duration::from_millis(1), false).expect("it loads");
@@ -389,6 +391,8 @@ fn without_samples_planned_nothing_is_taken_but_calls_are_counted() {
         mappings: false,
         samples: false,
         sessions: false,
+        growth: None,
+        victims: false,
     };
     let sizes = Sizes { targets: 64, sites: 256 };
     let mut kernel = Kernel::load(plan, sizes, Duration::from_millis(1), false).expect("it loads");

@@ -5,18 +5,32 @@ use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
-use crate::target::GroupBy;
+use crate::{
+    config::{Bytes, Leaks},
+    history::Moment,
+    target::GroupBy,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   sudo profiler --pid 1234                 live summary here, Prometheus at http://127.0.0.1:7667/metrics
   sudo profiler --pid 1234 --once --json   one window, printed as JSON
   sudo profiler --comm nginx --children    every nginx and its workers, one set of series
+  sudo profiler leaks --pid 1234           which call site leaks, how fast, and how sure; ten minutes
   sudo profiler run -- ./server --port 1   start a program and count from its first allocation
   profiler ps                              the processes of this machine, and what can be told of each
   profiler doctor                          what this machine can do, and what to do about the rest
 
-Exit codes: 0 ended as asked, 1 something failed (one line says what), 2 the command line or config file is wrong.";
+Exit codes: 0 ended as asked, 1 something failed (one line says what), 2 the command line or config file is wrong,
+3 something leaks (leaks --fail-on leaking).";
+
+const LEAKS_EXAMPLES: &str = "\
+Examples:
+  sudo profiler leaks --pid 1234 --for 30m            watch, then tell
+  sudo profiler leaks --comm api --fail-on leaking    for CI: exit code 3 if anything leaks
+  profiler leaks --history hunt.db                    the last picture of a hunt, of a running one, too
+  profiler leaks --history hunt.db --from -2h         what has changed since two hours ago
+  profiler leaks --history old.db --against new.db    two builds, matched by the names of functions";
 
 /// Where a running process's memory goes and why it stalls - without touching it.
 ///
@@ -52,6 +66,16 @@ pub enum Command {
         /// The program and its arguments.
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<OsString>,
+    },
+    /// Watch for leaks: which call site leaks, how fast, and how sure. Or look at what a --history has kept.
+    #[command(max_term_width = 110, after_help = LEAKS_EXAMPLES)]
+    Leaks {
+        /// See [`Options`].
+        #[command(flatten)]
+        options: Options,
+        /// See [`LeaksOptions`].
+        #[command(flatten)]
+        leaks: LeaksOptions,
     },
     /// What was found in every file that a process has mapped: which functions are probed where and why, which not and why.
     #[command(max_term_width = 110)]
@@ -161,6 +185,29 @@ pub struct Options {
     /// drops: its code runs 40 to 110 times slower meanwhile. Not for production [default: off].
     #[arg(long, value_name = "off|on")]
     pub python: Option<Switch>,
+    /// Look for leaks by sampling: of allocator calls (on), of what grows the process whoever allocates (growth), or whichever
+    /// can be had (auto) [default: auto].
+    #[arg(long, value_name = "auto|on|growth|off", help_heading = LEAK_HUNTS)]
+    pub leaks: Option<Leaks>,
+    /// One sample per so many bytes, on average: 4096, 64KiB, 1MiB; 1 to 1GiB [default: 512KiB].
+    #[arg(long, value_name = "BYTES", help_heading = LEAK_HUNTS)]
+    pub sample_bytes: Option<Bytes>,
+    /// Growth of blocks that the process still points to is called leaking once it has gone on, without slowing down, for this
+    /// long [default: 6h].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = LEAK_HUNTS)]
+    pub patience: Option<Duration>,
+    /// Keep what is found in this file, for weeks [default: none].
+    #[arg(long, value_name = "FILE", help_heading = LEAK_HUNTS)]
+    pub history: Option<PathBuf>,
+    /// How large that file may get, 2MiB to 1GiB; what is old or small is left out first [default: 64MiB].
+    #[arg(long, value_name = "BYTES", help_heading = LEAK_HUNTS)]
+    pub history_size: Option<Bytes>,
+    /// Name the functions of JIT compilers by the files that they write to /tmp (perf-PID.map) [default: off].
+    #[arg(long, value_name = "off|on", help_heading = LEAK_HUNTS)]
+    pub perf_map: Option<Switch>,
+    /// Look in the process's memory whether anything still points to old blocks [default: on].
+    #[arg(long, value_name = "off|on", help_heading = LEAK_HUNTS)]
+    pub references: Option<Switch>,
     /// Fetch symbols of stripped programs from this debuginfod server [default: none].
     #[arg(long, value_name = "URL")]
     pub debuginfod: Option<String>,
@@ -179,6 +226,55 @@ pub struct Options {
     /// How the log looks [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+}
+
+/// Heading of what belongs to leak hunts.
+const LEAK_HUNTS: &str = "Leak hunts";
+
+/// What `leaks` has besides.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = LEAK_HUNTS)]
+pub struct LeaksOptions {
+    /// Watch for this long [default: 10m].
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["duration", "once"])]
+    pub lasting: Option<Duration>,
+    /// Sites that are shown.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub top: usize,
+    /// Exit code 3 if any target is found leaking.
+    #[arg(long, value_name = "VERDICT")]
+    pub fail_on: Option<FailOn>,
+    /// Of a --history: compare this moment (2026-11-22T14:03:12Z, -2h, first, last) [default: first].
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, requires = "history", conflicts_with_all = WATCHING)]
+    pub from: Option<Moment>,
+    /// With this one [default: last].
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, requires = "history", conflicts_with_all = WATCHING)]
+    pub to: Option<Moment>,
+    /// Compare with the last picture of this other history, or with that of --to.
+    #[arg(long, value_name = "FILE", requires = "history", conflicts_with_all = WATCHING)]
+    pub against: Option<PathBuf>,
+    /// What makes two sites the same: places in files, or names of functions [default: site; with --against: name].
+    #[arg(long, value_name = "site|name", requires = "history", conflicts_with_all = WATCHING)]
+    pub by: Option<By>,
+}
+
+/// What can't be asked of a history.
+const WATCHING: [&str; 8] = ["pid", "comm", "exe", "cgroup", "container", "unit", "lasting", "fail_on"];
+
+/// What ends with an exit code of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// A leak.
+    Leaking,
+}
+
+/// What makes two sites the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// The same places in the same files.
+    Site,
+    /// The same names.
+    Name,
 }
 
 /// What the log shows.

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::args::{LogFormat, LogLevel, Switch};
-use crate::target::GroupBy;
+use crate::{
+    config::{Bytes, Leaks},
+    target::GroupBy,
+};
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -33,6 +36,13 @@ pub struct File {
     pub alloc: Option<Switch>,
     pub stalls: Option<Switch>,
     pub stall_threshold: Option<String>,
+    pub leaks: Option<Leaks>,
+    pub sample_bytes: Option<Bytes>,
+    pub patience: Option<String>,
+    pub history: Option<PathBuf>,
+    pub history_size: Option<Bytes>,
+    pub perf_map: Option<Switch>,
+    pub references: Option<Switch>,
     pub report: Option<PathBuf>,
     pub log_level: Option<LogLevel>,
     pub log_format: Option<LogFormat>,
@@ -65,6 +75,13 @@ struct Written {
     alloc: Option<Switch>,
     stalls: Option<Switch>,
     stall_threshold: Option<String>,
+    leaks: Option<Leaks>,
+    sample_bytes: Option<Bytes>,
+    patience: Option<String>,
+    history: Option<PathBuf>,
+    history_size: Option<Bytes>,
+    perf_map: Option<Switch>,
+    references: Option<Switch>,
     report: Option<PathBuf>,
     log_level: Option<LogLevel>,
     log_format: Option<LogFormat>,
@@ -101,6 +118,13 @@ impl From<Written> for File {
             alloc: written.alloc,
             stalls: written.stalls,
             stall_threshold: written.stall_threshold,
+            leaks: written.leaks,
+            sample_bytes: written.sample_bytes,
+            patience: written.patience,
+            history: written.history,
+            history_size: written.history_size,
+            perf_map: written.perf_map,
+            references: written.references,
             report: written.report,
             log_level: written.log_level,
             log_format: written.log_format,

@@ -2,14 +2,16 @@
 
 pub mod args;
 mod file;
+mod hunt;
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
 use thiserror::Error;
 
-pub use args::{Cli, Command, LogFormat, LogLevel};
+pub use args::{Cli, Command, LeaksOptions, LogFormat, LogLevel};
 use args::{Options, Switch};
 use file::File;
+pub use hunt::{Look, looks};
 
 use crate::{
     config::{
@@ -70,9 +72,11 @@ pub fn log_config(options: &Options, file: &File) -> LogConfig {
 pub fn resolve(
     options: Options,
     command: Option<Vec<std::ffi::OsString>>,
+    leaks: Option<&LeaksOptions>,
     file: File,
 ) -> Result<Config, UsageError> {
     let log = log_config(&options, &file);
+    let hunt = hunt::resolve(&options, &file, leaks.is_some())?;
     let config_path = options.config.clone();
     let path = config_path.as_deref();
     let names = given(options.name, file.name);
@@ -139,11 +143,11 @@ pub fn resolve(
         )));
     }
     let once = options.once;
-    let lasting = options.duration.or(duration(file.duration, "duration", path)?);
+    let lasting = hunt::lasting(leaks, options.duration.or(duration(file.duration, "duration", path)?));
     let listen = given(options.listen, file.listen);
     let listen = match listen.as_slice() {
         // One window and the end: nobody would come to read.
-        [] if once => Vec::new(),
+        [] if once || leaks.is_some() => Vec::new(),
         [] => vec![address(DEFAULT_LISTEN)?],
         [none] if none == "none" => Vec::new(),
         addresses => addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
@@ -162,7 +166,7 @@ pub fn resolve(
         duration: if once { Some(interval) } else { lasting },
         listen,
         alloc,
-        stalls: on(options.stalls.or(file.stalls), true),
+        stalls: on(options.stalls.or(file.stalls), leaks.is_none()),
         stall_threshold: options
             .stall_threshold
             .or(duration(file.stall_threshold, "stall-threshold", path)?)
@@ -172,6 +176,8 @@ pub fn resolve(
         mappings: on(options.mappings.or(file.mappings), false),
         python,
         debuginfod,
+        hunt,
+        view: hunt::view(leaks),
         once,
         json: options.json,
         report: options.report.or(file.report),
@@ -280,8 +286,8 @@ mod tests {
         let cli = Cli::try_parse_from([&["profiler"], arguments].concat()).unwrap();
         let file = toml::from_str(file).unwrap();
         match cli.command {
-            Some(Command::Run { options, command }) => resolve(options, Some(command), file),
-            _ => resolve(cli.options, None, file),
+            Some(Command::Run { options, command }) => resolve(options, Some(command), None, file),
+            _ => resolve(cli.options, None, None, file),
         }
     }
 

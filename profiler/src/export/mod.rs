@@ -1,10 +1,12 @@
 //! What others read: one file per format, each a function from a snapshot or a picture of leaks to bytes. No I/O here.
 
 pub mod catalogue;
+pub mod comparison;
 pub mod flamegraph;
 pub mod folded;
 pub mod html;
 pub mod json;
+pub mod leaks;
 pub mod page;
 pub mod pprof;
 pub mod prometheus;

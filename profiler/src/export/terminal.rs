@@ -7,6 +7,7 @@ use profiler_common::sched::{StallCause, ThreadState};
 
 use crate::{
     binary::Layer,
+    leaks::Estimate,
     snapshot::{AllocState, Snapshot, TargetSnapshot},
 };
 
@@ -30,6 +31,10 @@ impl Style {
 
     pub(crate) fn warn(self, text: &str) -> String {
         if self.colour { format!("\x1b[33m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub(crate) fn alarm(self, text: &str) -> String {
+        if self.colour { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -278,14 +283,35 @@ fn signed(value: i64) -> String {
 
 /// Bytes with a binary unit.
 pub fn bytes(value: f64) -> String {
+    let (unit, size) = unit_of(value);
+    let value = value / size;
+    if size == 1.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+/// An estimate of bytes with its interval, all in one unit: `10.2 KiB/s (9.4 - 11.1)`.
+pub fn interval(estimate: Estimate, per: &str) -> String {
+    let (unit, size) = unit_of(estimate.value.abs().max(estimate.low.abs()).max(estimate.high.abs()));
+    let Estimate { value, low, high } = estimate;
+    let [value, low, high] = [value, low, high].map(|part| match part / size {
+        // Rates below a byte a second are leaks, too, over weeks.
+        part if size == 1.0 && part != 0.0 && part.abs() < 10.0 => format!("{part:.2}"),
+        part if size == 1.0 => format!("{part:.0}"),
+        part => format!("{part:.1}"),
+    });
+    format!("{value} {unit}{per} ({low} - {high})")
+}
+
+/// The binary unit in which a number of bytes reads well, and how many bytes that is.
+fn unit_of(value: f64) -> (&'static str, f64) {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = value;
-    let mut unit = 0;
-    while value.abs() >= 1024.0 && unit < UNITS.len() - 1 {
-        value /= 1024.0;
-        unit += 1;
+    let mut size = 1.0;
+    for unit in &UNITS[..UNITS.len() - 1] {
+        if value.abs() / size < 1024.0 {
+            return (unit, size);
+        }
+        size *= 1024.0;
     }
-    if unit == 0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
+    (UNITS[UNITS.len() - 1], size)
 }
 
 /// Seconds, readable.
@@ -302,7 +328,7 @@ pub fn duration(seconds: f64) -> String {
 }
 
 /// Cuts a line at `width` visible characters; codes that set the look take no place.
-fn cut(line: &str, width: usize) -> String {
+pub(super) fn cut(line: &str, width: usize) -> String {
     if width == 0 {
         return line.to_owned();
     }
@@ -339,6 +365,10 @@ mod tests {
         assert_eq!(signed(0), "0");
         assert_eq!(bytes(512.0), "512 B");
         assert_eq!(bytes(1536.0), "1.5 KiB");
+        let estimate = |value, low, high| Estimate { value, low, high };
+        assert_eq!(interval(estimate(10_445.0, 9626.0, 11_366.0), "/s"), "10.2 KiB/s (9.4 - 11.1)");
+        assert_eq!(interval(estimate(0.25, 0.0, 0.5), "/s"), "0.25 B/s (0 - 0.50)");
+        assert_eq!(interval(estimate(0.0, 0.0, 2048.0), ""), "0.0 KiB (0.0 - 2.0)");
         assert_eq!(duration(0.031), "31 ms");
         assert_eq!(duration(61.0), "1 min 01 s");
         assert_eq!(duration(7325.0), "2 h 02 min");
