@@ -307,6 +307,8 @@ impl Bench {
             multi: true,
             samples: false,
             sessions: false,
+            growth: None,
+            victims: false,
         };
         let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 1 }, Duration::from_millis(1), false)?;
         let mut links = Vec::new();
