@@ -321,8 +321,8 @@ fn conclude(config: &Config, finished: &Finished, report: Option<&mut File>) -> 
 }
 
 /// What was found of leaks.
-const fn leaks_of(_snapshot: &Snapshot) -> Option<Arc<Picture>> {
-    None
+fn leaks_of(snapshot: &Snapshot) -> Option<Arc<Picture>> {
+    snapshot.leaks.clone()
 }
 
 /// Whether what was found is a failure by itself.

@@ -21,12 +21,14 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     chooser::Chooser,
-    config::{Config, What},
+    config::{Config, Leaks, View, What},
+    hunt::{Hunt, OwnCalls, Settings},
     kernel::{Event, EventReader, KernelLog, Wanted},
     launch::{Child, Launched},
-    session::{Chosen, DetailJob, DetailResult, Images, Session},
+    session::{Chosen, DetailJob, DetailResult, HuntWish, Images, Session},
     snapshot::Snapshot,
     target::Process,
+    worker,
 };
 
 /// A snapshot younger than this answers a request as well as a new one.
@@ -37,6 +39,11 @@ const ALIVE_CHECK: Duration = Duration::from_millis(50);
 const MAX_WAITING: usize = 4096;
 /// How long the reader of events may wait without looking whether anybody still listens.
 const EVENT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Of what grows a process, more is sampled than of allocations: each is rare, and costs no trap.
+const GROWTH_BYTES: u64 = 64 << 10;
+/// Pictures of leaks are not made more often than this.
+const PICTURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the sampler can be asked for.
 #[derive(Debug)]
@@ -120,7 +127,7 @@ impl Sampler {
     ///
     /// If attaching fails or the kernel side can't be read any more. Nothing stays behind.
     pub fn run(self, started: oneshot::Sender<Started>) -> anyhow::Result<Finished> {
-        let (mut session, mut chooser, mut child) = self.begin()?;
+        let (mut session, mut chooser, mut child, hunt) = self.begin()?;
         let began = Instant::now();
         let log = session.take_log();
         let (publish, snapshots) = watch::channel(Arc::new(session.sample()?));
@@ -129,20 +136,26 @@ impl Sampler {
         let watched =
             if told.is_ok() { self.watch(&mut session, &mut chooser, began, &publish) } else { Ok(()) };
         let last = session.finish()?;
+        drop(hunt);
         let exit = child.as_mut().and_then(Child::try_wait);
         let runs_on = child.filter(|_| exit.is_none()).map(|child| child.pid());
         Ok(Finished { last, error: watched.err(), exit, runs_on, session })
     }
 
     /// Loads the kernel side and attaches to what exists.
-    fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>)> {
+    fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>, Option<Hunt>)> {
         let config = &self.config;
+        let growth = match config.hunt.mode {
+            Leaks::Growth => true,
+            Leaks::Auto => config.view != View::Summary && !config.alloc,
+            Leaks::On | Leaks::Off => false,
+        };
         let wanted = Wanted {
             alloc: config.alloc,
             stalls: config.stalls,
             mappings: config.mappings,
-            samples: false,
-            growth: None,
+            samples: config.alloc && matches!(config.hunt.mode, Leaks::Auto | Leaks::On),
+            growth: growth.then_some(config.hunt.sample_bytes.min(GROWTH_BYTES)),
         };
         let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
         let places = config.places();
@@ -151,6 +164,7 @@ impl Sampler {
             What::Processes(choice) => Chooser::new(choice.clone()),
             What::Command { children, .. } => Chooser::of_children(*children),
         };
+        let hunt = self.begin_hunt(&mut session, wanted)?;
         // Before anything is looked at: what happens from here on is told.
         if let Some(events) = session.take_events(chooser.may_grow())? {
             spawn_event_reader(events, self.sender.clone(), Arc::clone(&self.waiting))?;
@@ -162,7 +176,36 @@ impl Sampler {
             }
         };
         chooser.begin(&mut session)?;
-        Ok((session, chooser, child))
+        Ok((session, chooser, child, hunt))
+    }
+
+    /// Begins the hunt for leaks, if anything is sampled.
+    fn begin_hunt(&self, session: &mut Session, wanted: Wanted) -> anyhow::Result<Option<Hunt>> {
+        let Some(samples) = session.take_samples() else { return Ok(None) };
+        let config = &self.config.hunt;
+        let settings = Settings {
+            sample_bytes: if wanted.samples {
+                config.sample_bytes
+            } else {
+                wanted.growth.unwrap_or(config.sample_bytes)
+            },
+            patience: config.patience,
+            references: config.references,
+            perf_map: config.perf_map,
+            interval: self.config.interval.max(PICTURE_INTERVAL),
+            targets: self.config.places() as usize,
+            worker: worker::Limits::default(),
+        };
+        let own_calls = OwnCalls::default();
+        let wish = HuntWish {
+            allocations: wanted.samples,
+            growth: wanted.growth.is_some(),
+            sample_bytes: settings.sample_bytes,
+        };
+        let hunt = Hunt::begin(samples, own_calls.clone(), settings, |_picture| ())
+            .context("can't start a thread")?;
+        session.join_hunt(hunt.handle(), own_calls, wish);
+        Ok(Some(hunt))
     }
 
     fn watch(

@@ -5,6 +5,7 @@
 
 mod alloc;
 mod group;
+mod hunted;
 mod images;
 mod ledger;
 mod placed;
@@ -23,9 +24,10 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    hunt::{self, Order},
     kernel::{
-        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Placement, Plan, Sizes, Wanted,
-        detach_all,
+        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, LiveSamples, Placement, Plan,
+        SampleReader, Sizes, Wanted, detach_all,
     },
     snapshot::{ProcessInfo, Snapshot},
     target::{Process, TargetError},
@@ -33,6 +35,8 @@ use crate::{
 
 use alloc::Links;
 use group::{Counters, Group, Part};
+use hunted::HuntLine;
+pub use hunted::HuntWish;
 pub use images::{Analysis, FileId, Images};
 use ledger::ThreadReading;
 use process::{Birth, Watched};
@@ -87,6 +91,7 @@ pub struct Session {
     forgotten: u64,
     /// Processes that have left a target and run on: when they started, and what /proc had counted of them.
     left: HashMap<u32, (f64, Counters)>,
+    hunt: HuntLine,
     /// Losses of processes that are no longer observed.
     earlier: Losses,
     own: Option<Process>,
@@ -148,6 +153,7 @@ impl Session {
             not_observed: [0; NOT_OBSERVED.len()],
             forgotten: 0,
             left: HashMap::new(),
+            hunt: HuntLine::default(),
             earlier: Losses::default(),
             own,
         })
@@ -172,6 +178,17 @@ impl Session {
         let Some(kernel) = &mut self.kernel else { return Ok(None) };
         kernel.scope_events(if of_all { EventScope::All } else { EventScope::Targets })?;
         Ok(kernel.take_events())
+    }
+
+    /// What the kernel side tells of samples, once; `None` if nothing is sampled.
+    pub fn take_samples(&mut self) -> Option<(SampleReader, LiveSamples)> {
+        self.kernel.as_mut().and_then(Kernel::take_samples)
+    }
+
+    /// Lets a hunt know of every process that is observed from now on.
+    pub fn join_hunt(&mut self, handle: hunt::Handle, own_calls: hunt::OwnCalls, wish: HuntWish) {
+        self.images.tell_own_calls(own_calls);
+        self.hunt.join(handle, wish);
     }
 
     /// Looks at the libraries of this machine that new processes are most likely to have, which are our own: analysing
@@ -233,6 +250,9 @@ impl Session {
                 self.groups.push(new);
             }
         }
+        if let Some(kernel) = &mut self.kernel {
+            self.hunt.begin(kernel, &watched)?;
+        }
         self.watched.push(watched);
         Ok(&self.watched[self.watched.len() - 1].info)
     }
@@ -292,6 +312,7 @@ impl Session {
             watched.alloc.read(kernel)?;
             let gone = watched.alloc.began_anew(kernel, by_main_thread, group::since(at_ns));
             self.slots.drop_links(gone);
+            self.hunt.tell(Order::Replaced(watched.slot, kernel.epoch(watched.slot)?));
         }
         Ok(())
     }
@@ -317,6 +338,7 @@ impl Session {
         kernel.clear_loaded(watched.slot)?;
         watched.alloc.loaded(kernel, &mut self.images, &watched.process);
         watched.alloc.note_delay(group::since(at_ns));
+        self.hunt.tell(Order::Loaded(watched.slot));
         Ok(())
     }
 
@@ -364,6 +386,7 @@ impl Session {
         self.earlier.add(&watched);
         if let Some(kernel) = &mut self.kernel {
             watched.alloc.stop(kernel);
+            self.hunt.end(kernel, &mut watched)?;
             // Its id may be used again, by a process that is no business of ours.
             kernel.unwatch_process(watched.info.pid, watched.slot);
             if let Some(ledger) = &watched.ledger {
@@ -427,6 +450,7 @@ impl Session {
         if let Some(kernel) = &mut self.kernel {
             self.watched.iter().for_each(|watched| watched.alloc.stop(kernel));
         }
+        self.hunt.last_look();
         self.sample()
     }
 }

@@ -15,6 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::{
     binary::{self, Image},
+    hunt::OwnCalls,
     symbols::{Limits, Search, Server, SymbolFinder, SymbolsError},
     target::{MappedObject, PinnedObject, Process},
     text::clean,
@@ -65,6 +66,7 @@ pub struct Images {
     /// Looks on this machine only, and so at once.
     finder: SymbolFinder,
     remote: Option<Remote>,
+    own_calls: Option<OwnCalls>,
 }
 
 /// A server for debug files: asked by a thread of its own, unless there is time to wait.
@@ -95,6 +97,7 @@ impl Images {
             python: false,
             finder: SymbolFinder::default(),
             remote: remote.transpose()?,
+            own_calls: None,
         })
     }
 
@@ -108,12 +111,26 @@ impl Images {
         self.python
     }
 
+    /// From now on, the allocators' own calls of every file are noted there before anybody can place probes in it.
+    pub fn tell_own_calls(&mut self, own_calls: OwnCalls) {
+        self.own_calls = Some(own_calls);
+    }
+
     /// A mapped file and what the analysis says of it; `None` if the file can't be had.
     pub fn look_at(
         &mut self,
         process: &Process,
         object: &MappedObject,
     ) -> Option<(PinnedObject, Arc<Analysis>)> {
+        let (pinned, analysis) = self.find(process, object)?;
+        if let (Some(own_calls), Ok(image)) = (&self.own_calls, analysis.as_ref()) {
+            let calls = image.hooks.iter().flat_map(|hook| &hook.internal_calls);
+            own_calls.add(object.id(), calls.filter_map(|call| call.returns_to));
+        }
+        Some((pinned, analysis))
+    }
+
+    fn find(&mut self, process: &Process, object: &MappedObject) -> Option<(PinnedObject, Arc<Analysis>)> {
         let pinned = process.pin(object);
         let pinned = pinned.inspect_err(|error| tracing::debug!("{}: {error}", clean(&object.path))).ok()?;
         let key = Key { id: pinned.identity(), size: pinned.size(), changed: pinned.changed(), root: None };

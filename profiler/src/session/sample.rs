@@ -24,6 +24,9 @@ impl Session {
     /// If the kernel's maps can't be read. A process that has ended is no error.
     pub fn sample(&mut self) -> Result<Snapshot, SessionError> {
         let taken = Instant::now();
+        if let Some(kernel) = &mut self.kernel {
+            self.hunt.follow(kernel)?;
+        }
         let slots =
             self.watched.iter().filter(|watched| watched.ledger.is_some()).map(|watched| watched.slot);
         let mut reading = match &self.kernel {
@@ -62,7 +65,7 @@ impl Session {
             .map(|group| group.snapshot(parts.remove(&group.name).unwrap_or_default(), taken));
         let targets = targets.collect();
         Ok(Snapshot {
-            leaks: None,
+            leaks: self.hunt.picture(),
             taken_at: SystemTime::now(),
             taken,
             targets,

@@ -171,6 +171,13 @@ impl Process {
         read_status(&self.proc, self.pid)
     }
 
+    /// Whether its main thread runs with a shadow stack (`x86_Thread_features` in /proc/PID/status).
+    pub fn has_shadow_stack(&self) -> Option<bool> {
+        let status = self.read_text("status").ok()?;
+        let features = status.lines().find_map(|line| line.strip_prefix("x86_Thread_features:"));
+        Some(features.is_some_and(|features| features.split_whitespace().any(|feature| feature == "shstk")))
+    }
+
     pub(super) const fn proc(&self) -> &procfs::process::Process {
         &self.proc
     }
