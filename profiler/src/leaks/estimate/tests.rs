@@ -227,7 +227,7 @@ fn growth_and_live_bytes_after_churn_are_within_their_intervals() {
             let now = bytes(&sum, missed);
             live.add(now, all, deviation(stays), sum.n);
             let part = explained(now, 1 << 30, (1 << 30) + (2 << 20) + all as u64).unwrap();
-            let ratio = all / ((2 << 20) as f64 + all);
+            let ratio = all / (f64::from(2 << 20) + all);
             explained_part.add(part, ratio, deviation(stays) * ratio / all, sum.n);
         }
         growth.show(&format!("growth {before} -{went} +{came}"), all);
