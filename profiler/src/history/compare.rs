@@ -5,7 +5,11 @@
 //! it holds in at least 95 of 100 cases. How intervals of a difference are made of those of its parts, also where they aren't
 //! symmetric: Zou and Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 27 (2008).
 
-use std::{collections::BTreeMap, sync::Arc, time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::record;
 use crate::{
@@ -129,7 +133,12 @@ fn compare_targets(
     TargetComparison {
         target,
         // Times on disk are rounded.
-        same_run: before.zip(after).is_some_and(|(one, other)| one.since.max(other.since).duration_since(one.since.min(other.since)).is_ok_and(|apart| apart < Duration::from_millis(1))),
+        same_run: before.zip(after).is_some_and(|(one, other)| {
+            one.since
+                .max(other.since)
+                .duration_since(one.since.min(other.since))
+                .is_ok_and(|apart| apart < Duration::from_millis(1))
+        }),
         live: change(live, unseen),
         anon_bytes: (before.map(|target| target.anon_bytes), after.map(|target| target.anon_bytes)),
         verdicts: (before.map(|one| one.judgement.verdict), after.map(|one| one.judgement.verdict)),

@@ -5,11 +5,11 @@
 
 pub mod chance;
 pub mod discovery;
+pub mod form;
 pub mod judge;
 pub mod survival;
 pub mod trend;
 pub mod wording;
-pub mod form;
 
 use std::{
     sync::Arc,

@@ -6,9 +6,7 @@ use std::{
 };
 
 use crate::{
-    leaks::{
-        Ages, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport, Verdict,
-    },
+    leaks::{Ages, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport, Verdict},
     stack::{End, Frame, Function, Place, Stack},
 };
 
@@ -18,7 +16,8 @@ pub const TAKEN_AT: u64 = 1_767_323_045;
 /// The program, a library without symbols, the C library.
 const SHOP: (&str, &str) = ("/usr/bin/shop", "5ca1ab1e00000000000000000000000000000001");
 const PLUGIN: (&str, &str) = ("/opt/shop/plugin.so", "/opt/shop/plugin.so:81920");
-const LIBC: (&str, &str) = ("/usr/lib/x86_64-linux-gnu/libc.so.6", "93ac6d7b00000000000000000000000000000002");
+const LIBC: (&str, &str) =
+    ("/usr/lib/x86_64-linux-gnu/libc.so.6", "93ac6d7b00000000000000000000000000000002");
 const STDCXX: (&str, &str) = ("/usr/lib/libstdc++.so.6.0.30", "c0de000000000000000000000000000000000003");
 
 /// A moment of the picture's clock.
@@ -57,7 +56,11 @@ pub fn site(id: &str, frames: Vec<Frame>, end: End, live: f64, judgement: Judgem
     let grows = judgement.rate.is_some_and(|rate| rate.low > 0.0);
     let point = |i: u64| Point {
         at: at(TAKEN_AT - (63 - i) * 60),
-        live_bytes: if grows { live * (i + 1) as f64 / 64.0 } else { live * (1.0 + 0.1 * ((i % 7) as f64 - 3.0) / 3.0) },
+        live_bytes: if grows {
+            live * (i + 1) as f64 / 64.0
+        } else {
+            live * (1.0 + 0.1 * ((i % 7) as f64 - 3.0) / 3.0)
+        },
     };
     SiteReport {
         id: id.into(),
@@ -70,7 +73,11 @@ pub fn site(id: &str, frames: Vec<Frame>, end: End, live: f64, judgement: Judgem
         allocation_rate: live / 100.0,
         free_rate: live / 200.0,
         ages: Ages { median: Duration::from_secs(1800), oldest: Duration::from_secs(3780) },
-        survival: vec![(Duration::from_secs(1), 0.9), (Duration::from_secs(10), 0.5), (Duration::from_secs(100), 0.25)],
+        survival: vec![
+            (Duration::from_secs(1), 0.9),
+            (Duration::from_secs(10), 0.5),
+            (Duration::from_secs(100), 0.25),
+        ],
         samples: (300, 100),
         unreferenced: None,
         judgement,
@@ -129,8 +136,20 @@ pub fn realistic() -> Picture {
     let mut sites = vec![
         leaking,
         site("b1946ac92492", parse, End::Complete, 1_843_200.0, growing),
-        site("591785b794601", pool, End::Complete, 8_388_608.0, judged(Verdict::Steady, Some(-3.0), "it goes up and down and doesn't grow")),
-        site("d3b07384d113", hostile, End::Complete, 65_536.0, judged(Verdict::Unjudged, None, "only 3 <samples> & none is old")),
+        site(
+            "591785b794601",
+            pool,
+            End::Complete,
+            8_388_608.0,
+            judged(Verdict::Steady, Some(-3.0), "it goes up and down and doesn't grow"),
+        ),
+        site(
+            "d3b07384d113",
+            hostile,
+            End::Complete,
+            65_536.0,
+            judged(Verdict::Unjudged, None, "only 3 <samples> & none is old"),
+        ),
         site("edec5b2c1f0e", lost, End::Lost, 262_144.0, judged(Verdict::Unjudged, None, "only 9 samples")),
     ];
     sites[2].id = "591785b79460".into();
@@ -185,7 +204,10 @@ pub fn later(seconds: u64) -> Picture {
     sites[2].live_bytes = about(4_194_304.0);
     sites[2].live_objects = about(65_536.0);
     sites.truncate(4);
-    let fresh = vec![frame(SHOP, 0x7070, &[("fresh", "src/fresh.cc", 1)]), frame(SHOP, 0x1100, &[("main", "src/main.cc", 12)])];
+    let fresh = vec![
+        frame(SHOP, 0x7070, &[("fresh", "src/fresh.cc", 1)]),
+        frame(SHOP, 0x1100, &[("main", "src/main.cc", 12)]),
+    ];
     sites.push(site("0123456789ab", fresh, End::Complete, 1024.0, judged(Verdict::Unjudged, None, "new")));
     picture
 }

@@ -320,7 +320,12 @@ impl Worker {
         death
     }
 
-    fn ask(&mut self, request: &Request<'_>, with: &[BorrowedFd<'_>], deadline: Instant) -> io::Result<Reply> {
+    fn ask(
+        &mut self,
+        request: &Request<'_>,
+        with: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> io::Result<Reply> {
         let running = self.running.as_mut().ok_or(io::ErrorKind::NotConnected)?;
         running.reading = None;
         running.ask(request, with, deadline)

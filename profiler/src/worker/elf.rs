@@ -170,7 +170,8 @@ impl Image {
     /// The address that the file states for one of its bytes. Of two segments that share a page of the file, the one with code
     /// is meant.
     pub fn address_of(&self, file_offset: u64) -> Option<u64> {
-        let holds = |load: &&Load| file_offset.checked_sub(load.offset).is_some_and(|inside| inside < load.size);
+        let holds =
+            |load: &&Load| file_offset.checked_sub(load.offset).is_some_and(|inside| inside < load.size);
         let mut holding = self.loads.iter().filter(holds);
         let load = holding.clone().find(|load| load.code).or_else(|| holding.next())?;
         load.address.checked_add(file_offset - load.offset)
@@ -205,7 +206,8 @@ impl Header {
         if bytes.get(..6)? != b"\x7fELF\x02\x01" {
             return None;
         }
-        let short = |at: usize| bytes.get(at..at + 2).map(|two| u64::from(u16::from_le_bytes([two[0], two[1]])));
+        let short =
+            |at: usize| bytes.get(at..at + 2).map(|two| u64::from(u16::from_le_bytes([two[0], two[1]])));
         if short(54)? != 56 {
             return None;
         }

@@ -92,7 +92,8 @@ pub fn open(root: &Path, pid: u32, user: u32) -> Result<File, PerfMapError> {
 /// `None` if the file can't be read.
 pub fn names(map: &File, addresses: &[u64]) -> Option<Vec<Option<String>>> {
     let contents = read(map)?;
-    let mut order: Vec<(u64, usize)> = addresses.iter().enumerate().map(|(at, address)| (*address, at)).collect();
+    let mut order: Vec<(u64, usize)> =
+        addresses.iter().enumerate().map(|(at, address)| (*address, at)).collect();
     order.sort_unstable();
     let mut found: Vec<Option<&[u8]>> = vec![None; addresses.len()];
     for line in contents.split(|byte| *byte == b'\n') {

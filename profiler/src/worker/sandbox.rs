@@ -156,8 +156,11 @@ const DEADLY: &[i64] = &[
 ];
 
 /// Flags that make an `openat` more than reading.
-const WRITING: u32 =
-    (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
+const WRITING: u32 = (libc::O_ACCMODE
+    | libc::O_CREAT
+    | libc::O_TRUNC
+    | libc::O_APPEND
+    | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
 
 /// Where `struct seccomp_data` (include/uapi/linux/seccomp.h) has the call's number, the machine, and an argument's lower
 /// half.
@@ -193,7 +196,12 @@ fn filter() -> Vec<libc::sock_filter> {
     let kill = libc::SECCOMP_RET_KILL_PROCESS;
     let mut filter = vec![
         load(MACHINE),
-        libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 1, jf: 0, k: X86_64 },
+        libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 1,
+            jf: 0,
+            k: X86_64,
+        },
         answer(kill),
         load(NUMBER),
         unless(libc::BPF_JGE, X32, 1),

@@ -46,7 +46,14 @@ pub fn serve() -> ExitCode {
     if sandbox::enter(memory).is_err() {
         return ExitCode::from(3);
     }
-    let mut server = Server { socket, memory, files: HashMap::new(), spaces: VecDeque::new(), named: VecDeque::new(), vdso };
+    let mut server = Server {
+        socket,
+        memory,
+        files: HashMap::new(),
+        spaces: VecDeque::new(),
+        named: VecDeque::new(),
+        vdso,
+    };
     match server.run(u32::try_from(seconds).unwrap_or(u32::MAX)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -131,7 +138,8 @@ impl Server {
                 if let Some(found) = self.spaces.remove(at) {
                     self.spaces.push_front(found);
                 }
-                let unwound = self.spaces.front_mut().map(|(_, mapped)| mapped.unwind(registers, returned, stack));
+                let unwound =
+                    self.spaces.front_mut().map(|(_, mapped)| mapped.unwind(registers, returned, stack));
                 Ok(Some(unwound.map_or(Reply::Failed, Reply::Unwound)))
             }
             Request::Symbolise { key, offsets } => self.symbolise(key, &offsets).map(Some),

@@ -145,7 +145,8 @@ impl Mapped {
         registers: &mut UnwindRegsX86_64,
         copied: Copied<'_>,
     ) -> Result<Option<u64>, Error> {
-        self.unwinder.unwind_frame(address, registers, &mut self.cache, &mut |place| copied.word(place).ok_or(()))
+        self.unwinder
+            .unwind_frame(address, registers, &mut self.cache, &mut |place| copied.word(place).ok_or(()))
     }
 
     /// What is at an address.
