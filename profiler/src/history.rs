@@ -141,6 +141,9 @@ pub struct History {
     state: Mutex<State>,
 }
 
+/// Stacks by site.
+type Stacks = HashMap<Arc<str>, Arc<Stack>>;
+
 /// What the writer remembers.
 #[derive(Default)]
 struct State {
@@ -320,7 +323,7 @@ impl History {
         })
     }
 
-    fn record(&self, key: u64) -> Result<(Record, HashMap<Arc<str>, Arc<Stack>>), HistoryError> {
+    fn record(&self, key: u64) -> Result<(Record, Stacks), HistoryError> {
         let bytes = self.look(|database| {
             let table = database.begin_read()?.open_table(MOMENTS)?;
             store::bytes_of(&table, key)

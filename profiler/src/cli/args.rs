@@ -55,7 +55,6 @@ pub struct Cli {
 
 /// What else than looking at running processes.
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "one value in the life of the process")]
 pub enum Command {
     /// Start a program and count from its first allocation; report at its end.
     #[command(max_term_width = 110)]
