@@ -25,6 +25,10 @@ const FREED_AT_LEAST: f64 = 0.99;
 /// Where nobody could look for pointers, mixed fate needs this part of the patience (6 h: 30 min), so that what is freed
 /// all at once, by a collector or a pool that is reset, gets its chance.
 const MIXED_PATIENCE: u32 = 12;
+/// What must have come in the second half of the time, of all that came, for a site not to slow down. A third: half as much as in
+/// the first. Where most is freed and some never, that is less in doubt, and a quarter will do: a third as much.
+const SECOND_HALF: f64 = 1.0 / 3.0;
+const SECOND_HALF_OF_MIXED: f64 = 0.25;
 /// Samples of which something can be said at all. 95 % of sites with a fate of "half are freed" show both fates in five.
 const SAMPLES: u64 = 5;
 /// Growth below this is called none: 4 KiB/s (14 MiB an hour) or, of a large site, 10 % of its live bytes an hour.
@@ -212,7 +216,8 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
         since: site.since(circumstances.now_ns),
         reason,
     };
-    if let (Some((least, part)), true, true) = (site.lost(), found.lost <= EACH, course.goes_on()) {
+    let goes_on = course.goes_on() && course.n as u64 >= u64::from(LOST_BLOCKS);
+    if let (Some((least, part)), true, true) = (site.lost(), found.lost <= EACH, goes_on) {
         let (looked_for, lost) = site.evidence.unreferenced.unwrap_or_default();
         // Where most are lost the rest is taken to be pointed to by chance: stale pointers in memory that isn't used any more.
         let value = if part >= 0.5 { course.rate.value } else { course.rate.value * part };
@@ -224,11 +229,12 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
     }
     let accumulates = found.stays <= EACH && course.n as u64 >= SAMPLES && course.goes_on();
     let lasted = Duration::from_nanos(circumstances.now_ns.saturating_sub(course.since_ns));
-    if accumulates && course.holds_its_rate() {
+    if accumulates {
         let freed = site.freed_part();
         if let (None, Some(old)) = (site.looked_for(), site.old_age_ns)
             && freed >= FREED_AT_LEAST
             && lasted >= circumstances.patience / MIXED_PATIENCE
+            && course.holds_its_rate(SECOND_HALF_OF_MIXED)
         {
             let reason = format!(
                 "it frees {:.2} % of its bytes within {}, the rest never: {how_long}, without slowing down",
@@ -237,14 +243,12 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
             );
             return leaking(course.rate, sure(found.stays, SUREST[1]), reason);
         }
-        if lasted >= circumstances.patience {
+        if lasted >= circumstances.patience && course.holds_its_rate(SECOND_HALF) {
             let reason = format!(
                 "what stays of it is never freed, {how_long}, without slowing down; a cache that takes longer than that to fill would look the same"
             );
             return leaking(course.rate, sure(found.stays, SUREST[2]), reason);
         }
-    }
-    if accumulates {
         return Judgement {
             verdict: Verdict::Growing,
             rate: Some(course.rate),
@@ -276,7 +280,7 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
 fn why_growing(site: &Site<'_>, how_long: &str, lasted: Duration, patience: Duration) -> String {
     let left = patience.saturating_sub(lasted);
     let until = if left.is_zero() {
-        String::new()
+        "; whether it slows down can't be told yet".to_owned()
     } else {
         format!("; called leaking if it goes on like this for {} more", duration(left))
     };
@@ -312,7 +316,7 @@ fn steady_or_not(site: &Site<'_>, found: Found) -> Judgement {
         verdict: Verdict::Steady,
         rate: Some(rate),
         // The upper end of the interval.
-        confidence: 1.0 - chance::TAIL,
+        confidence: 1.0 - chance::TAIL_OF_RATES,
         since: None,
         reason,
     };
@@ -455,3 +459,6 @@ fn together(rates: impl Iterator<Item = Estimate>) -> Estimate {
     }
     Estimate { value, low: (value - below.sqrt()).max(0.0), high: value + above.sqrt() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,9 @@ use super::{Estimate, chance};
 
 /// Parts into which the time of arrivals is cut. A change is seen to a 32nd of the time.
 const PARTS: usize = 32;
-/// What a change must gain, as twice the logarithm of the ratio of likelihoods: of all series without a change about 1 % have
-/// one that gains more (asymptotically, over 32 places where to put it; Siegmund 1985).
-const CHANGE: f64 = 12.0;
+/// What a change must gain, as twice the logarithm of the ratio of likelihoods: of series without a change, few in a thousand
+/// have one that gains more (a chi-squared value of one degree is above 16 once in 16,000, at each of about 31 places).
+const CHANGE: f64 = 16.0;
 /// A change is sought again behind each change, at most so often.
 const CHANGES: usize = 8;
 
@@ -95,12 +95,12 @@ impl Course {
         second > 0.0 && (second >= first / 4.0 || chance::so_few(second, first + second, 0.5) >= 0.01)
     }
 
-    /// It is shown not to slow down: the second half has at least half as much as the first, with 95 % certainty, and the last
-    /// quarter is not conspicuously small.
-    pub fn holds_its_rate(&self) -> bool {
+    /// It is shown not to slow down: of all that came at least `share` (below a half) came in the second half, with 95 %
+    /// certainty, and the last quarter is not conspicuously small.
+    pub fn holds_its_rate(&self, share: f64) -> bool {
         let (first, second) = self.halves;
         let all = first + second;
-        chance::share_at_least(second, first, 0.05) >= 1.0 / 3.0
+        chance::share_at_least(second, first, 0.05) >= share
             && chance::so_few(self.last_quarter, all, 0.25) >= 0.001
     }
 

@@ -149,6 +149,25 @@ pub fn harmless() -> Vec<Family> {
     ]
 }
 
+/// Programs that don't leak and look as if they did: nobody can tell them from leaks by their allocations alone.
+pub fn deceptive() -> Vec<Family> {
+    let family = |name, make| Family { name, make };
+    fn mixed(w: &mut World, part: f64) -> Vec<Box<dyn Load>> {
+        let mut loads = cache(w, false, (3600.0, 14_400.0), |_| 0.0);
+        let rate = 5e5 / part;
+        loads.push(Box::new(Stream::new(w, 0, rate.min(2e7), 4096, Life::Exponential(0.1))));
+        loads
+    }
+    vec![
+        family("cache at a site that frees half", |w| mixed(w, 1.0)),
+        family("cache at a site that frees nearly all", |w| mixed(w, 0.01)),
+        family("cache that takes 8 to 12 h to fill", |w| cache(w, false, (28_800.0, 43_200.0), |_| 0.0)),
+        family("sessions of 8 hours", |w| {
+            with_others(w, |w, site| Box::new(Stream::new(w, site, 2e4, 8192, Life::Fixed(28_800.0))))
+        }),
+    ]
+}
+
 fn leak(world: &mut World, lost: impl Fn(&mut World, usize) -> Vec<Box<dyn Load>>) -> Vec<Box<dyn Load>> {
     let site = world.site();
     let mut loads = lost(world, site);

@@ -7,7 +7,7 @@ mod world;
 
 use std::time::Duration;
 
-use families::{Family, Leak, harmless, leaking};
+use families::{Family, Leak, deceptive, harmless, leaking};
 use profiler::leaks::{
     Circumstances, Evidence, Judgement, Verdict,
     judge::{judge, judge_whole},
@@ -88,13 +88,16 @@ fn watch_harmless(family: &Family, seed: u64, watch: f64, seen: &mut Seen) {
             }
         }
     }
+    if std::env::var_os("SHOW").is_some() {
+        let last = judge(&world.evidence(false), &circumstances(second));
+        println!("    {second:.0} s: {} because {}", last[0].verdict.name(), last[0].reason);
+    }
     seen.hours += watch / 3600.0;
     seen.false_leaks += usize::from(accused);
 }
 
 /// Plays harmless programs for so many hours altogether; gives the number of runs with a false leak.
-fn play_harmless(hours: f64, longest: f64, seed: u64) -> usize {
-    let families = harmless();
+fn play_harmless(families: &[Family], hours: f64, longest: f64, seed: u64) -> usize {
     let mut all = 0;
     let mut played = 0.0;
     println!(
@@ -188,7 +191,7 @@ fn play_leaking(runs: u64, looks: f64) -> Vec<(&'static str, Hunt)> {
 
 #[test]
 fn in_some_hours_of_harmless_programs_none_is_said_to_leak() {
-    assert_eq!(play_harmless(8.0, 3600.0, 1), 0);
+    assert_eq!(play_harmless(&harmless(), 8.0, 3600.0, 1), 0);
 }
 
 #[test]
@@ -201,13 +204,20 @@ fn planted_leaks_are_found_and_nothing_else_is() {
 #[test]
 #[ignore = "minutes: PROFILER_LONG_TESTS=1, --release"]
 fn in_a_thousand_hours_of_harmless_programs_none_is_said_to_leak() {
-    assert_eq!(play_harmless(1000.0, 43_200.0, 77), 0);
+    assert_eq!(play_harmless(&harmless(), 1000.0, 43_200.0, 77), 0);
+}
+
+#[test]
+#[ignore = "a figure for docs/leaks.md, not a promise"]
+fn what_nobody_can_tell_from_a_leak_is_mistaken_for_one() {
+    assert!(play_harmless(&deceptive(), 200.0, 43_200.0, 5) > 0);
 }
 
 #[test]
 #[ignore = "minutes: PROFILER_LONG_TESTS=1, --release"]
 fn rates_of_leaks_lie_within_their_intervals_in_95_of_100_runs() {
-    for (name, hunt) in play_leaking(100, 20.0) {
+    let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(100);
+    for (name, hunt) in play_leaking(runs, 20.0) {
         assert!(hunt.found >= 95 && hunt.first >= 95, "{name}: {} found", hunt.found);
         assert!(hunt.covered * 100 >= hunt.found * 95, "{name}: {} of {}", hunt.covered, hunt.found);
     }
