@@ -10,12 +10,14 @@ use anyhow::{Result, bail};
 use crate::{command, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 20] = [
+const PACKAGES: [&str; 21] = [
     "binutils",
     "busybox-static",
     "debuginfod",
     "gcc",
     "g++",
+    // Its own reader of profiles (go tool pprof).
+    "golang-1.19-go",
     "libc6-dev",
     "libc6-i386",
     "libgoogle-perftools-dev",

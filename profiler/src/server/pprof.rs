@@ -228,7 +228,7 @@ fn read_moment(text: &str, now: SystemTime) -> Option<SystemTime> {
         return UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
     }
     if let Ok(ago) = humantime::parse_duration(text) {
-        return now.checked_sub(ago);
+        return now.checked_sub(ago).filter(|moment| *moment >= UNIX_EPOCH);
     }
     humantime::parse_rfc3339_weak(text).ok()
 }
