@@ -62,10 +62,10 @@ pub fn render(target: &TargetReport, weight: Weight) -> String {
     for node in &boxes {
         draw(&mut text, &stacks, node, total, weight);
     }
-    let _infallible = write!(
+    let _infallible = writeln!(
         text,
         "<text class=\"small\" x=\"4\" y=\"{}\">Callers are above callees. Estimates from samples. What is narrower than {:.2} % isn&#39;t drawn, \
-         or is drawn together.</text><script><![CDATA[{SCRIPT}]]></script></svg>\n",
+         or is drawn together.</text><script><![CDATA[{SCRIPT}]]></script></svg>",
         height - 9,
         MIN_WIDTH / WIDTH * 100.0,
     );
