@@ -16,6 +16,8 @@ const PACKAGES: [&str; 21] = [
     "debuginfod",
     "gcc",
     "g++",
+    // Its own reader of profiles (go tool pprof).
+    "golang-1.19-go",
     "libc6-dev",
     "libc6-i386",
     "libgoogle-perftools-dev",

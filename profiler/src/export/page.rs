@@ -328,7 +328,7 @@ mod tests {
     fn the_page_tells_the_verdict_in_words_with_rate_and_interval() {
         let page = page(0);
         for told in [
-            "It leaks. <span class=\"rate\">10.0 KiB/s</span> <span class=\"dim\">(9.0 KiB/s to 11.0 KiB/s)</span>",
+            "It leaks. <span class=\"rate\">10.0 KiB/s</span> <span class=\"dim\">(8.8 KiB/s to 11.2 KiB/s)</span>",
             "Since 2026-01-02 02:01:05 UTC (1 h 03 min ago). Confidence above 99.9 %.",
             "50.0 MiB of anonymous memory was there before",
             "91 % of the growth of anonymous memory",

@@ -1,12 +1,15 @@
 //! How the reports look as JSON: times as seconds since the epoch, lengths of time as seconds, pairs with names. The same
 //! forms are read back, also from formats that don't describe themselves.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+#[cfg(test)]
+mod tests;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, MapAccess, Visitor},
+};
 
 use super::{Estimate, Source};
 
@@ -112,10 +115,38 @@ written_as!(
     /// Sites that had no place.
     other, (u64, Estimate), Other
 );
-written_as!(
-    /// Reasons and counts, as one object.
-    counts, Vec<(String, u64)>, Counts
-);
+/// Reasons and counts as one object, in their order.
+pub mod counts {
+    use super::*;
+
+    /// Writes an object.
+    pub fn serialize<S: Serializer>(counts: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(counts.iter().map(|(reason, count)| (reason, count)))
+    }
+
+    /// Reads an object.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, u64)>, D::Error> {
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+struct InOrder;
+
+impl<'de> Visitor<'de> for InOrder {
+    type Value = Vec<(String, u64)>;
+
+    fn expecting(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        text.write_str("reasons and counts")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut counts = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            counts.push(entry);
+        }
+        Ok(counts)
+    }
+}
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Moment(#[serde(with = "moment")] SystemTime);
@@ -158,9 +189,6 @@ struct Optional<T>(Option<T>);
 
 #[derive(Serialize, Deserialize)]
 struct Many<T>(Vec<T>);
-
-#[derive(Serialize, Deserialize)]
-struct Counts(BTreeMap<String, u64>);
 
 impl From<&Option<SystemTime>> for Optional<Moment> {
     fn from(value: &Option<SystemTime>) -> Self {
@@ -231,17 +259,5 @@ impl From<&(u64, Estimate)> for Other {
 impl From<Other> for (u64, Estimate) {
     fn from(form: Other) -> Self {
         (form.samples, form.live_bytes)
-    }
-}
-
-impl From<&Vec<(String, u64)>> for Counts {
-    fn from(value: &Vec<(String, u64)>) -> Self {
-        Self(value.iter().cloned().collect())
-    }
-}
-
-impl From<Counts> for Vec<(String, u64)> {
-    fn from(form: Counts) -> Self {
-        form.0.into_iter().collect()
     }
 }

@@ -64,11 +64,19 @@ const INDEX: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-
     <li><a href=\"offcpu\">offcpu</a>: stalls by cause</li></ul>\
     <p>?target=NAME &#183; ?seconds=N &#183; ?since=WHEN &#183; ?at=WHEN &#183; ?debug=1</p></body></html>\n";
 
+/// An answer that says no.
+type Refusal = Box<Response>;
+
+fn refusal(status: StatusCode, reason: &str) -> Refusal {
+    Box::new(refuse(status, reason))
+}
+
 type Wishes = Query<HashMap<String, String>>;
 
 async fn memory(kind: Kind, State(shared): State<Shared>, Query(wishes): Wishes) -> Response {
     match memory_or_refusal(kind, &shared, wishes).await {
-        Ok(answer) | Err(answer) => answer,
+        Ok(answer) => answer,
+        Err(refusal) => *refusal,
     }
 }
 
@@ -76,24 +84,27 @@ async fn memory_or_refusal(
     kind: Kind,
     shared: &Shared,
     wishes: HashMap<String, String>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refusal> {
     let now = SystemTime::now();
     let (seconds, since, at) =
         (seconds(&wishes)?, moment(&wishes, "since", now)?, moment(&wishes, "at", now)?);
     if [seconds.is_some(), since.is_some(), at.is_some()].into_iter().filter(|asked| *asked).count() > 1 {
-        return Err(refuse(StatusCode::BAD_REQUEST, "only one of seconds, since and at makes sense at once"));
+        return Err(refusal(
+            StatusCode::BAD_REQUEST,
+            "only one of seconds, since and at makes sense at once",
+        ));
     }
     let places = if kind == Kind::Heap { &shared.intervals.heap } else { &shared.intervals.allocs };
     let place = place(places, seconds)?;
     let mut snapshot = shared.app.fresh().await;
     let mut earlier = None;
     if let Some(seconds) = seconds {
-        earlier = Some(snapshot.leaks.clone().ok_or_else(nobody_looks)?);
+        earlier = Some(snapshot.leaks.clone().ok_or_else(|| Box::new(nobody_looks()))?);
         tokio::time::sleep(seconds).await;
         snapshot = shared.app.fresh().await;
     }
     drop(place);
-    let newest = snapshot.leaks.clone().ok_or_else(nobody_looks)?;
+    let newest = snapshot.leaks.clone().ok_or_else(|| Box::new(nobody_looks()))?;
     let pictures = Arc::clone(&shared.app.pictures);
     let text = wishes.get("debug").is_some_and(|debug| debug != "0");
     let target = wishes.get("target").cloned();
@@ -101,11 +112,11 @@ async fn memory_or_refusal(
         let kept = |moment: Option<SystemTime>| match moment.map(|moment| pictures(moment)) {
             None => Ok(None),
             Some(Some(picture)) => Ok(Some(picture)),
-            Some(None) => Err(refuse(StatusCode::NOT_FOUND, "no picture of that time is kept")),
+            Some(None) => Err(refusal(StatusCode::NOT_FOUND, "no picture of that time is kept")),
         };
         let (picture, earlier) = match (kept(at), kept(since)) {
             (Ok(shown), Ok(before)) => (shown.unwrap_or(newest), before.or(earlier)),
-            (Err(refusal), _) | (_, Err(refusal)) => return refusal,
+            (Err(refusal), _) | (_, Err(refusal)) => return *refusal,
         };
         let program = target.as_deref().and_then(|name| program(&snapshot, name));
         show(&picture, earlier.as_deref(), &Wish { kind, target: target.as_deref(), program }, text)
@@ -151,13 +162,14 @@ fn program<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
 
 async fn offcpu(State(shared): State<Shared>, Query(wishes): Wishes) -> Response {
     match offcpu_or_refusal(&shared, &wishes).await {
-        Ok(answer) | Err(answer) => answer,
+        Ok(answer) => answer,
+        Err(refusal) => *refusal,
     }
 }
 
-async fn offcpu_or_refusal(shared: &Shared, wishes: &HashMap<String, String>) -> Result<Response, Response> {
+async fn offcpu_or_refusal(shared: &Shared, wishes: &HashMap<String, String>) -> Result<Response, Refusal> {
     if ["since", "at"].iter().any(|name| wishes.contains_key(*name)) {
-        return Err(refuse(StatusCode::BAD_REQUEST, "stalls have no history: use seconds"));
+        return Err(refusal(StatusCode::BAD_REQUEST, "stalls have no history: use seconds"));
     }
     let seconds = seconds(wishes)?;
     let place = place(&shared.intervals.offcpu, seconds)?;
@@ -179,7 +191,7 @@ async fn offcpu_or_refusal(shared: &Shared, wishes: &HashMap<String, String>) ->
         })
         .collect();
     if stalls.is_empty() {
-        return Err(refuse(
+        return Err(refusal(
             StatusCode::NOT_FOUND,
             "no such target whose stalls are looked at; / lists the targets",
         ));
@@ -190,21 +202,24 @@ async fn offcpu_or_refusal(shared: &Shared, wishes: &HashMap<String, String>) ->
 }
 
 /// A place among those that wait, if there is anything to wait for.
-fn place(places: &Semaphore, seconds: Option<Duration>) -> Result<Option<SemaphorePermit<'_>>, Response> {
+fn place(places: &Semaphore, seconds: Option<Duration>) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
     let Some(_) = seconds else { return Ok(None) };
     let full = |_| {
-        refuse(StatusCode::TOO_MANY_REQUESTS, "enough requests wait for an interval already: try again later")
+        refusal(
+            StatusCode::TOO_MANY_REQUESTS,
+            "enough requests wait for an interval already: try again later",
+        )
     };
     places.try_acquire().map(Some).map_err(full)
 }
 
 /// The interval that is asked for; zero is none, as Go's own server has it.
-fn seconds(wishes: &HashMap<String, String>) -> Result<Option<Duration>, Response> {
+fn seconds(wishes: &HashMap<String, String>) -> Result<Option<Duration>, Refusal> {
     let Some(text) = wishes.get("seconds") else { return Ok(None) };
     match text.parse::<u64>() {
         Ok(0) => Ok(None),
         Ok(seconds) if seconds <= MAX_SECONDS => Ok(Some(Duration::from_secs(seconds))),
-        _ => Err(refuse(StatusCode::BAD_REQUEST, &format!("seconds is a whole number up to {MAX_SECONDS}"))),
+        _ => Err(refusal(StatusCode::BAD_REQUEST, &format!("seconds is a whole number up to {MAX_SECONDS}"))),
     }
 }
 
@@ -213,12 +228,12 @@ fn moment(
     wishes: &HashMap<String, String>,
     name: &str,
     now: SystemTime,
-) -> Result<Option<SystemTime>, Response> {
+) -> Result<Option<SystemTime>, Refusal> {
     let Some(text) = wishes.get(name) else { return Ok(None) };
     let read = read_moment(text, now).ok_or_else(|| {
         let reason =
             format!("{name} is a time: seconds since the epoch, RFC 3339, or 10m for ten minutes ago");
-        refuse(StatusCode::BAD_REQUEST, &reason)
+        refusal(StatusCode::BAD_REQUEST, &reason)
     });
     read.map(Some)
 }
@@ -228,7 +243,7 @@ fn read_moment(text: &str, now: SystemTime) -> Option<SystemTime> {
         return UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?);
     }
     if let Ok(ago) = humantime::parse_duration(text) {
-        return now.checked_sub(ago);
+        return now.checked_sub(ago).filter(|moment| *moment >= UNIX_EPOCH);
     }
     humantime::parse_rfc3339_weak(text).ok()
 }

@@ -1,1 +1,183 @@
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Instant,
+};
 
+use super::*;
+use crate::{
+    snapshot::{AllocSnapshot, AllocState, LedgerSnapshot, ProcessInfo, ProcessSnapshot},
+    test_support::picture,
+};
+
+fn snapshot(leaks: Option<Picture>) -> Arc<Snapshot> {
+    let info =
+        Arc::new(ProcessInfo { pid: 4711, comm: "shop".to_owned(), exe: Some("/usr/bin/shop".to_owned()) });
+    let target = TargetSnapshot {
+        name: "shop".into(),
+        processes: vec![ProcessSnapshot { info, up: true, alloc: AllocState::Counting }],
+        processes_seen: 1,
+        observed: Duration::from_secs(60),
+        cpu_seconds: 0.0,
+        faults: (0, 0),
+        usage: None,
+        detail: None,
+        alloc: AllocSnapshot::default(),
+        ledger: Some(LedgerSnapshot::default()),
+        mappings: None,
+    };
+    Arc::new(Snapshot {
+        taken_at: picture::at(picture::TAKEN_AT),
+        taken: Instant::now(),
+        targets: vec![target],
+        losses: Vec::new(),
+        not_observed: Vec::new(),
+        forgotten: 0,
+        held_back: Duration::ZERO,
+        own: None,
+        leaks: leaks.map(Arc::new),
+    })
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// What the server answers to each of the requests, which are made at the same time.
+fn answers(leaks: Option<Picture>, paths: &[&str]) -> Vec<Answer> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (_sender, latest) = watch::channel(snapshot(leaks));
+    let context = Context { stall_threshold: Duration::from_millis(1), max_series: 1000 };
+    // One older picture is kept, of an hour before.
+    let kept = |moment| (moment < picture::at(picture::TAKEN_AT)).then(|| Arc::new(picture::realistic()));
+    let state = AppState { latest, ask: Arc::new(|| ()), context, waits: false, pictures: Arc::new(kept) };
+    runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, router(state)).await });
+        let requests: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
+                tokio::task::spawn_blocking(move || {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    stream.write_all(request.as_bytes()).unwrap();
+                    let mut answer = Vec::new();
+                    stream.read_to_end(&mut answer).unwrap();
+                    answer
+                })
+            })
+            .collect();
+        let mut answers = Vec::new();
+        for request in requests {
+            let answer = request.await.unwrap();
+            let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+            let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+            let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+            answers.push(Answer { status, head, body: answer[end + 4..].to_vec() });
+        }
+        server.abort();
+        answers
+    })
+}
+
+fn answer(path: &str) -> Answer {
+    answers(Some(picture::later(600)), &[path]).remove(0)
+}
+
+#[test]
+fn every_way_to_look_at_leaks_has_its_kind_of_content() {
+    for (path, kind) in [
+        ("/targets/shop", "text/html; charset=utf-8"),
+        ("/targets/shop/flamegraph.svg?value=lost", "image/svg+xml"),
+        ("/targets/shop/folded?value=allocated", "text/plain; charset=utf-8"),
+        ("/api/v1/leaks", "application/json"),
+        ("/debug/pprof/", "text/html; charset=utf-8"),
+        ("/debug/pprof/heap", "application/octet-stream"),
+        ("/debug/pprof/allocs?target=shop", "application/octet-stream"),
+        ("/debug/pprof/heap?debug=1", "text/plain; charset=utf-8"),
+        ("/debug/pprof/offcpu", "application/octet-stream"),
+        ("/", "text/html; charset=utf-8"),
+    ] {
+        let answer = answer(path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert!(answer.head.contains(&format!("content-type: {kind}")), "{path}: {}", answer.head);
+        assert!(!answer.body.is_empty(), "{path}");
+    }
+}
+
+#[test]
+fn a_name_with_a_slash_and_quotes_has_a_page_and_its_own_policy() {
+    let answer = answer("/targets/a%20%22b%22%2F%3Cc%3E");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().contains("<h1>a &quot;b&quot;/&lt;c&gt;</h1>"));
+    assert!(answer.head.contains("content-security-policy: default-src 'none'"), "{}", answer.head);
+}
+
+#[test]
+fn what_is_wrong_is_said_as_text_that_go_shows() {
+    for (path, status) in [
+        ("/debug/pprof/heap?target=nobody", 404),
+        ("/debug/pprof/heap?seconds=many", 400),
+        ("/debug/pprof/heap?seconds=100000", 400),
+        ("/debug/pprof/heap?since=yesterday", 400),
+        ("/debug/pprof/heap?since=1h&seconds=5", 400),
+        ("/debug/pprof/heap?at=9000000000", 404),
+        ("/debug/pprof/offcpu?target=nobody", 404),
+        ("/debug/pprof/offcpu?since=1h", 400),
+        ("/targets/nobody", 404),
+        ("/targets/shop?value=weight", 400),
+    ] {
+        let answer = answer(path);
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        assert!(answer.head.contains("x-go-pprof: 1"), "{path}: {}", answer.head);
+        assert!(answer.head.contains("content-type: text/plain"), "{path}: {}", answer.head);
+    }
+    for path in ["/debug/pprof/heap", "/debug/pprof/heap?seconds=1", "/api/v1/leaks", "/targets/shop"] {
+        let answer = answers(None, &[path]).remove(0);
+        assert_eq!(answer.status, 404, "{path}");
+        assert!(answer.text().contains("--leaks"), "{path}: {}", answer.text());
+    }
+}
+
+#[test]
+fn since_is_what_changed_and_at_is_what_was() {
+    let figure = |path: &str| {
+        let text = answer(path).text();
+        text.lines().next().unwrap().to_owned()
+    };
+    let (now, then) = (
+        figure("/debug/pprof/heap?debug=1&target=shop"),
+        figure("/debug/pprof/heap?debug=1&target=shop&at=1000"),
+    );
+    assert_ne!(now, then);
+    assert!(then.contains(": 14377984 ["), "{then}");
+    let change = figure("/debug/pprof/heap?debug=1&target=shop&since=1000");
+    // The leak's 6,144,000 more; the pool's half less; one site gone and one come.
+    assert!(change.contains(&format!(": {} [", 6_144_000 - 4_194_304 - 262_144 + 1024)), "{change}");
+}
+
+#[test]
+fn only_a_few_may_wait_for_an_interval_and_nobody_else_has_to_wait_for_them() {
+    let mut paths = vec!["/debug/pprof/offcpu?seconds=2"; 6];
+    paths.push("/debug/pprof/offcpu");
+    let mut statuses: Vec<_> = answers(None, &paths).iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses.pop(), Some(200));
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 200, 200, 429, 429]);
+}
+
+#[test]
+fn the_front_page_leads_to_every_targets_page() {
+    assert!(answer("/").text().contains("<a href=\"/targets/shop\">shop</a>"));
+    assert!(!answers(None, &["/"]).remove(0).text().contains("/targets/shop"), "there is nothing to see");
+}

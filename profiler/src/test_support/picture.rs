@@ -26,9 +26,9 @@ pub fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-/// An estimate with an interval of a tenth to either side.
+/// An estimate with an interval of an eighth to either side: exact in any format.
 pub fn about(value: f64) -> Estimate {
-    Estimate { value, low: value * 0.9, high: value * 1.1 }
+    Estimate { value, low: value * 0.875, high: value * 1.125 }
 }
 
 fn frame((object, build): (&str, &str), offset: u64, names: &[(&str, &str, u32)]) -> Frame {
@@ -60,7 +60,7 @@ pub fn site(id: &str, frames: Vec<Frame>, end: End, live: f64, judgement: Judgem
         live_bytes: if grows {
             live * (i + 1) as f64 / 64.0
         } else {
-            live * (1.0 + 0.1 * ((i % 7) as f64 - 3.0) / 3.0)
+            (live * (1.0 + 0.1 * ((i % 7) as f64 - 3.0) / 3.0)).round()
         },
     };
     SiteReport {
