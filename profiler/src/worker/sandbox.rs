@@ -17,6 +17,7 @@ const FILE_BYTES: u64 = 8 << 30;
 pub fn enter(memory: u64) -> io::Result<()> {
     // SAFETY: closes descriptors above the socket's. Nothing of ours is open yet: this is the beginning of the program.
     check(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) })?;
+    close_bounding_set();
     become_nobody();
     drop_capabilities()?;
     limit(libc::RLIMIT_AS, memory)?;
@@ -49,13 +50,16 @@ fn become_nobody() {
     }
 }
 
-fn drop_capabilities() -> io::Result<()> {
-    // Without the capability to do so it fails, and then there are none to be had by the bounding set either: no new
-    // privileges are gained from now on. Numbers that the kernel doesn't know are refused, too.
+/// Takes a capability itself. Without it this fails, and does no harm: no new privileges are gained from now on. Numbers that
+/// the kernel doesn't know are refused, too.
+fn close_bounding_set() {
     for capability in 0..64 {
         // SAFETY: plain numbers.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
     }
+}
+
+fn drop_capabilities() -> io::Result<()> {
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     // include/uapi/linux/capability.h: version 3 takes two sets of 32.
