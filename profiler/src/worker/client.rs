@@ -307,21 +307,33 @@ impl Worker {
             // What it was reading for the first time is the likelier cause.
             _ => reading.map_or(about, About::File),
         };
-        let strikes = match about {
-            About::File(key) => self.files.get_mut(&key).map(|file| &mut file.strikes),
+        self.strike(about);
+        death
+    }
+
+    fn strike(&mut self, about: About) {
+        let out = match about {
+            About::File(key) => {
+                let Some(file) = self.files.get_mut(&key) else { return };
+                file.strikes = file.strikes.saturating_add(1);
+                let out = file.strikes == STRIKES;
+                if out && file.debug.take().is_some() {
+                    // It may be the debug file's fault alone.
+                    file.strikes = 0;
+                }
+                out
+            }
             About::Space(id) => {
                 if self.suspects.len() >= SUSPECTS {
                     self.suspects.clear();
                 }
-                Some(self.suspects.entry(id).or_default())
+                let strikes = self.suspects.entry(id).or_default();
+                *strikes = strikes.saturating_add(1);
+                *strikes == STRIKES
             }
-            About::Nothing => None,
+            About::Nothing => false,
         };
-        if let Some(strikes) = strikes {
-            *strikes = strikes.saturating_add(1);
-            self.figures.quarantined += u64::from(*strikes == STRIKES);
-        }
-        death
+        self.figures.quarantined += u64::from(out);
     }
 
     fn ask(

@@ -253,3 +253,117 @@ impl Copied<'_> {
         place.saturating_add(8) > end && place - place.min(end) < STACK_LIMIT && place >= self.sp
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::worker::{
+        FileKey,
+        elf::{Load, Part},
+    };
+
+    /// A file whose unwind tables are these bytes; with or without an index that leads there.
+    fn image(tables: &[u8], index: Option<&[u8]>) -> Image {
+        let part = |address, bytes: &[u8]| Part { address, bytes: bytes.into() };
+        Image {
+            loads: vec![Load { offset: 0, address: 0, size: 0x10000, code: true }],
+            entry: 0,
+            index: index.map(|bytes| part(0x8000, bytes)),
+            tables: Some(part(0x9000, tables)),
+        }
+    }
+
+    fn mapped(image: Image) -> Mapped {
+        let code = Code::File(FileKey(0));
+        let module = Module { start: 0x10_0000, end: 0x11_0000, file_offset: 0, code };
+        Mapped::new(vec![module], &HashMap::from([(code, Arc::new(image))]))
+    }
+
+    /// One function (all of the file) with these instructions for its frame.
+    fn tables(instructions: &[u8]) -> Vec<u8> {
+        // CIE: version 1, no augmentation, code factor 1, data factor -8, return address in register 16.
+        let mut bytes = vec![0, 0, 0, 0, 1, 0, 1, 0x78, 16];
+        bytes.resize(16, 0);
+        let mut tables = vec![12, 0, 0, 0];
+        tables.extend_from_slice(&bytes[..12]);
+        let length = 4 + 16 + instructions.len() as u32;
+        tables.extend_from_slice(&length.to_le_bytes());
+        // Where the CIE is, seen from here.
+        tables.extend_from_slice(&20_u32.to_le_bytes());
+        tables.extend_from_slice(&0_u64.to_le_bytes());
+        tables.extend_from_slice(&0x10000_u64.to_le_bytes());
+        tables.extend_from_slice(instructions);
+        tables.extend_from_slice(&[0; 4]);
+        tables
+    }
+
+    fn words(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    const START: [u64; 3] = [0x10_0100, 0x7000_0000, 0];
+
+    #[test]
+    fn tables_lead_from_frame_to_frame() {
+        // CFA: stack pointer + 16; return address at CFA - 8.
+        let mut mapped = mapped(image(&tables(&[0x0c, 7, 16, 0x90, 1]), None));
+        let unwound = mapped.unwind(START, true, &words(&[0, 0x10_0200, 0, 0x10_0300, 0, 0]));
+        let offsets: Vec<u64> = unwound.frames.iter().map(|frame| frame.offset).collect();
+        assert_eq!(offsets, [0xff, 0x1ff, 0x2ff]);
+        assert_eq!(unwound.end, End::Complete, "a return address of zero");
+    }
+
+    #[test]
+    fn tables_that_lead_in_circles_end() {
+        for instructions in [
+            // CFA: stack pointer + 0, with the return address above it.
+            &[0x0c, 7, 0, 0x90, 1][..],
+            // CFA by an expression: the stack pointer; the return address is the instruction pointer.
+            &[0x0f, 2, 0x77, 0, 0x16, 16, 2, 0x80, 0][..],
+            // An expression that jumps to its own beginning.
+            &[0x0f, 3, 0x2f, 0xfd, 0xff, 0x90, 1][..],
+        ] {
+            let mut mapped = mapped(image(&tables(instructions), None));
+            let unwound = mapped.unwind(START, true, &words(&[0x10_0100; 64]));
+            assert_eq!((unwound.frames.len(), unwound.end), (1, End::Lost), "{instructions:x?}");
+        }
+    }
+
+    #[test]
+    fn code_of_nobody_is_followed_by_frame_pointers_and_a_probed_return_is_the_end() {
+        let module = |start, code| Module { start, end: start + 0x1000, file_offset: 0, code };
+        let modules = vec![module(0x1000, Code::Anonymous), module(0x9000, Code::Uprobes)];
+        let mut mapped = Mapped::new(modules, &HashMap::new());
+        let registers = [0x1100, 0x7000_0000, 0x7000_0010];
+        let stack = words(&[1, 2, 0x7000_0030, 0x1200, 3, 4, 0x7000_0050, 0x9001, 0, 0]);
+        let unwound = mapped.unwind(registers, true, &stack);
+        let offsets: Vec<u64> = unwound.frames.iter().map(|frame| frame.offset).collect();
+        assert_eq!((offsets.as_slice(), unwound.end), (&[0x10ff, 0x11ff][..], End::Lost));
+    }
+
+    proptest! {
+        #[test]
+        fn any_tables_and_any_stack_end(
+            instructions in prop::collection::vec(any::<u8>(), 0..40),
+            raw in prop::collection::vec(any::<u8>(), 0..200),
+            index in prop::option::of(prop::collection::vec(any::<u8>(), 0..60)),
+            stack in prop::collection::vec(prop_oneof![0x10_0000..0x11_0000_u64, 0x7000_0000..0x7000_0800_u64, any::<u64>()], 0..200),
+            registers in any::<[u64; 3]>(),
+            returned in any::<bool>(),
+        ) {
+            for tables in [tables(&instructions), raw] {
+                let mut mapped = mapped(image(&tables, index.as_deref()));
+                for registers in [START, [0x10_0100, 0x7000_0000, 0x7000_0010], registers] {
+                    // Arithmetic on hostile numbers may panic in what we use; the process answers that it failed.
+                    let stack = words(&stack);
+                    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| mapped.unwind(registers, returned, &stack)));
+                    if let Ok(unwound) = unwound {
+                        prop_assert!(unwound.frames.len() <= MAX_FRAMES);
+                    }
+                }
+            }
+        }
+    }
+}
