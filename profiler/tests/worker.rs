@@ -280,7 +280,7 @@ fn damaged_files_have_no_names_and_the_next_file_has() {
     for (what, bytes) in damaged {
         if what.contains("bomb") {
             // It may be resting after the last deaths.
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(Duration::from_secs(3));
         }
         let path = write(&bytes);
         let debug =
@@ -291,7 +291,7 @@ fn damaged_files_have_no_names_and_the_next_file_has() {
         for key in [key, debug] {
             let names = known.worker.symbolise(key, &[offset, 0, u64::MAX]);
             assert_eq!(names.len(), 3, "{what}");
-            std::thread::sleep(Duration::from_millis(if what.contains("bomb") { 300 } else { 0 }));
+            std::thread::sleep(Duration::from_millis(if what.contains("bomb") { 1500 } else { 0 }));
         }
         // As a module, too.
         let mut space = known.space.clone();
@@ -303,7 +303,14 @@ fn damaged_files_have_no_names_and_the_next_file_has() {
         let _any = known.worker.unwind(&space, &registers, true, &known.captured.stack);
         if what.contains("bomb") {
             assert!(known.worker.figures().crashed > crashed, "{what}: {:?}", known.worker.figures());
-            let names = known.worker.symbolise(debug, &[offset]).remove(0);
+            let mut names = Vec::new();
+            for _ in 0..5 {
+                names = known.worker.symbolise(debug, &[offset]).remove(0);
+                if !names.is_empty() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_secs(2));
+            }
             assert_eq!(&*names[0].name, "allocates", "without the debug file that kills");
         }
         assert!(asked.elapsed() < Duration::from_secs(20), "{what}: {:?}", asked.elapsed());
@@ -311,7 +318,7 @@ fn damaged_files_have_no_names_and_the_next_file_has() {
         known.worker.remove_file(debug);
         std::fs::remove_file(&path).unwrap();
     }
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(4));
     known.space.id += 1 << 40;
     assert_eq!(known.innermost(), ["allocates"], "{:?}", known.worker.figures());
 }
