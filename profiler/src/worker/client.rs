@@ -22,7 +22,9 @@ use crate::{
 
 /// Who kills the process so often is not asked about again.
 const STRIKES: u8 = 2;
-/// The pause before the process is started again, after it has died twice in a row; doubled each time.
+/// So many times in a row it is started again at once.
+const AT_ONCE: u32 = 3;
+/// The pause before it is started after that; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A process that has lived so long died of something new.
@@ -283,10 +285,9 @@ impl Worker {
 
     fn pause(&mut self) {
         self.deaths = self.deaths.saturating_add(1);
-        // The first time, at once.
-        let doublings = self.deaths.saturating_sub(2).min(10);
-        let pause = FIRST_PAUSE.saturating_mul(1 << doublings).min(LONGEST_PAUSE);
-        self.not_before = (self.deaths > 1).then(|| Instant::now() + pause);
+        let Some(doublings) = self.deaths.checked_sub(AT_ONCE + 1) else { return };
+        let pause = FIRST_PAUSE.saturating_mul(1 << doublings.min(10)).min(LONGEST_PAUSE);
+        self.not_before = Some(Instant::now() + pause);
     }
 
     fn died(&mut self, error: &io::Error, about: About) -> Death {
@@ -298,26 +299,41 @@ impl Worker {
         match death {
             Death::Late => self.figures.killed_for_time += 1,
             Death::Refused => self.figures.refused += 1,
-            Death::Crashed => self.figures.crashed += 1,
+            Death::Killed | Death::Crashed => self.figures.crashed += 1,
         }
         self.pause();
-        // What it was reading for the first time is the likelier cause.
-        let about = reading.map_or(about, About::File);
-        let strikes = match about {
-            About::File(key) => self.files.get_mut(&key).map(|file| &mut file.strikes),
+        let about = match death {
+            Death::Killed => About::Nothing,
+            // What it was reading for the first time is the likelier cause.
+            _ => reading.map_or(about, About::File),
+        };
+        self.strike(about);
+        death
+    }
+
+    fn strike(&mut self, about: About) {
+        let out = match about {
+            About::File(key) => {
+                let Some(file) = self.files.get_mut(&key) else { return };
+                file.strikes = file.strikes.saturating_add(1);
+                let out = file.strikes == STRIKES;
+                if out && file.debug.take().is_some() {
+                    // It may be the debug file's fault alone.
+                    file.strikes = 0;
+                }
+                out
+            }
             About::Space(id) => {
                 if self.suspects.len() >= SUSPECTS {
                     self.suspects.clear();
                 }
-                Some(self.suspects.entry(id).or_default())
+                let strikes = self.suspects.entry(id).or_default();
+                *strikes = strikes.saturating_add(1);
+                *strikes == STRIKES
             }
-            About::Nothing => None,
+            About::Nothing => false,
         };
-        if let Some(strikes) = strikes {
-            *strikes = strikes.saturating_add(1);
-            self.figures.quarantined += u64::from(*strikes == STRIKES);
-        }
-        death
+        self.figures.quarantined += u64::from(out);
     }
 
     fn ask(

@@ -28,7 +28,9 @@ pub enum Death {
     Late,
     /// It made a system call that it must not make.
     Refused,
-    /// It ended by itself or by somebody else.
+    /// Somebody else killed it: no file's fault.
+    Killed,
+    /// It ended by itself.
     Crashed,
 }
 
@@ -127,7 +129,7 @@ impl Running {
 
     /// Ends it and says why it failed: `error` is what came instead of an answer.
     pub fn bury(mut self, error: &io::Error) -> (Death, Option<u32>) {
-        let late = wire::is_late(error);
+        let (late, nonsense) = (wire::is_late(error), error.kind() == io::ErrorKind::InvalidData);
         if late {
             let _gone = self.child.kill();
         }
@@ -138,6 +140,7 @@ impl Running {
             _ if late => Death::Late,
             Some(libc::SIGALRM) => Death::Late,
             Some(libc::SIGSYS) => Death::Refused,
+            Some(libc::SIGKILL) if !nonsense => Death::Killed,
             _ => Death::Crashed,
         };
         (death, self.reading)

@@ -17,6 +17,7 @@ const FILE_BYTES: u64 = 8 << 30;
 pub fn enter(memory: u64) -> io::Result<()> {
     // SAFETY: closes descriptors above the socket's. Nothing of ours is open yet: this is the beginning of the program.
     check(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) })?;
+    close_bounding_set();
     become_nobody();
     drop_capabilities()?;
     limit(libc::RLIMIT_AS, memory)?;
@@ -49,13 +50,16 @@ fn become_nobody() {
     }
 }
 
-fn drop_capabilities() -> io::Result<()> {
-    // Without the capability to do so it fails, and then there are none to be had by the bounding set either: no new
-    // privileges are gained from now on. Numbers that the kernel doesn't know are refused, too.
+/// Takes a capability itself. Without it this fails, and does no harm: no new privileges are gained from now on. Numbers that
+/// the kernel doesn't know are refused, too.
+fn close_bounding_set() {
     for capability in 0..64 {
         // SAFETY: plain numbers.
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
     }
+}
+
+fn drop_capabilities() -> io::Result<()> {
     // SAFETY: plain numbers.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     // include/uapi/linux/capability.h: version 3 takes two sets of 32.
@@ -241,4 +245,87 @@ fn forbid_calls() -> io::Result<()> {
 
 fn check(result: c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+
+    /// How a process ends that does this in the sandbox: its status, as wait(2) gives it.
+    fn inside(what: fn() -> bool) -> c_int {
+        // SAFETY: the child makes plain system calls and allocates (which glibc allows after a fork), and leaves by _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let code = match enter(1 << 30) {
+                Ok(()) => c_int::from(!what()),
+                Err(_) => 9,
+            };
+            // SAFETY: ends the child without running what belongs to the parent.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 0;
+        // SAFETY: our own child.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        status
+    }
+
+    fn assert_deadly(what: fn() -> bool) {
+        let status = inside(what);
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS, "{status:#x}");
+    }
+
+    fn assert_true(what: fn() -> bool) {
+        let status = inside(what);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status:#x}");
+    }
+
+    fn opens(path: &CStr, flags: c_int) -> bool {
+        // SAFETY: a name that ends with a zero.
+        unsafe { libc::open(path.as_ptr(), flags, 0o600) >= 0 }
+    }
+
+    #[test]
+    fn what_only_an_intruder_would_do_is_the_end() {
+        // SAFETY: plain numbers, here and below.
+        assert_deadly(|| unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) } >= 0);
+        // SAFETY: as above.
+        assert_deadly(|| unsafe { libc::kill(1, 0) } == 0);
+        // SAFETY: as above.
+        assert_deadly(|| unsafe { libc::fork() } >= 0);
+        // SAFETY: as above.
+        assert_deadly(
+            || unsafe { libc::syscall(libc::SYS_tgkill, libc::getppid(), libc::getppid(), 0) } == 0,
+        );
+        assert_deadly(|| {
+            let program = c"/bin/true".as_ptr();
+            // SAFETY: lists that end with a null.
+            unsafe {
+                libc::execve(program, [program, std::ptr::null()].as_ptr(), [std::ptr::null()].as_ptr()) == 0
+            }
+        });
+        // A call by the 32-bit door has other numbers.
+        // SAFETY: getpid by the numbers of x32.
+        assert_deadly(|| unsafe { libc::syscall(0x4000_0000 + libc::SYS_getpid) } >= 0);
+    }
+
+    #[test]
+    fn files_are_opened_for_reading_only_and_secrets_not_at_all() {
+        assert_true(|| opens(c"/proc/self/statm", libc::O_RDONLY));
+        assert_true(|| !opens(c"/tmp/profiler-sandbox", libc::O_WRONLY | libc::O_CREAT));
+        assert_true(|| !opens(c"/dev/null", libc::O_RDWR));
+        assert_true(|| !opens(c"/tmp", libc::O_TMPFILE | libc::O_RDWR));
+        assert_true(|| !opens(c"/etc/shadow", libc::O_RDONLY));
+    }
+
+    #[test]
+    fn memory_ends_at_its_limit_and_descriptors_are_closed() {
+        assert_true(|| {
+            let mut memory: Vec<u8> = Vec::new();
+            memory.try_reserve_exact(2 << 30).is_err() && memory.try_reserve_exact(1 << 20).is_ok()
+        });
+        // SAFETY: asks for a descriptor's flags.
+        assert_true(|| (3..1024).all(|descriptor| unsafe { libc::fcntl(descriptor, libc::F_GETFD) } < 0));
+    }
 }
