@@ -193,6 +193,12 @@ pub const POINTER_ALIGNMENT: u32 = 1 << 4;
 pub const ZERO_RESIZES: u32 = 1 << 5;
 /// `realloc(NULL, n)` fails: the function resizes only (jemalloc's `rallocx`).
 pub const NULL_FAILS: u32 = 1 << 6;
+/// The function stores the block's address where its third argument points to, and returns zero when it has succeeded
+/// (`posix_memalign`). That argument is in the third register.
+pub const RESULT_IN_MEMORY: u32 = 1 << 7;
+/// Calls are counted here and nothing else: what happens to the blocks is seen elsewhere as well.
+pub const ONLY_COUNTED: u32 = 1 << 8;
+
 /// What the kernel side must know of one probe site. Value of the `ALLOC_SITES` map; the key is the attach cookie.
 ///
 /// A site is a function's own probe, or stands for all instructions by which the allocator calls that function itself;

@@ -94,6 +94,9 @@ pub fn weight(threshold: u64) -> f64 {
 /// Bytes of a thread's stack that are copied with a sample, at most.
 pub const STACK_BYTES: usize = 16 * 1024;
 
+/// So much of a stack is copied at once, from a multiple of it: if any of it can't be read, all of it is zeroes.
+pub const STACK_PIECE: usize = 512;
+
 /// What a [`SampleHeader`] tells. Number of [`SampleHeader::kind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -135,7 +138,8 @@ pub struct Registers {
     pub rest: [u64; 5],
 }
 
-/// One entry of the ring buffer `SAMPLES`; for kinds with a stack, `stack_bytes` bytes from `registers.sp` upwards follow.
+/// One entry of the ring buffer `SAMPLES`; for kinds with a stack, `stack_bytes` bytes from `registers.sp` upwards follow, behind
+/// the `sp % STACK_PIECE` bytes that lie below. What is behind them means nothing: entries come in a few sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct SampleHeader {

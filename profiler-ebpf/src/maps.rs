@@ -51,9 +51,10 @@ pub static PROCESS_EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 pub static EVENT_SCOPE: Array<u32> = Array::with_max_entries(1, 0);
 
-/// One entry: hits of the probe by which the user side finds out at start whether probes work as they should.
+/// Entries and returns that were seen of the function by which the user side finds out at start whether probes work as they
+/// should.
 #[map]
-pub static TRIALS: Array<u64> = Array::with_max_entries(1, 0);
+pub static TRIALS: Array<u64> = Array::with_max_entries(2, 0);
 
 /// Key: thread id. Created by the user side (threads that exist at attach) and by the first wake-up of a new thread;
 /// written by scheduler events; read by the user side.

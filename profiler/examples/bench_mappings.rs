@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn bench(seconds: f64) -> anyhow::Result<()> {
-    let wanted = Wanted { alloc: false, stalls: false, mappings: true, growth: None };
+    let wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None };
     let plan = Plan::decide(wanted, &Facts::gather())?;
     let mut results: [Vec<f64>; 5] = Default::default();
     let began = std::time::Instant::now();

@@ -202,17 +202,27 @@ impl Bench {
             Way::None => self.ask(way),
             Way::EmptySites => self.with_empty(way, self.sites),
             Way::EmptySymbols => self.with_empty(way, self.symbols),
-            Way::Counting => {
-                self.with_session(way, Wanted { alloc: true, stalls: false, mappings: false, growth: None })
-            }
-            Way::CountingAndStalls => {
-                self.with_session(way, Wanted { alloc: true, stalls: true, mappings: false, growth: None })
-            }
+            Way::Counting => self.with_session(
+                way,
+                Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None },
+            ),
+            Way::CountingAndStalls => self.with_session(
+                way,
+                Wanted { alloc: true, stalls: true, mappings: false, samples: false, growth: None },
+            ),
         }
     }
 
     fn with_empty(&mut self, way: Way, offsets: [u64; 2]) -> anyhow::Result<f64> {
-        let plan = Plan { alloc: true, stalls: false, mappings: false, events: false, multi: true };
+        let plan = Plan {
+            alloc: true,
+            stalls: false,
+            mappings: false,
+            events: false,
+            multi: true,
+            samples: false,
+            sessions: false,
+        };
         let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 1 }, Duration::from_millis(1), false)?;
         let mut links = Vec::new();
         for offset in offsets {

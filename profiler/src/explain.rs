@@ -207,7 +207,7 @@ fn probe(hook: &Hook) -> Probe {
         reason: hook.site.reason.clone(),
         registers: registers.map(|register| format!("{register:?}").to_lowercase()).collect(),
         internal_calls: hook.internal_calls.iter().map(|call| call.address).collect(),
-        notes: hook.notes.clone(),
+        notes: hook.caveats(),
     }
 }
 

@@ -137,8 +137,13 @@ impl Sampler {
     /// Loads the kernel side and attaches to what exists.
     fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>)> {
         let config = &self.config;
-        let wanted =
-            Wanted { alloc: config.alloc, stalls: config.stalls, mappings: config.mappings, growth: None };
+        let wanted = Wanted {
+            alloc: config.alloc,
+            stalls: config.stalls,
+            mappings: config.mappings,
+            samples: false,
+            growth: None,
+        };
         let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
         let places = config.places();
         let mut session = Session::open(wanted, places, config.stall_threshold, config.trace, images)?;

@@ -1,6 +1,8 @@
 //! The programs, one file per family; `sample` is how all of them tell samples.
 
 mod alloc;
+mod call;
+mod chosen;
 mod empty;
 mod growth;
 mod loaded;

@@ -5,15 +5,14 @@ use core::mem::size_of;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_probe_read_user};
 use profiler_common::{
     outcome::Outcome,
-    sample::{STACK_BYTES, SampleHeader},
+    sample::{STACK_BYTES, STACK_PIECE, SampleHeader},
 };
 
+pub use super::sched::now;
 use crate::maps::{SAMPLE_IDS, SAMPLES, count, fetch_add};
 
 /// Pages are what a stack is readable by.
 const PAGE: u64 = 4096;
-/// So much of the stack is copied at once; if any of it can't be read, all of it is missing.
-const PIECE: usize = 512;
 
 /// An entry with room for so many bytes of stack.
 #[repr(C)]
@@ -90,29 +89,28 @@ fn readable(sp: u64) -> u64 {
 fn reserve_and_fill<const BYTES: usize>(header: &SampleHeader, bytes: u64) -> bool {
     let Some(mut entry) = SAMPLES.reserve::<Entry<BYTES>>(0) else { return false };
     let at = entry.as_mut_ptr();
-    let sp = header.registers.sp;
-    // Pieces end where a page may, so that none fails for the next one's sake: the first is shorter.
-    let first = PIECE - (sp as usize & (PIECE - 1));
-    let room = (first + BYTES - PIECE) as u64;
-    let stack_bytes = if bytes < room { bytes } else { room } as u32;
+    // Pieces end where a page may, so that none fails for the next one's sake.
+    let lead = header.registers.sp % STACK_PIECE as u64;
+    let room = BYTES as u64 - lead;
+    let stack_bytes = if bytes < room { bytes } else { room };
     // SAFETY: room for an entry, aligned to 8, that is ours until it is submitted.
     let stack = unsafe {
-        (&raw mut (*at).header).write(SampleHeader { stack_bytes, ..*header });
+        (&raw mut (*at).header).write(SampleHeader { stack_bytes: stack_bytes as u32, ..*header });
         (&raw mut (*at).stack).cast::<u8>()
     };
-    // SAFETY: a piece inside the entry. The helper checks what it reads, and fills with zeroes what it can't.
-    unsafe { bpf_probe_read_user(stack.cast(), first as u32, sp as *const _) };
-    let mut rest = 0;
-    while rest < BYTES - PIECE && first + rest < stack_bytes as usize {
-        // SAFETY: as above: `first` is at most a piece.
+    let start = header.registers.sp - lead;
+    let mut offset = 0;
+    while offset < BYTES && (offset as u64) < lead + stack_bytes {
+        // SAFETY: a piece inside the entry. The helper checks what it reads, and fills with zeroes what it can't.
         unsafe {
-            let from = sp.wrapping_add((first + rest) as u64) as *const _;
-            bpf_probe_read_user(stack.add(first + rest).cast(), PIECE as u32, from);
+            let from = start.wrapping_add(offset as u64) as *const _;
+            bpf_probe_read_user(stack.add(offset).cast(), STACK_PIECE as u32, from);
         }
-        rest += PIECE;
+        offset += STACK_PIECE;
     }
     entry.submit(0);
     true
 }
 
-const _: () = assert!(STACK_BYTES % PAGE as usize == 0 && size_of::<Entry<STACK_BYTES>>() % 8 == 0);
+const _: () = assert!(PAGE as usize % STACK_PIECE == 0 && STACK_BYTES % STACK_PIECE == 0);
+const _: () = assert!(size_of::<Entry<STACK_BYTES>>() % 8 == 0);

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use super::InternalCall;
 use super::flow::Flow;
-use super::site::{disassemble, is_long_jump};
+use super::site::is_long_jump;
 use super::text::{MAX_INSTRUCTION, SlotJump, Text};
 
 /// Direct calls of one function that are taken for the allocator's own. With more than any glibc has, the rule above
@@ -290,11 +290,7 @@ impl<'t, 'a> Callers<'t, 'a> {
             }
             reached |= flow.instructions.contains(&source);
         }
-        let listed = InternalCall {
-            address: source,
-            file_offset: self.text.file_offset_of(source)?,
-            instruction: disassemble(&instruction),
-        };
+        let listed = InternalCall::at(self.text, source)?;
         reached.then_some(listed)
     }
 

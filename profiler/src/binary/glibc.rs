@@ -12,7 +12,7 @@ use super::callers::{Callers, Flows, Own, places};
 use super::elf::{Elf, Export};
 use super::flow::Flow;
 use super::names::{Meaning, meaning};
-use super::site::choose_in;
+use super::sampling::{Chosen, choose_sampled};
 use super::text::Text;
 use super::{Allocator, Hook, Layer, LeftOut, LeftOutReason};
 
@@ -116,11 +116,10 @@ pub(super) fn hooks<'t, 'a>(
     for &(function, address) in &entries {
         let flow = flows.from(address);
         let (op, mut registers) = recipe(function);
-        let site = match choose_in(text, &flow, address, &registers[..op.arguments()], true) {
-            Ok((site, places)) => {
-                registers[..places.len()].copy_from_slice(&places);
-                site
-            }
+        let names = names_at(exports, address);
+        let chosen = choose_sampled(text, &flow, address, (function, op, &names), &mut registers);
+        let Chosen { site, flags: of_site, not_sampled } = match chosen {
+            Ok(chosen) => chosen,
             Err(error) => {
                 leave_out(function, LeftOutReason::NoSite(error));
                 continue;
@@ -133,7 +132,7 @@ pub(super) fn hooks<'t, 'a>(
         let runs_on_into = |other: AllocFunction| {
             addresses.get(&other).is_some_and(|&to| to != address && flow.jumps_to(to))
         };
-        let flags = flags(function, &addresses, &small, runs_on_into);
+        let flags = of_site | flags(function, &addresses, &small, runs_on_into);
         for &(other, _) in entries.iter().filter(|&&(other, _)| other != function && runs_on_into(other)) {
             if !is_expected(function, other) {
                 notes.push(format!("some calls run on into {} and are counted at both", other.name()));
@@ -175,12 +174,13 @@ pub(super) fn hooks<'t, 'a>(
             op,
             registers,
             entry_registers: recipe(function).1,
-            names: names_at(exports, address),
+            names,
             address,
             site,
             flags,
             internal_calls,
             notes,
+            not_sampled,
         });
     }
     left_out.sort_by_key(|&(function, _)| function);

@@ -14,7 +14,7 @@ use super::forwards::Forwards;
 use super::goals::{Goal, Goals};
 use super::layers::{ALL_INSTRUCTIONS, Ground, ground};
 use super::names::{Kind, Meaning, meaning};
-use super::site::choose_in;
+use super::sampling::{Chosen, choose_sampled};
 use super::text::Text;
 use super::wrappers::{Ways, takes_itself, ways};
 use super::{
@@ -216,12 +216,12 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
         let flow = flows.from(candidate.address);
         let op = candidate.role.op;
         let mut registers = candidate.registers();
-        let chosen = choose_in(self.text, &flow, candidate.address, &registers[..op.arguments()], true);
-        let (site, places) = match chosen {
+        let meaning = (candidate.role.function, op, candidate.names.as_slice());
+        let chosen = choose_sampled(self.text, &flow, candidate.address, meaning, &mut registers);
+        let Chosen { site, flags: of_site, not_sampled } = match chosen {
             Ok(chosen) => chosen,
             Err(error) => return self.leave_out(candidate, LeftOutReason::NoSite(error)),
         };
-        registers[..places.len()].copy_from_slice(&places);
         let mut notes: Vec<String> = unknown(candidate).map(str::to_owned).into_iter().collect();
         if !flow.complete {
             notes.push("the function is too long to be followed to its ends".to_string());
@@ -236,9 +236,10 @@ impl<'t, 'a> Analysis<'_, 't, 'a> {
             names: candidate.names.clone(),
             address: candidate.address,
             site,
-            flags: flags(candidate),
+            flags: flags(candidate) | of_site,
             internal_calls,
             notes,
+            not_sampled,
         });
     }
 

@@ -13,6 +13,7 @@
 //!   texts that code refers to.
 //! - `goals`: where branches lead to; `wrappers`: functions that only pass calls on; `layers`: code that stands on an allocator;
 //!   `forwards`: code that leaves its calls to something behind a pointer.
+//! - `sampling`: the same for functions whose returns are to be taken.
 //! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
 //! - `glibc`: everything together for glibc; `hooks`: for all others.
 //! - [`python`]: the allocator interfaces of a Python interpreter.
@@ -33,6 +34,7 @@ mod marks;
 mod minidebug;
 mod names;
 pub mod python;
+mod sampling;
 mod sections;
 pub mod site;
 mod symbols;
@@ -47,6 +49,7 @@ use profiler_common::alloc::{AllocFunction, AllocOp, Register};
 pub use callers::MAX_INTERNAL_CALLS;
 pub use debug_file::{check_debug_file, debug_file_parts, debug_files, is_build_id};
 pub use error::{BinaryError, DebugFileError};
+pub use sampling::NotSampled;
 pub use site::{Site, SiteError, SiteKind};
 pub use symbols::{Function, SymbolSource, Symbols, symbols};
 
@@ -259,6 +262,8 @@ pub struct Hook {
     pub internal_calls: Vec<InternalCall>,
     /// What isn't exact here, in words.
     pub notes: Vec<String>,
+    /// Why its calls can't be sampled; `None` if they can.
+    pub not_sampled: Option<NotSampled>,
 }
 
 /// A call of a hooked function that the allocator makes itself, or a jump to it: directly, or through the procedure linkage
@@ -275,6 +280,8 @@ pub struct InternalCall {
     pub file_offset: u64,
     /// The instruction, in the syntax of the GNU assembler.
     pub instruction: String,
+    /// Where in the file the call returns to; `None` for a jump.
+    pub returns_to: Option<u64>,
 }
 
 /// A function of a known allocator without a hook.

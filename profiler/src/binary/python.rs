@@ -28,7 +28,9 @@ use super::elf::Elf;
 use super::flow::Flow;
 use super::site::{choose_in, disassemble, is_emulated};
 use super::text::Text;
-use super::{BinaryError, Class, Hook, Layer, LeftOut, LeftOutReason, PythonDomain, Site, SiteKind};
+use super::{
+    BinaryError, Class, Hook, Layer, LeftOut, LeftOutReason, NotSampled, PythonDomain, Site, SiteKind,
+};
 pub use dispatch::Argument;
 use dispatch::{Dispatch, Walker};
 pub use table::{Current, Table};
@@ -216,6 +218,7 @@ impl Python {
             flags: if function == AllocFunction::Realloc { ZERO_RESIZES } else { 0 },
             internal_calls: Vec::new(),
             notes: Vec::new(),
+            not_sampled: Some(NotSampled::Layer),
         }
     }
 
@@ -441,5 +444,6 @@ fn site_at(text: &Text<'_>, at: u64, name: &str) -> Option<Site> {
         instruction: disassemble(&instruction),
         kind,
         reason: format!("a copy of {name}: {what}"),
+        at_entry_depth: false,
     })
 }

@@ -49,6 +49,9 @@ pub struct Site {
     pub kind: SiteKind,
     /// Why this place, in a sentence.
     pub reason: String,
+    /// Whether the stack pointer is as at the entry for certain: at the return address. Only there a return may be taken, as
+    /// the kernel puts an address of its own where the stack pointer points.
+    pub at_entry_depth: bool,
 }
 
 /// Why a function can't be probed.
@@ -101,11 +104,12 @@ pub(super) fn choose_in(
     if let Some(branch) = back.find(|branch| !(long_jumps_back && is_long_jump(text, branch.source))) {
         return Err(SiteError::EntryRepeats { from: branch.source });
     }
-    let site = |address: u64, instruction: &Instruction, kind, reason| {
+    let site = |address: u64, instruction: &Instruction, kind, reason, at_entry_depth| {
         let file_offset = text.file_offset_of(address).ok_or(SiteError::NoExecutableBytes)?;
         let instruction = disassemble(instruction);
-        Ok(Site { offset: address - entry, file_offset, instruction, kind, reason })
+        Ok(Site { offset: address - entry, file_offset, instruction, kind, reason, at_entry_depth })
     };
+    let mut at_entry_depth = true;
     let intruder = first_intruder(text, flow, entry);
     let mut info = InstructionInfoFactory::new();
     let mut places = Places::new(arguments);
@@ -136,12 +140,14 @@ pub(super) fn choose_in(
             if places.moved() {
                 reason = reason.replace("arguments intact", "arguments intact or copied");
             }
-            return Ok((site(at, &instruction, SiteKind::Emulated, reason)?, places.registers()));
+            let site = site(at, &instruction, SiteKind::Emulated, reason, at_entry_depth)?;
+            return Ok((site, places.registers()));
         }
         if instruction.flow_control() != FlowControl::Next || ends_path(&instruction) {
             why_not = format!("`{}` at +{} leaves the straight way", disassemble(&instruction), at - entry);
             break;
         }
+        at_entry_depth &= !moves_stack(&mut info, &instruction);
         if let Some(argument) = places.follow(&mut info, &instruction) {
             let number =
                 Register::ARGUMENTS.iter().position(|&register| register == argument).unwrap_or(0) + 1;
@@ -155,7 +161,7 @@ pub(super) fn choose_in(
         return Err(SiteError::Refused { instruction: disassemble(&first) });
     }
     let reason = format!("the entry, single-stepped by the kernel: {why_not}");
-    Ok((site(entry, &first, SiteKind::SingleStepped, reason)?, arguments.to_vec()))
+    Ok((site(entry, &first, SiteKind::SingleStepped, reason, true)?, arguments.to_vec()))
 }
 
 /// Whether the instruction at an address is a `jmp` of five bytes: always taken, and emulated by the kernel.
@@ -295,6 +301,14 @@ fn general(register: iced_x86::Register) -> Option<Register> {
         R::R15 => Register::R15,
         _ => return None,
     })
+}
+
+/// Whether an instruction writes the stack pointer, or may.
+fn moves_stack(info: &mut InstructionInfoFactory, instruction: &Instruction) -> bool {
+    let used = info.info(instruction).used_registers();
+    let is_pointer = |register: iced_x86::Register| register.full_register() == iced_x86::Register::RSP;
+    used.iter().any(|used| is_pointer(used.register()) && writes(used.access()))
+        || instruction.stack_pointer_increment() != 0
 }
 
 fn writes(access: OpAccess) -> bool {

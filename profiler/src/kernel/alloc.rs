@@ -13,10 +13,11 @@ use aya::maps::{MapData, PerCpuValues};
 use profiler_common::{
     alloc::{AllocCounts, AllocSite, BANKS, SiteCounts},
     process::Switches,
+    sample::Sampling,
 };
 
 use super::{
-    Kernel, KernelError, Raw,
+    Kernel, KernelError, Raw, Returns,
     loader::{map_error, sum_cpus},
     place::Probes,
     sys::{Point, SharedWords},
@@ -26,6 +27,13 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteId(u32);
 
+impl SiteId {
+    /// As samples name it.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// Probes to be placed that count together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SitePlan {
@@ -33,12 +41,15 @@ pub struct SitePlan {
     pub file_offsets: Vec<u64>,
     /// What the kernel side must know.
     pub site: AllocSite,
+    /// Its calls may be sampled: the stack pointer is there as at the function's entry. To take a return at another depth
+    /// would overwrite what the function keeps there.
+    pub sampled: bool,
 }
 
 /// A file's probes in a process. They go away when this is dropped; [`super::detach_all`] does it for many at once.
 pub struct AllocLink {
     /// Dropped to take the probes away; none if there was nothing to place.
-    probes: Option<Probes>,
+    probes: Vec<Probes>,
     ids: Ids,
 }
 
@@ -69,7 +80,14 @@ impl Kernel {
         plans: &[SitePlan],
     ) -> Result<AllocLink, KernelError> {
         let mut ids = Ids { taken: Vec::with_capacity(plans.len()), freed: Arc::clone(&self.freed_sites) };
-        let mut points = Vec::new();
+        // One link for each program.
+        let chosen: &[&'static str] = match self.returns {
+            Returns::Session => &["alloc_session"],
+            // The return first: nothing is noted that isn't seen.
+            Returns::Probe => &["alloc_return", "alloc_entry"],
+            Returns::None(_) => &["alloc"],
+        };
+        let (mut counted, mut sampled) = (Vec::new(), Vec::new());
         for plan in plans {
             let id = self.take_site()?;
             ids.taken.push(id);
@@ -77,10 +95,23 @@ impl Kernel {
                 .set(id.0, Raw(plan.site), 0)
                 .map_err(|source| map_error("ALLOC_SITES", source))?;
             let cookie = u64::from(id.0);
+            let points = if plan.sampled { &mut sampled } else { &mut counted };
             points.extend(plan.file_offsets.iter().map(|&file_offset| Point { file_offset, cookie }));
         }
-        let probes = if points.is_empty() { None } else { Some(self.place("alloc", pid, file, &points)?) };
-        Ok(AllocLink { probes, ids })
+        if chosen == ["alloc"] {
+            counted.append(&mut sampled);
+        }
+        // The allocator's own calls are among those that are only counted: they come first.
+        let mut link = AllocLink { probes: Vec::new(), ids };
+        if !counted.is_empty() {
+            link.probes.push(self.place("alloc", pid, file, &counted)?);
+        }
+        if !sampled.is_empty() {
+            for program in chosen {
+                link.probes.push(self.place(program, pid, file, &sampled)?);
+            }
+        }
+        Ok(link)
     }
 
     /// A site that isn't in use, with its counts at zero.
@@ -165,6 +196,12 @@ struct Slot<'a> {
     loaded: &'a AtomicU32,
 }
 
+/// The words of [`Switches::sampling`].
+pub(super) struct SamplingWords<'a> {
+    pub rate: [&'a AtomicU32; 2],
+    pub certain: [&'a AtomicU32; 2],
+}
+
 impl Switchboard {
     /// Maps the map, which has at least so many slots.
     pub(super) fn map(map: &MapData, slots: u32) -> Result<Self, KernelError> {
@@ -174,11 +211,24 @@ impl Switchboard {
         Ok(Self(words))
     }
 
-    fn of(&self, slot: u32) -> Result<Slot<'_>, KernelError> {
-        let at = |member: usize| {
-            let offset = slot as usize * size_of::<Switches>() + member;
-            self.0.word(offset).ok_or_else(|| KernelError::Unsupported(format!("there is no slot {slot}")))
+    fn at(&self, slot: u32, member: usize) -> Result<&AtomicU32, KernelError> {
+        let offset = slot as usize * size_of::<Switches>() + member;
+        self.0.word(offset).ok_or_else(|| KernelError::Unsupported(format!("there is no slot {slot}")))
+    }
+
+    pub(super) fn sampling(&self, slot: u32) -> Result<SamplingWords<'_>, KernelError> {
+        let words = |member: usize| -> Result<_, KernelError> {
+            let low = offset_of!(Switches, sampling) + member;
+            Ok([self.at(slot, low)?, self.at(slot, low + 4)?])
         };
+        Ok(SamplingWords {
+            rate: words(offset_of!(Sampling, rate))?,
+            certain: words(offset_of!(Sampling, certain))?,
+        })
+    }
+
+    fn of(&self, slot: u32) -> Result<Slot<'_>, KernelError> {
+        let at = |member| self.at(slot, member);
         Ok(Slot {
             on: at(offset_of!(Switches, on))?,
             epoch: at(offset_of!(Switches, epoch))?,
@@ -191,7 +241,7 @@ impl Drop for AllocLink {
     fn drop(&mut self) {
         // Only then can the sites be used for other probes: the members are dropped in the order of their declaration, but
         // this says so.
-        drop(self.probes.take());
+        super::detach_all(self.probes.drain(..));
     }
 }
 

@@ -11,9 +11,9 @@
 
 use std::io;
 
-use profiler_common::sample::{LiveKey, Sampling, threshold};
+use profiler_common::sample::{Sampling, threshold};
 
-use super::{Btf, Facts, Kernel, KernelError, Plan, Raw, loader::map_error};
+use super::{Btf, Facts, KernelError, Plan};
 use crate::target::PAGE;
 
 /// The programs; each is named like its tracepoint.
@@ -43,21 +43,5 @@ impl GrowthKnobs {
             pagefault_disabled: btf.member("task_struct", "pagefault_disabled")?.byte_offset(),
             victim_is_task: u8::from(btf.tracepoint_arguments("mark_victim") == Some(2)),
         })
-    }
-}
-
-impl Kernel {
-    /// A sampled page has been given back, as the page table says: it makes room for others. Nothing happens if it has been
-    /// touched for the first time again (then `id` is another sample's), or was told as `Freed`.
-    ///
-    /// # Errors
-    ///
-    /// If the map can't be written.
-    pub fn forget_page(&mut self, slot: u32, epoch: u32, address: u64, id: u64) -> Result<(), KernelError> {
-        let key = Raw(LiveKey { slot, epoch, address });
-        if self.live_pages.get(&key, 0).is_ok_and(|known| known == id) {
-            self.live_pages.remove(&key).map_err(|source| map_error("LIVE_PAGES", source))?;
-        }
-        Ok(())
     }
 }

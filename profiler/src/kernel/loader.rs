@@ -25,7 +25,9 @@ use super::{
     alloc::Switchboard,
     growth::{GROWTH_TRACEPOINTS, GrowthKnobs, VICTIM_TRACEPOINTS},
     mapping::BreakOffsets,
-    place::{MapFds, Multi},
+    place::{MapFds, Multi, PAIRS},
+    returns::Returns,
+    sample::{LIVE_SAMPLES, Samples},
 };
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
@@ -60,7 +62,7 @@ pub struct Kernel {
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
-    pub(super) live_pages: HashMap<MapData, Raw<LiveKey>, u64>,
+    pub(super) live_pages: Option<HashMap<MapData, Raw<LiveKey>, u64>>,
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
@@ -71,6 +73,9 @@ pub struct Kernel {
     pub(super) cpus: usize,
     /// If probes are placed many at once.
     pub(super) multi: Option<Multi>,
+    /// What can be done about returns.
+    pub(super) returns: Returns,
+    pub(super) samples: Option<Samples>,
 }
 
 impl Kernel {
@@ -137,6 +142,14 @@ impl Kernel {
         if !plan.events {
             loader.map_max_entries("PROCESS_EVENTS", page);
         }
+        if plan.samples {
+            loader.map_max_entries("LIVE_SAMPLES", LIVE_SAMPLES);
+        } else {
+            loader.map_max_entries("LIVE_SAMPLES", 1).map_max_entries("PENDING_SAMPLES", 1);
+        }
+        if !plan.samples && plan.growth.is_none() {
+            loader.map_max_entries("SAMPLES", page);
+        }
         if !trace {
             loader.map_max_entries("AYA_LOGS", page);
         }
@@ -159,7 +172,7 @@ impl Kernel {
             hints: take(&mut ebpf, "HINTS", HashMap::try_from)?,
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
             stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
-            live_pages: take(&mut ebpf, "LIVE_PAGES", HashMap::try_from)?,
+            live_pages: None,
             mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
             mapping_links: Vec::new(),
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
@@ -171,6 +184,8 @@ impl Kernel {
             cpus: aya::util::nr_cpus()
                 .map_err(|(path, source)| KernelError::System { path: path.to_owned(), source })?,
             multi: None,
+            returns: Returns::None("no samples are wanted".to_owned()),
+            samples: None,
         };
         if plan.events {
             let ring = take(&mut kernel.ebpf, "PROCESS_EVENTS", RingBuf::try_from)?;
@@ -185,15 +200,24 @@ impl Kernel {
             kernel.attach_mappings()?;
         }
         if plan.alloc {
-            kernel.load_uprobes(plan.multi, &map_fds)?;
+            kernel.load_uprobes(plan, &map_fds)?;
+        }
+        if plan.growth.is_some() {
+            kernel.live_pages = Some(take(&mut kernel.ebpf, "LIVE_PAGES", HashMap::try_from)?);
+        }
+        if plan.samples || plan.growth.is_some() {
+            kernel.samples = Some(Samples {
+                ring: take(&mut kernel.ebpf, "SAMPLES", RingBuf::try_from)?,
+                live: take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?,
+            });
         }
         Ok(kernel)
     }
 
     /// The programs for probes in user space: for many places at once if that works, else for single ones.
-    fn load_uprobes(&mut self, multi: bool, map_fds: &MapFds) -> Result<(), KernelError> {
-        if multi {
-            let trials = take(&mut self.ebpf, "TRIALS", Array::try_from)?;
+    fn load_uprobes(&mut self, plan: Plan, map_fds: &MapFds) -> Result<(), KernelError> {
+        let trials = take(&mut self.ebpf, "TRIALS", Array::try_from)?;
+        if plan.multi {
             let asked = Instant::now();
             match Multi::load(map_fds, &trials) {
                 Ok(multi) => {
@@ -204,9 +228,16 @@ impl Kernel {
             }
         }
         if self.multi.is_none() {
-            for name in ["alloc", "loaded"] {
+            let pairs = if plan.samples { &PAIRS[..] } else { &[] };
+            for &name in ["alloc", "loaded"].iter().chain(pairs) {
                 self.uprobe(name)?.load().map_err(|source| refused("load", name, source))?;
             }
+        }
+        if plan.samples {
+            self.find_returns(plan.sessions, &trials);
+        }
+        if let Some(multi) = &mut self.multi {
+            multi.seal();
         }
         Ok(())
     }
@@ -381,9 +412,12 @@ impl TaskOffsets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::place::UPROBES;
+    use crate::kernel::place::{SESSIONS, UPROBES};
     use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-    use profiler_common::process::Switches;
+    use profiler_common::{
+        process::Switches,
+        sample::{LiveKey, PendingKey, PendingSample},
+    };
 
     /// Key and value size of a map as the object declares it (`bpf_map_def`: type, key size, value size, entries, flags).
     fn declared(file: &object::File<'_>, map: &str) -> Option<(u32, u32)> {
@@ -407,6 +441,7 @@ mod tests {
             ("TARGETS_BY_PID", size(size_of::<TargetEntry>())),
             ("EVENT_SCOPE", 4),
             ("TRIALS", 8),
+            ("SAMPLE_IDS", 8),
             ("THREADS", size(size_of::<ThreadRecord>())),
             ("HINTS", 4),
             ("RETIRED", size(size_of::<Retired>())),
@@ -418,7 +453,13 @@ mod tests {
         for (map, value) in contract {
             assert_eq!(declared(&file, map), Some((4, value)), "{map}");
         }
-        assert_eq!(declared(&file, "PROCESS_EVENTS"), Some((0, 0)), "a ring buffer has no keys");
+        let live = (size(size_of::<LiveKey>()), 8);
+        assert_eq!(declared(&file, "LIVE_SAMPLES"), Some(live));
+        let pending = (size(size_of::<PendingKey>()), size(size_of::<PendingSample>()));
+        assert_eq!(declared(&file, "PENDING_SAMPLES"), Some(pending));
+        for ring in ["PROCESS_EVENTS", "SAMPLES"] {
+            assert_eq!(declared(&file, ring), Some((0, 0)), "{ring}: a ring buffer has no keys");
+        }
     }
 
     #[test]
@@ -443,6 +484,7 @@ mod tests {
             "MM_BRK",
         ];
         let programs = PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).chain(UPROBES);
+        let programs = programs.chain(SESSIONS).chain(PAIRS);
         let programs = programs.chain(super::super::mapping::programs());
         for name in programs.chain(knobs) {
             assert!(names.iter().any(|there| there == name), "{name} is missing");

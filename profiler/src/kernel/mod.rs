@@ -1,8 +1,8 @@
 //! The one door to the kernel's BPF side, and the only room that names `aya`.
 //!
 //! `support` gathers facts, `plan` decides from them (pure), `loader` acts, `place` places probes (with `sys` for what aya
-//! can't do), `alloc`, `sched` and `mapping` attach and read the three probe families, `process` tells what happens to
-//! processes. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
+//! can't do), `returns` finds out whether returns can be taken, `alloc`, `sched` and `mapping` attach and read the three probe
+//! families, `sample` reads samples, `process` tells what happens to processes. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
 //! kernel takes every probe away.
 
 mod alloc;
@@ -14,6 +14,8 @@ mod mapping;
 mod place;
 mod plan;
 mod process;
+mod returns;
+mod sample;
 mod sched;
 mod support;
 mod sys;
@@ -30,6 +32,8 @@ pub use log::KernelLog;
 pub use place::{Placement, Probes, detach_all};
 pub use plan::{Plan, Wanted};
 pub use process::{Event, EventReader, EventScope, LoaderLink};
+pub use returns::Returns;
+pub use sample::{LiveSamples, Sample, SampleError, SampleReader};
 pub use sched::{Followed, ThreadRow};
 pub use support::{Capability, Facts, SyscallTracepoints};
 

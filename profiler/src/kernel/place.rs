@@ -23,11 +23,15 @@ use aya_obj::Object;
 use super::{
     Kernel, KernelError, LoaderLink,
     loader::OBJECT,
-    sys::{Point, link_uprobe_multi, load_uprobe_multi},
+    sys::{Point, When, link_uprobe_multi, load_uprobe_multi},
 };
 
 /// The programs for probes in user space.
 pub(super) const UPROBES: [&str; 4] = ["alloc", "loaded", "empty", "trial"];
+/// Those that look at returns as well, where the kernel can leave it to a program whether to.
+pub(super) const SESSIONS: [&str; 2] = ["alloc_session", "trial_session"];
+/// Those that do the same where every return is taken.
+pub(super) const PAIRS: [&str; 3] = ["alloc_entry", "alloc_return", "trial_return"];
 /// So many links are taken away at a time: the kernel lets those that wait together wait for the same grace periods.
 const DETACHERS: usize = 64;
 /// All they do is close.
@@ -62,11 +66,25 @@ enum Places {
     Single(Vec<UProbeLink>),
 }
 
+/// When a program runs.
+fn when(program: &str) -> When {
+    match program {
+        "alloc_session" | "trial_session" => When::Session,
+        "alloc_return" | "trial_return" => When::Return,
+        _ => When::Entry,
+    }
+}
+
 /// The programs as loaded for links to many places.
-pub(super) struct Multi(HashMap<&'static str, OwnedFd>);
+pub(super) struct Multi {
+    programs: HashMap<&'static str, OwnedFd>,
+    /// What further ones can be loaded from.
+    object: Option<Object>,
+}
 
 /// Why probes are placed one by one.
-pub(super) struct Unfit(String);
+#[derive(Debug)]
+pub(super) struct Unfit(pub(super) String);
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,28 +108,39 @@ impl Multi {
         });
         object.relocate_maps(fds, &text).map_err(|error| Unfit(error.to_string()))?;
         object.relocate_calls(&text).map_err(|error| Unfit(error.to_string()))?;
-        let mut programs = HashMap::new();
-        for name in UPROBES {
+        let mut multi = Self { programs: HashMap::new(), object: Some(object) };
+        multi.add(&UPROBES)?;
+        multi.try_on_ourselves(trials)?;
+        Ok(multi)
+    }
+
+    /// Loads further programs: all of them or none.
+    pub(super) fn add(&mut self, names: &[&'static str]) -> Result<(), Unfit> {
+        let object = self.object.as_ref().ok_or_else(|| Unfit("all programs are loaded".to_owned()))?;
+        let mut programs = Vec::with_capacity(names.len());
+        for &name in names {
             let function = object
                 .programs
                 .get(name)
                 .and_then(|program| object.functions.get(&program.function_key()))
                 .ok_or_else(|| Unfit(format!("no program {name}")))?;
-            let program = load_uprobe_multi(&function.instructions, &object.license).map_err(unfit(name))?;
-            programs.insert(name, program);
+            let program = load_uprobe_multi(&function.instructions, &object.license, when(name));
+            programs.push((name, program.map_err(unfit(name))?));
         }
-        let multi = Self(programs);
-        multi.try_on_ourselves(trials)?;
-        Ok(multi)
+        self.programs.extend(programs);
+        Ok(())
+    }
+
+    /// No further programs will be loaded.
+    pub(super) fn seal(&mut self) {
+        self.object = None;
     }
 
     /// Before 6.10 (and the stable kernels that have "bpf: fix multi-uprobe PID filtering logic"), a link for a process was
     /// for its main thread only. So another thread of ours must be seen.
     fn try_on_ourselves(&self, trials: &Array<MapData, u64>) -> Result<(), Unfit> {
-        let point: fn() -> u32 = std::hint::black_box(trial_point);
-        let file_offset = own_file_offset(point as usize as u64)
-            .ok_or_else(|| Unfit("our own program isn't in /proc/self/maps".to_owned()))?;
-        let points = [Point { file_offset, cookie: 0 }];
+        let point = trial_function();
+        let points = [trial_place()?];
         let link = self.attach("trial", Path::new("/proc/self/exe"), std::process::id(), &points);
         let link = link.map_err(unfit("a link to ourselves"))?;
         let call = std::thread::Builder::new().spawn(point).map_err(unfit("a thread to try with"))?;
@@ -126,19 +155,32 @@ impl Multi {
     }
 
     fn attach(&self, program: &str, file: &Path, pid: u32, points: &[Point]) -> io::Result<OwnedFd> {
-        let program = self.0.get(program).ok_or(io::ErrorKind::NotFound)?;
+        let when = when(program);
+        let program = self.programs.get(program).ok_or(io::ErrorKind::NotFound)?;
         let file = CString::new(file.as_os_str().as_bytes())?;
-        link_uprobe_multi(program.as_fd(), &file, pid, points)
+        link_uprobe_multi((program.as_fd(), when), &file, pid, points)
     }
 }
 
 /// What [`trial_point`] returns.
-const TRIED: u32 = 0x7472_6965;
+pub(super) const TRIED: u32 = 0x7472_6965;
 
 /// A function that nobody calls but the trial.
 #[inline(never)]
 fn trial_point() -> u32 {
     std::hint::black_box(TRIED)
+}
+
+/// The function for trials, in a way that the compiler calls it.
+pub(super) fn trial_function() -> fn() -> u32 {
+    std::hint::black_box(trial_point)
+}
+
+/// Where that function is in the file of our program.
+pub(super) fn trial_place() -> Result<Point, Unfit> {
+    let file_offset = own_file_offset(trial_function() as usize as u64)
+        .ok_or_else(|| Unfit("our own program isn't in /proc/self/maps".to_owned()))?;
+    Ok(Point { file_offset, cookie: 0 })
 }
 
 /// Where in its file the code at an address of ours is.
@@ -159,9 +201,11 @@ pub(super) struct MapFds(HashMap<String, RawFd>);
 impl MapFds {
     pub(super) fn of(ebpf: &Ebpf) -> Self {
         let fd = |map: &Map| match map {
-            Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
-                Some(data.fd().as_fd().as_raw_fd())
-            }
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data) => Some(data.fd().as_fd().as_raw_fd()),
             _ => None,
         };
         Self(ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), fd(map)?))).collect())

@@ -14,6 +14,8 @@ pub struct Wanted {
     /// Sample pages that are touched for the first time, one in so many bytes on average. Makes every page fault of the
     /// machine a little dearer.
     pub growth: Option<u64>,
+    /// Sample allocations, if they are counted. Without this, counting costs nothing more than counting.
+    pub samples: bool,
 }
 
 /// What will be loaded. None of them means that the kernel side isn't needed at all.
@@ -34,6 +36,10 @@ pub struct Plan {
     pub growth: Option<u64>,
     /// Load the probe that tells of targets that are killed for memory.
     pub victims: bool,
+    /// Load the programs that sample allocations, if returns can be taken here; tried when loading.
+    pub samples: bool,
+    /// Let the programs choose the returns that they want, if that works here; tried when loading.
+    pub sessions: bool,
 }
 
 impl Plan {
@@ -52,8 +58,10 @@ impl Plan {
             mappings: wanted.mappings,
             events,
             growth: wanted.growth,
-            victims: events && wanted.growth.is_some(),
+            victims: events && (wanted.growth.is_some() || (wanted.alloc && wanted.samples)),
             multi: kernel_side,
+            samples: wanted.alloc && wanted.samples,
+            sessions: wanted.alloc && wanted.samples,
         };
         match plan.obstacle(facts) {
             Some(obstacle) => Err(KernelError::Unsupported(obstacle)),
@@ -214,7 +222,8 @@ mod tests {
         }
     }
 
-    const ALL: Wanted = Wanted { alloc: true, stalls: true, mappings: true, growth: Some(1 << 19) };
+    const ALL: Wanted =
+        Wanted { alloc: true, stalls: true, mappings: true, samples: true, growth: Some(1 << 19) };
 
     #[test]
     fn a_good_machine_gets_everything() {
@@ -227,18 +236,29 @@ mod tests {
                 events: true,
                 multi: true,
                 growth: Some(1 << 19),
-                victims: true
+                victims: true,
+                samples: true,
+                sessions: true
             }
         );
     }
 
     #[test]
     fn counting_alone_does_without_process_events_where_they_cannot_be_had() {
-        let wanted = Wanted { alloc: true, stalls: false, mappings: false, growth: None };
+        let wanted = Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None };
         for facts in [Facts { btf: false, ..able() }, Facts { initial_pid_namespace: false, ..able() }] {
             assert!(!Plan::decide(wanted, &facts).unwrap().events);
         }
         assert!(Plan::decide(wanted, &able()).unwrap().events);
+    }
+
+    #[test]
+    fn only_what_is_counted_is_sampled() {
+        let wanted = Wanted { alloc: false, ..ALL };
+        let plan = Plan::decide(wanted, &able()).unwrap();
+        assert!(!plan.samples && !plan.sessions);
+        let plan = Plan::decide(Wanted { samples: false, ..ALL }, &able()).unwrap();
+        assert!(plan.alloc && !plan.samples && !plan.sessions);
     }
 
     #[test]
@@ -281,7 +301,7 @@ mod tests {
             (Facts { syscall_tracepoints: SyscallTracepoints::OutOfReach, ..able() }, "tracefs"),
         ];
         for (facts, reason) in cases {
-            let wanted = Wanted { alloc: false, stalls: false, mappings: true, growth: None };
+            let wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--mappings off"), "{error}");
             assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
@@ -292,7 +312,7 @@ mod tests {
 
     #[test]
     fn proc_alone_needs_nothing() {
-        let nothing = Wanted { alloc: false, stalls: false, mappings: false, growth: None };
+        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth: None };
         assert!(Plan::decide(nothing, &Facts::default()).is_ok());
     }
 }

@@ -19,6 +19,31 @@ use aya_obj::generated::{
 /// How much of the verifier's words is asked for. A log that doesn't fit fails the load with `ENOSPC`.
 const LOG_BYTES: usize = 1 << 20;
 
+/// `BPF_TRACE_UPROBE_SESSION` (include/uapi/linux/bpf.h, Linux 6.13), which aya-obj 0.3 doesn't know.
+const UPROBE_SESSION: u32 = 57;
+/// `BPF_F_UPROBE_MULTI_RETURN`: the program runs when the function returns.
+const MULTI_RETURN: u32 = 1;
+
+/// When the program of a link runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At the instruction.
+    Entry,
+    /// When the function returns at whose entry the instruction is.
+    Return,
+    /// Both; at the instruction the program says whether it wants the return (Linux 6.13).
+    Session,
+}
+
+impl When {
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::Entry | Self::Return => BPF_TRACE_UPROBE_MULTI as u32,
+            Self::Session => UPROBE_SESSION,
+        }
+    }
+}
+
 /// One probe of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
@@ -33,12 +58,12 @@ pub struct Point {
 /// # Errors
 ///
 /// As the kernel says; if the verifier has refused it, with the last line of what it said.
-pub fn load_uprobe_multi(instructions: &[bpf_insn], license: &CStr) -> io::Result<OwnedFd> {
+pub fn load_uprobe_multi(instructions: &[bpf_insn], license: &CStr, when: When) -> io::Result<OwnedFd> {
     let mut attr = zeroed_attr();
     // SAFETY: writing a member of a union of plain numbers; which one counts is told by the command.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
     load.prog_type = BPF_PROG_TYPE_KPROBE as u32;
-    load.expected_attach_type = BPF_TRACE_UPROBE_MULTI as u32;
+    load.expected_attach_type = when.attach_type();
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
     load.license = license.as_ptr() as u64;
@@ -69,7 +94,7 @@ pub fn load_uprobe_multi(instructions: &[bpf_insn], license: &CStr) -> io::Resul
 ///
 /// As the kernel says. Either all are placed or none.
 pub fn link_uprobe_multi(
-    program: BorrowedFd<'_>,
+    (program, when): (BorrowedFd<'_>, When),
     file: &CStr,
     pid: u32,
     points: &[Point],
@@ -81,13 +106,14 @@ pub fn link_uprobe_multi(
     unsafe {
         let link = &mut attr.link_create;
         link.__bindgen_anon_1.prog_fd = program.as_raw_fd().cast_unsigned();
-        link.attach_type = BPF_TRACE_UPROBE_MULTI as u32;
+        link.attach_type = when.attach_type();
         let multi = &mut link.__bindgen_anon_3.uprobe_multi;
         multi.path = file.as_ptr() as u64;
         multi.offsets = offsets.as_ptr() as u64;
         multi.cookies = cookies.as_ptr() as u64;
         multi.cnt = u32::try_from(points.len()).map_err(io::Error::other)?;
         multi.pid = pid;
+        multi.flags = if when == When::Return { MULTI_RETURN } else { 0 };
     }
     // SAFETY: path, offsets and cookies live through the call, and both lists have the length that is told.
     unsafe { bpf_fd(BPF_LINK_CREATE, &attr) }

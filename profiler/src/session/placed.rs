@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite};
+use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite, ONLY_COUNTED};
 
 use super::{SessionError, images::FileId};
 use crate::{
@@ -107,7 +107,7 @@ pub fn site_info(object: &MappedObject, image: &Image, hook: &Hook, in_place: Op
         kind: hook.site.kind,
         reason: hook.site.reason.clone(),
         internal_calls: hook.internal_calls.len(),
-        notes: hook.notes.clone(),
+        notes: hook.caveats(),
         in_place,
     }
 }
@@ -138,9 +138,12 @@ pub(super) fn place_object(
             let file_offsets = hook.internal_calls.iter().map(|call| call.file_offset).collect();
             // There they stand where the function expects them, wherever they are at its site.
             let registers = hook.entry_registers.map(|register| register as u8);
-            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site } });
+            // What happens to the blocks is seen at the function itself.
+            let site = AllocSite { registers, flags: site.flags | ONLY_COUNTED, ..site };
+            plans.push(SitePlan { file_offsets, site, sampled: false });
         }
-        plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site });
+        let sampled = hook.not_sampled.is_none();
+        plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site, sampled });
         hooks.push((hook, address));
     }
     let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use profiler_common::alloc::{AllocFunction, AllocSite};
+use profiler_common::alloc::{AllocFunction, AllocSite, ONLY_COUNTED};
 use thiserror::Error;
 
 use super::{
@@ -215,17 +215,18 @@ fn place(
     let mut plans = Vec::new();
     for (alike, members) in &groups {
         let Alike { op, registers, flags, .. } = *alike;
-        let site = AllocSite { op, registers, flags, slot, reserved: 0 };
+        // Its blocks stand on the allocator below, where they are sampled.
+        let site = AllocSite { op, registers, flags: flags | ONLY_COUNTED, slot, reserved: 0 };
         // The allocator's own calls first: one that is seen at the function only would be taken for the program's.
         if alike.alone.is_some() {
             let calls = members.iter().flat_map(|member| &member.hook.internal_calls);
             // There the arguments are where the function expects them.
             let registers = members[0].hook.entry_registers.map(|register| register as u8);
             let file_offsets = calls.map(|call| call.file_offset).collect();
-            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site } });
+            plans.push(SitePlan { file_offsets, site: AllocSite { registers, ..site }, sampled: false });
         }
         let file_offsets = members.iter().map(|member| member.hook.site.file_offset).collect();
-        plans.push(SitePlan { file_offsets, site });
+        plans.push(SitePlan { file_offsets, site, sampled: false });
     }
     if plans.len() > MAX_SITES as usize {
         return Err(PythonError::ManySites { sites: plans.len() });

@@ -10,7 +10,7 @@ use profiler_common::alloc::{AllocFunction, Register};
 use super::super::InternalCall;
 use super::super::callers::MAX_INTERNAL_CALLS;
 use super::super::flow::Flow;
-use super::super::site::{choose_in, disassemble};
+use super::super::site::choose_in;
 use super::super::text::Text;
 use super::super::{Site, SiteKind};
 use super::table::{Table, proven};
@@ -36,11 +36,7 @@ pub(super) fn find(text: &Text<'_>, table: &Table) -> Option<Release> {
         if call == 0 || internal_calls.len() == MAX_INTERNAL_CALLS {
             return None;
         }
-        internal_calls.push(InternalCall {
-            address: source,
-            file_offset: text.file_offset_of(source)?,
-            instruction: disassemble(&text.decode(source)?),
-        });
+        internal_calls.push(InternalCall::at(text, source)?);
     }
     let short = text.short_branches_into(address..address.saturating_add(1));
     short.is_empty().then_some(Release { address, site, register, internal_calls })
