@@ -220,6 +220,8 @@ impl Bench {
             mappings: false,
             events: false,
             multi: true,
+            growth: None,
+            victims: false,
             samples: false,
             sessions: false,
         };

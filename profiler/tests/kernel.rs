@@ -34,8 +34,17 @@ fn turn() -> MutexGuard<'static, ()> {
 const SIZES: Sizes = Sizes { targets: 64, sites: 2048 };
 
 fn load(multi: bool, stalls: bool) -> Kernel {
-    let plan =
-        Plan { alloc: true, stalls, events: true, multi, mappings: false, samples: false, sessions: false };
+    let plan = Plan {
+        alloc: true,
+        stalls,
+        events: true,
+        multi,
+        mappings: false,
+        growth: None,
+        victims: false,
+        samples: false,
+        sessions: false,
+    };
     let kernel = Kernel::load(plan, SIZES, Duration::from_millis(1), false).expect("the kernel side loads");
     if !multi {
         assert_eq!(kernel.placement(), Placement::Single);

@@ -53,6 +53,8 @@ impl Way {
             events: true,
             multi: self != Self::PairSingle,
             mappings: false,
+            growth: None,
+            victims: false,
             samples: true,
             sessions: self == Self::Session,
         };
@@ -387,6 +389,8 @@ fn without_samples_planned_nothing_is_taken_but_calls_are_counted() {
         events: true,
         multi: true,
         mappings: false,
+        growth: None,
+        victims: false,
         samples: false,
         sessions: false,
     };

@@ -1,7 +1,7 @@
 //! Pages that are touched for the first time, and processes that are killed for memory: the families' programs.
 //!
-//! The events of page faults (`exceptions`) run for every fault of the machine, whoever makes it; what that costs is in
-//! docs/leaks.md. So nothing of this is loaded unless it was asked for.
+//! The events of page faults (`exceptions`) run for every fault of the machine, whoever makes it: 230 ns where a fault took
+//! 1,600 (`tests/growth.rs`, on a virtual machine), and 430 for a target's. So nothing of this is loaded unless it was asked for.
 //!
 //! Limits. One fault may bring more than a page: 2 MiB where the kernel uses transparent huge pages
 //! ([`crate::target::Pagemap::is_huge`] tells, if asked soon), and 16 KiB and more where its middle sizes are turned on, which
@@ -43,5 +43,22 @@ impl GrowthKnobs {
             pagefault_disabled: btf.member("task_struct", "pagefault_disabled")?.byte_offset(),
             victim_is_task: u8::from(btf.tracepoint_arguments("mark_victim") == Some(2)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::loader::OBJECT;
+    use object::{Object as _, ObjectSymbol as _};
+
+    #[test]
+    fn the_embedded_object_has_what_the_loader_names() {
+        let file = object::File::parse(OBJECT).unwrap();
+        let names: Vec<&str> = file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
+        let named = ["LIVE_PAGES", "GROWTH_THRESHOLD", "TASK_PAGEFAULT_DISABLED", "MARK_VICTIM_TELLS_TASK"];
+        for name in GROWTH_TRACEPOINTS.into_iter().chain(VICTIM_TRACEPOINTS).chain(named) {
+            assert!(names.contains(&name), "{name} is missing");
+        }
     }
 }

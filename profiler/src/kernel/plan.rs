@@ -311,6 +311,24 @@ mod tests {
     }
 
     #[test]
+    fn obstacles_to_growth_stand_in_the_way_of_those_only_who_want_it() {
+        let cases = [
+            (Facts { machine: "aarch64".to_owned(), ..able() }, "aarch64"),
+            (Facts { release: "5.14.0".to_owned(), ..able() }, "5.14.0"),
+            (Facts { btf: false, ..able() }, Facts::BTF_PATH),
+            (Facts { initial_pid_namespace: false, ..able() }, "pid namespace"),
+        ];
+        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth: None };
+        for (facts, reason) in cases {
+            let wanted = Wanted { growth: Some(1 << 19), ..nothing };
+            let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains("--leaks allocator"), "{error}");
+            assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
+            assert!(Plan::decide(nothing, &facts).is_ok());
+        }
+    }
+
+    #[test]
     fn proc_alone_needs_nothing() {
         let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth: None };
         assert!(Plan::decide(nothing, &Facts::default()).is_ok());
