@@ -62,7 +62,7 @@ pub struct Kernel {
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
-    pub(super) live_pages: HashMap<MapData, Raw<LiveKey>, u64>,
+    pub(super) live_pages: Option<HashMap<MapData, Raw<LiveKey>, u64>>,
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
@@ -145,10 +145,10 @@ impl Kernel {
         if plan.samples {
             loader.map_max_entries("LIVE_SAMPLES", LIVE_SAMPLES);
         } else {
-            loader
-                .map_max_entries("LIVE_SAMPLES", 1)
-                .map_max_entries("PENDING_SAMPLES", 1)
-                .map_max_entries("SAMPLES", page);
+            loader.map_max_entries("LIVE_SAMPLES", 1).map_max_entries("PENDING_SAMPLES", 1);
+        }
+        if !plan.samples && plan.growth.is_none() {
+            loader.map_max_entries("SAMPLES", page);
         }
         if !trace {
             loader.map_max_entries("AYA_LOGS", page);
@@ -172,7 +172,7 @@ impl Kernel {
             hints: take(&mut ebpf, "HINTS", HashMap::try_from)?,
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
             stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
-            live_pages: take(&mut ebpf, "LIVE_PAGES", HashMap::try_from)?,
+            live_pages: None,
             mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
             mapping_links: Vec::new(),
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
@@ -202,7 +202,10 @@ impl Kernel {
         if plan.alloc {
             kernel.load_uprobes(plan, &map_fds)?;
         }
-        if plan.samples {
+        if plan.growth.is_some() {
+            kernel.live_pages = Some(take(&mut kernel.ebpf, "LIVE_PAGES", HashMap::try_from)?);
+        }
+        if plan.samples || plan.growth.is_some() {
             kernel.samples = Some(Samples {
                 ring: take(&mut kernel.ebpf, "SAMPLES", RingBuf::try_from)?,
                 live: take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?,

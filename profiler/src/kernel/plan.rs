@@ -11,11 +11,11 @@ pub struct Wanted {
     pub stalls: bool,
     /// Count calls that map memory. Makes every system call of the machine dearer.
     pub mappings: bool,
-    /// Sample allocations, if they are counted. Without this, counting costs nothing more than counting.
-    pub samples: bool,
     /// Sample pages that are touched for the first time, one in so many bytes on average. Makes every page fault of the
     /// machine a little dearer.
     pub growth: Option<u64>,
+    /// Sample allocations, if they are counted. Without this, counting costs nothing more than counting.
+    pub samples: bool,
 }
 
 /// What will be loaded. None of them means that the kernel side isn't needed at all.
@@ -32,14 +32,14 @@ pub struct Plan {
     pub multi: bool,
     /// Load the probes of system calls that map memory.
     pub mappings: bool,
-    /// Load the programs that sample allocations, if returns can be taken here; tried when loading.
-    pub samples: bool,
-    /// Let the programs choose the returns that they want, if that works here; tried when loading.
-    pub sessions: bool,
     /// Load the probes of first touches of pages: one sample in so many bytes on average.
     pub growth: Option<u64>,
     /// Load the probe that tells of targets that are killed for memory.
     pub victims: bool,
+    /// Load the programs that sample allocations, if returns can be taken here; tried when loading.
+    pub samples: bool,
+    /// Let the programs choose the returns that they want, if that works here; tried when loading.
+    pub sessions: bool,
 }
 
 impl Plan {
@@ -58,7 +58,7 @@ impl Plan {
             mappings: wanted.mappings,
             events,
             growth: wanted.growth,
-            victims: events && (wanted.samples || wanted.growth.is_some()),
+            victims: events && (wanted.growth.is_some() || (wanted.alloc && wanted.samples)),
             multi: kernel_side,
             samples: wanted.alloc && wanted.samples,
             sessions: wanted.alloc && wanted.samples,
@@ -235,10 +235,10 @@ mod tests {
                 mappings: true,
                 events: true,
                 multi: true,
-                samples: true,
-                sessions: true,
                 growth: Some(1 << 19),
-                victims: true
+                victims: true,
+                samples: true,
+                sessions: true
             }
         );
     }
@@ -308,6 +308,24 @@ mod tests {
         }
         let facts = Facts { syscall_tracepoints: SyscallTracepoints::Absent, ..able() };
         assert!(Plan::decide(Wanted { mappings: false, ..ALL }, &facts).is_ok());
+    }
+
+    #[test]
+    fn obstacles_to_growth_stand_in_the_way_of_those_only_who_want_it() {
+        let cases = [
+            (Facts { machine: "aarch64".to_owned(), ..able() }, "aarch64"),
+            (Facts { release: "5.14.0".to_owned(), ..able() }, "5.14.0"),
+            (Facts { btf: false, ..able() }, Facts::BTF_PATH),
+            (Facts { initial_pid_namespace: false, ..able() }, "pid namespace"),
+        ];
+        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth: None };
+        for (facts, reason) in cases {
+            let wanted = Wanted { growth: Some(1 << 19), ..nothing };
+            let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains("--leaks allocator"), "{error}");
+            assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
+            assert!(Plan::decide(nothing, &facts).is_ok());
+        }
     }
 
     #[test]

@@ -179,14 +179,14 @@ impl Process {
 
     /// Words that the kernel keeps for the process. What can't be read is left out.
     fn kept_by_the_kernel(&self) -> Vec<u64> {
-        let mut roots = words_after(&self.read_text("timers").unwrap_or_default(), "signal: ", '/');
+        let mut roots = words_after(&self.read_text("timers").unwrap_or_default(), "signal: ");
         let descriptors =
             self.proc().fd().into_iter().flatten().filter_map(Result::ok).take(MOST_DESCRIPTORS);
         for descriptor in descriptors {
             if matches!(&descriptor.target, procfs::process::FDTarget::AnonInode(name) if name.contains("eventpoll"))
             {
                 let text = self.read_text(&format!("fdinfo/{}", descriptor.fd)).unwrap_or_default();
-                roots.extend(words_after(&text, "data: ", ' '));
+                roots.extend(words_after(&text, "data: "));
             }
         }
         for tid in self.threads().unwrap_or_default() {
@@ -201,12 +201,11 @@ impl Process {
     }
 }
 
-/// The hexadecimal word behind `key` in each line that has it; where `before` is a slash, behind that.
-fn words_after(text: &str, key: &str, before: char) -> Vec<u64> {
+/// The hexadecimal word behind `key` in each line that has it; behind a slash, if there is one in front (`signal: 14/7f00`).
+fn words_after(text: &str, key: &str) -> Vec<u64> {
     let values = text.lines().filter_map(|line| {
-        let rest = line.split_once(key)?.1.trim_start();
-        let rest = if before == '/' { rest.split_once('/')?.1 } else { rest };
-        u64::from_str_radix(rest.split_whitespace().next()?, 16).ok()
+        let word = line.split_once(key)?.1.split_whitespace().next()?;
+        u64::from_str_radix(word.rsplit('/').next()?, 16).ok()
     });
     values.take(MOST_ROOTS).collect()
 }
@@ -241,4 +240,57 @@ fn parse_line(line: &str) -> Option<MemoryMapping> {
         usage,
         readable: *permissions.first()? == b'r',
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_told_by_kind() {
+        let maps = "\
+555500000000-555500001000 rw-p 00002000 fe:00 77                         /usr/bin/my program
+555500001000-555500002000 rw-p 00000000 00:00 0                          [heap]
+7f0000000000-7f0000001000 rw-p 00000000 00:00 0
+7f0000001000-7f0000002000 ---p 00000000 00:00 0
+7f0000002000-7f0000003000 rw-s 00000000 00:01 1024                       /memfd:heap (deleted)
+7f0000003000-7f0000004000 rw-s 00000000 fe:00 78                         /var/lib/data
+7f0000004000-7f0000005000 rw-s 00000000 00:05 90                         /dev/dri/card0
+7f0000005000-7f0000006000 rw-p 00000000 00:00 0                          [anon:arena]
+7f0000006000-7f0000007000 rw-p 00000000 00:00 0                          [stack]
+7f0000007000-7f0000008000 r--p 00000000 00:00 0                          [vvar]
+7f0000009000-7f0000008000 r--p 00000000 00:00 0
+zzz
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]";
+        use MappingUse::{Anonymous, Heap, PrivateFile, SharedFile, SharedMemory, Special, Stack};
+        let space = AddressSpace::parse(maps);
+        let kinds: Vec<_> =
+            space.mappings.iter().map(|mapping| (mapping.usage, mapping.searchable())).collect();
+        assert_eq!(
+            kinds,
+            [
+                (PrivateFile, Some(false)),
+                (Heap, Some(false)),
+                (Anonymous, Some(false)),
+                (Anonymous, None),
+                (SharedMemory, Some(true)),
+                (SharedFile, None),
+                (Special, None),
+                (Anonymous, Some(false)),
+                (Stack, Some(false)),
+                (Special, None),
+                (Special, None),
+            ]
+        );
+        assert_eq!(space.at(0x7f00_0000_3fff).map(|mapping| mapping.usage), Some(SharedFile));
+        assert_eq!((space.at(0x7f00_0000_8000), space.at(0)), (None, None));
+    }
+
+    #[test]
+    fn words_that_the_kernel_keeps_are_found_in_its_lines() {
+        let epoll = "pos:\t0\nflags:\t02\ntfd:        5 events:       1d data:     7f12345678  pos:0 ino:5\n";
+        assert_eq!(words_after(epoll, "data: "), [0x007f_1234_5678]);
+        let timers = "ID: 1\nsignal: 14/000055550000abcd\nnotify: signal/pid.9\n";
+        assert_eq!(words_after(timers, "signal: "), [0x5555_0000_abcd]);
+    }
 }

@@ -266,3 +266,47 @@ fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+    #[test]
+    fn what_the_kernel_scans_is_what_its_entries_say() {
+        const PAGES: usize = 3000;
+        let bytes = PAGES * PAGE as usize;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping wherever the kernel likes.
+        let base =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE) }.unwrap();
+        // SAFETY: this mapping.
+        unsafe { madvise(base, bytes, Advice::LinuxNoHugepage) }.unwrap();
+        let touched: Vec<u64> =
+            (0..PAGES).filter(|page| page % 3 == 1).map(|page| page as u64 * PAGE).collect();
+        for offset in &touched {
+            // SAFETY: inside the mapping, which nobody else knows.
+            unsafe { base.cast::<u8>().add(*offset as usize).write_volatile(1) };
+        }
+        let start = base as u64;
+        let mut pagemap = Pagemap::new(File::open("/proc/self/pagemap").unwrap());
+        let mut all = |no_scan: bool| {
+            pagemap.no_scan = no_scan;
+            let (mut runs, mut from) = (Vec::new(), start);
+            while from < start + bytes as u64 {
+                let found = pagemap.resident(from..start + bytes as u64, false).unwrap().unwrap();
+                assert!(found.next > from && found.swapped == 0);
+                from = found.next;
+                runs.extend(found.runs);
+            }
+            runs
+        };
+        let (plain, scanned) = (all(true), all(false));
+        // SAFETY: this mapping, which nobody refers to.
+        unsafe { munmap(base, bytes) }.unwrap();
+        let expected: Vec<Range<u64>> =
+            touched.iter().map(|offset| start + offset..start + offset + PAGE).collect();
+        assert_eq!(plain, expected);
+        assert_eq!(scanned, expected);
+    }
+}
