@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::{
     can_observe,
-    hunt::{Deeds, Planted, distance, has_callers, hunt, names_function, report},
-    planted::{KINDS, compare, told},
+    hunt::{Deeds, Planted, distance, has_callers, hunt, hunt_each, names_function, report},
+    planted::{KINDS, Scale, compare, told},
 };
 use profiler::leaks::Verdict;
 
@@ -26,9 +26,9 @@ fn planted_leaks_are_found_ranked_first_and_measured() {
     };
     let picture = hunt(&mut programs, Duration::from_secs(40), &["--sample-bytes", "16384"]);
     let mut wrong = String::new();
-    for (kind, program) in KINDS.iter().zip(&programs) {
-        let report = report(&picture, program);
-        let mut complaints: Vec<_> = compare(&picture, kind, program)
+    for ((kind, program), picture) in KINDS.iter().zip(&programs).zip(&pictures) {
+        let report = report(picture, program);
+        let mut complaints: Vec<_> = compare(picture, kind, program)
             .into_iter()
             .filter(|site| {
                 !(site.found && site.first && site.stack && site.rate <= BAD_LUCK && site.live <= BAD_LUCK)

@@ -220,6 +220,17 @@ pub fn hunt(programs: &mut [Planted], length: Duration, more: &[&str]) -> Pictur
     hunt.finish(programs, length + LONG)
 }
 
+/// Hunts in each of them with a profiler of its own, all at the same time.
+pub fn hunt_each(programs: &mut [Planted], lengths: &[Duration], more: &[&str]) -> Vec<Picture> {
+    std::thread::scope(|scope| {
+        let each = programs.iter_mut().zip(lengths);
+        let hunts =
+            each.map(|(program, length)| scope.spawn(|| hunt(std::slice::from_mut(program), *length, more)));
+        let hunts: Vec<_> = hunts.collect();
+        hunts.into_iter().map(|hunt| hunt.join().expect("a hunt that ends well")).collect()
+    })
+}
+
 /// What is said of a program.
 pub fn report<'a>(picture: &'a Picture, program: &Planted) -> &'a TargetReport {
     let mut reports = picture.targets.iter().filter(|target| target.pids.contains(&program.pid()));

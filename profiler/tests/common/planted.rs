@@ -1,6 +1,8 @@
 //! Every kind of planted leak: how the program is started, which of its call sites leak, and who calls whom there. And
 //! how a picture compares with what is true.
 
+use std::time::Duration;
+
 use profiler::leaks::{Picture, TargetReport, Verdict};
 
 use super::hunt::{Deeds, Planted, distance, has_callers, names, names_function, report};
@@ -8,9 +10,23 @@ use super::hunt::{Deeds, Planted, distance, has_callers, names, names_function, 
 /// A kind of leak.
 pub struct Kind {
     pub name: &'static str,
-    start: fn() -> Option<Planted>,
+    start: fn(Scale) -> Option<Planted>,
     pub sites: &'static [Site],
+    /// What it takes to see it at full scale. At the small one, all are seen within [`SMALL`].
+    full: Duration,
 }
+
+/// How large the numbers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// For every day: a leak stands out as much, but among fewer calls, so that there are enough samples in less time.
+    Small,
+    /// As somebody has met them.
+    Full,
+}
+
+/// Long enough for three searches of the memory, and a dozen samples of every leak.
+pub const SMALL: Duration = Duration::from_secs(45);
 
 /// A call site that leaks.
 pub struct Site {
@@ -25,8 +41,13 @@ pub struct Site {
 
 impl Kind {
     /// A program with this leak, idle. `None` (and the test is skipped) if it can't be built here.
-    pub fn start(&self) -> Option<Planted> {
-        (self.start)()
+    pub fn start(&self, scale: Scale) -> Option<Planted> {
+        (self.start)(scale)
+    }
+
+    /// How long a hunt needs.
+    pub fn length(&self, scale: Scale) -> Duration {
+        if scale == Scale::Small { SMALL } else { self.full }
     }
 }
 
@@ -38,7 +59,8 @@ fn c(arguments: &[&str]) -> Option<Planted> {
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "C, inlined",
-        start: || c(&["leak", "rate=500000"]),
+        full: SMALL,
+        start: |_| c(&["leak", "rate=500000"]),
         sites: &[Site {
             name: "leak_records",
             function: "leak_record",
@@ -47,8 +69,11 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "1 in 10,000",
-        // Two blocks of 4 KiB per second.
-        start: || c(&["rare", "rate=20000", "odds=10000", "size=4096"]),
+        full: Duration::from_secs(300),
+        start: |scale| match scale {
+            Scale::Small => c(&["rare", "rate=2000", "odds=500", "size=4096"]),
+            Scale::Full => c(&["rare", "rate=50000", "odds=10000", "size=512"]),
+        },
         sites: &[Site {
             name: "handle_request",
             function: "read_request",
@@ -57,7 +82,11 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "64 B at 10 KB/s under 50 MB/s",
-        start: || c(&["drizzle", "rate=10240", "churn=50e6"]),
+        full: Duration::from_secs(600),
+        start: |scale| match scale {
+            Scale::Small => c(&["drizzle", "rate=10240", "churn=4e6"]),
+            Scale::Full => c(&["drizzle", "rate=10240", "churn=50e6"]),
+        },
         sites: &[Site {
             name: "drop_cookie",
             function: "drop_one_cookie",
@@ -66,7 +95,11 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "slow, under a sawtooth",
-        start: || c(&["sawtooth", "rate=20000", "pool=4e6", "period=4"]),
+        full: Duration::from_secs(300),
+        start: |scale| match scale {
+            Scale::Small => c(&["sawtooth", "rate=20000", "pool=1e6", "period=4"]),
+            Scale::Full => c(&["sawtooth", "rate=20000", "pool=2e6", "period=60"]),
+        },
         sites: &[Site {
             name: "lose_job",
             function: "lose_one_job",
@@ -75,7 +108,8 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "C++",
-        start: || Planted::start("objects.cpp", &["rate=600000"]),
+        full: SMALL,
+        start: |_| Planted::start("objects.cpp", &["rate=600000"]),
         sites: &[
             Site {
                 name: "leak_object",
@@ -96,7 +130,8 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "Rust",
-        start: || Planted::start("forgotten.rs", &["rate=400000"]),
+        full: SMALL,
+        start: |_| Planted::start("forgotten.rs", &["rate=400000"]),
         sites: &[
             Site {
                 name: "forget_vector",
@@ -112,7 +147,8 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "Python extension",
-        start: || Planted::python(&["rate=400000"]),
+        full: SMALL,
+        start: |_| Planted::python(&["rate=400000"]),
         sites: &[
             Site {
                 name: "leak_buffer",
