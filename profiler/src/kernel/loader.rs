@@ -25,7 +25,7 @@ use super::{
     mapping::BreakOffsets,
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
-    sample::{LIVE_SAMPLES, Samples},
+    sample::{LIVE_SAMPLES, LiveSamples, Samples},
 };
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
@@ -137,6 +137,7 @@ impl Kernel {
         } else {
             loader
                 .map_max_entries("LIVE_SAMPLES", 1)
+                .map_max_entries("LIVE_FILTER", 1)
                 .map_max_entries("PENDING_SAMPLES", 1)
                 .map_max_entries("SAMPLES", page);
         }
@@ -190,9 +191,13 @@ impl Kernel {
             kernel.load_uprobes(plan, &map_fds)?;
         }
         if plan.samples {
+            let Some(Map::Array(filter)) = kernel.ebpf.take_map("LIVE_FILTER") else {
+                return Err(KernelError::Missing { kind: "map", name: "LIVE_FILTER" });
+            };
+            let live = take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?;
             kernel.samples = Some(Samples {
                 ring: take(&mut kernel.ebpf, "SAMPLES", RingBuf::try_from)?,
-                live: take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?,
+                live: LiveSamples::new(live, &filter)?,
             });
         }
         Ok(kernel)
@@ -426,6 +431,7 @@ mod tests {
             ("EVENT_SCOPE", 4),
             ("TRIALS", 8),
             ("SAMPLE_IDS", 8),
+            ("LIVE_FILTER", 8),
             ("THREADS", size(size_of::<ThreadRecord>())),
             ("HINTS", 4),
             ("RETIRED", size(size_of::<Retired>())),
