@@ -187,6 +187,21 @@ pub struct LiveKey {
     pub address: u64,
 }
 
+impl LiveKey {
+    /// The entry of the map `LIVE_FILTER` that counts this one.
+    #[inline(always)]
+    pub const fn filter(&self) -> u32 {
+        // Blocks lie at multiples of 16. Multiplication by 2^64 / the golden ratio spreads them (Knuth, TAOCP 6.4).
+        let number = self.address >> 4 ^ (self.slot as u64) << 48;
+        (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - LIVE_FILTER_BITS)) as u32
+    }
+}
+
+/// Bits of an index of the map `LIVE_FILTER`.
+const LIVE_FILTER_BITS: u32 = 15;
+/// Entries of the map `LIVE_FILTER`.
+pub const LIVE_FILTER: u32 = 1 << LIVE_FILTER_BITS;
+
 /// Key of the map `PENDING_SAMPLES`: a call that was chosen and hasn't returned yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

@@ -14,7 +14,7 @@ use profiler_common::{
     mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::{Switches, TargetEntry},
-    sample::{LiveKey, PendingKey, PendingSample},
+    sample::{LIVE_FILTER as FILTER_ENTRIES, LiveKey, PendingKey, PendingSample},
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
@@ -96,6 +96,12 @@ pub static LIVE_SAMPLES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_53
 /// when full, `Outcome::LiveSamplesFull`, and the page isn't sampled. One entry unless growth is wanted.
 #[map]
 pub static LIVE_PAGES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
+
+/// Key: `LiveKey::filter`; value: how many entries of `LIVE_SAMPLES` have that. Most blocks that are given back were never
+/// sampled, and this tells most of them at a tenth of the price of looking there. Counted up before an entry is put in and
+/// down when one was taken out, by whoever does it; hence the user side has it in its memory.
+#[map]
+pub static LIVE_FILTER: Array<u64> = Array::with_max_entries(FILTER_ENTRIES, BPF_F_MMAPABLE);
 
 /// Calls that were chosen and haven't returned yet. Written at the entry, removed at the return; those that never come (an
 /// exception, `longjmp`, the end of the thread) make room for others in the end.

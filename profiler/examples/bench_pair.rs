@@ -11,17 +11,21 @@ mod script;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use profiler::{
     binary,
-    kernel::{Kernel, Plan, Sizes, Wanted},
+    kernel::{Kernel, Plan, Returns, SitePlan, Sizes, Wanted},
     session::{Chosen, Images, Session},
     target::{PinnedObject, Process},
 };
-use profiler_common::alloc::AllocFunction;
+use profiler_common::{
+    alloc::{AllocFunction, AllocSite},
+    sample::Sampling,
+};
 
 use self::script::Script;
 
@@ -90,6 +94,7 @@ enum Way {
     Counting,
     CountingAndStalls,
     Sampling,
+    SamplingPairs,
     Script,
 }
 
@@ -116,7 +121,7 @@ const PAIR: Suite = Suite {
 };
 
 const LEAKS: Suite = Suite {
-    ways: &[Way::None, Way::Counting, Way::Sampling, Way::Script],
+    ways: &[Way::None, Way::Counting, Way::Sampling, Way::SamplingPairs, Way::Script],
     base: Way::Counting,
     limits: &[
         Limit { of: Way::Sampling, to: Way::Counting, at_least: false, times: 1.10 },
@@ -133,6 +138,7 @@ impl Way {
             Self::Counting => "profiler, counting",
             Self::CountingAndStalls => "profiler, counting and stalls",
             Self::Sampling => "profiler, counting and sampling",
+            Self::SamplingPairs => "the same, every return taken (before Linux 6.13)",
             Self::Script => "bpftrace, with memleak's probes",
         }
     }
@@ -142,7 +148,11 @@ impl Way {
         match self {
             Self::None => 4_000_000,
             Self::EmptySymbols | Self::Script => 15_000,
-            Self::EmptySites | Self::Counting | Self::CountingAndStalls | Self::Sampling => 150_000,
+            Self::EmptySites
+            | Self::Counting
+            | Self::CountingAndStalls
+            | Self::Sampling
+            | Self::SamplingPairs => 150_000,
         }
     }
 }
@@ -156,6 +166,7 @@ struct Bench {
     library: String,
     /// File offsets of our sites, and of the symbols, for `malloc` and `free`.
     sites: [u64; 2],
+    plans: Vec<SitePlan>,
     symbols: [u64; 2],
 }
 
@@ -269,8 +280,9 @@ impl Bench {
                     |hook: &binary::Hook| image.file_offset_of(hook.address).context("no such address");
                 let sites = [malloc.site.file_offset, free.site.file_offset];
                 let symbols = [symbol(malloc)?, symbol(free)?];
+                let plans = [malloc, free].map(plan).to_vec();
                 let library = object.path.clone();
-                return Ok(Self { worker, input, output, pinned, library, sites, symbols });
+                return Ok(Self { worker, input, output, pinned, library, sites, plans, symbols });
             }
         }
         bail!("the worker has no allocator that profiler knows");
@@ -283,7 +295,7 @@ impl Bench {
             Way::EmptySymbols => self.with_empty(way, self.symbols),
             Way::Counting => self.with_session(way, wanted(false, false)),
             Way::CountingAndStalls => self.with_session(way, wanted(true, false)),
-            Way::Sampling => self.with_session(way, wanted(false, true)),
+            Way::Sampling | Way::SamplingPairs => self.with_samples(way),
             Way::Script => self.with_script(way),
         }
     }
@@ -318,6 +330,50 @@ impl Bench {
         self.ask(way)
     }
 
+    /// As a session does it, with a reader that keeps up.
+    fn with_samples(&mut self, way: Way) -> anyhow::Result<f64> {
+        let sessions = way == Way::Sampling;
+        let plan = Plan {
+            alloc: true,
+            stalls: false,
+            mappings: false,
+            events: false,
+            multi: true,
+            samples: true,
+            sessions,
+        };
+        let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 4 }, Duration::from_millis(1), false)?;
+        let expected = if sessions { Returns::Session } else { Returns::Probe };
+        if *kernel.returns() != expected {
+            bail!("this kernel can't: {:?}", kernel.returns());
+        }
+        let link = kernel.attach_alloc(self.worker.id(), &self.pinned.path(), &self.plans)?;
+        let (mut reader, _live) = kernel.take_samples().context("no samples")?;
+        kernel.sample(0, Sampling::with_mean(512 << 10))?;
+        kernel.count_calls(0, true)?;
+        let done = AtomicBool::new(false);
+        let (result, told) = std::thread::scope(|scope| {
+            let told = scope.spawn(|| {
+                let mut told = 0;
+                while !done.load(Ordering::Relaxed) {
+                    while reader.next().is_some() {
+                        told += 1;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                told
+            });
+            let result = self.ask(way);
+            done.store(true, Ordering::Relaxed);
+            (result, told.join().unwrap_or(0))
+        });
+        let counted = kernel.alloc_counts(link.sites()[0])?[0];
+        if counted.allocations < way.pairs() || told < counted.bytes / (512 << 10) / 2 {
+            bail!("of {counted:?}, {told} samples were told");
+        }
+        result
+    }
+
     fn with_session(&mut self, way: Way, wanted: Wanted) -> anyhow::Result<f64> {
         let mut session =
             Session::open(wanted, 1, Duration::from_millis(1), false, Images::new(None, false)?)?;
@@ -335,6 +391,12 @@ impl Bench {
     fn ask(&mut self, way: Way) -> anyhow::Result<f64> {
         ask(&mut self.input, &mut self.output, way.pairs())
     }
+}
+
+fn plan(hook: &binary::Hook) -> SitePlan {
+    let registers = hook.registers.map(|register| register as u8);
+    let site = AllocSite { op: hook.op as u8, registers, flags: hook.flags, slot: 0, reserved: 0 };
+    SitePlan { file_offsets: vec![hook.site.file_offset], site, sampled: hook.not_sampled.is_none() }
 }
 
 fn ask(input: &mut ChildStdin, output: &mut BufReader<ChildStdout>, pairs: u64) -> anyhow::Result<f64> {

@@ -27,7 +27,7 @@ use super::{
     mapping::BreakOffsets,
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
-    sample::{LIVE_SAMPLES, Samples},
+    sample::{LIVE_SAMPLES, LiveSamples, Samples},
 };
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
@@ -148,7 +148,7 @@ impl Kernel {
             loader.map_max_entries("LIVE_SAMPLES", 1).map_max_entries("PENDING_SAMPLES", 1);
         }
         if !plan.samples && plan.growth.is_none() {
-            loader.map_max_entries("SAMPLES", page);
+            loader.map_max_entries("LIVE_FILTER", 1).map_max_entries("SAMPLES", page);
         }
         if !trace {
             loader.map_max_entries("AYA_LOGS", page);
@@ -206,9 +206,13 @@ impl Kernel {
             kernel.live_pages = Some(take(&mut kernel.ebpf, "LIVE_PAGES", HashMap::try_from)?);
         }
         if plan.samples || plan.growth.is_some() {
+            let Some(Map::Array(filter)) = kernel.ebpf.take_map("LIVE_FILTER") else {
+                return Err(KernelError::Missing { kind: "map", name: "LIVE_FILTER" });
+            };
+            let live = take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?;
             kernel.samples = Some(Samples {
                 ring: take(&mut kernel.ebpf, "SAMPLES", RingBuf::try_from)?,
-                live: take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?,
+                live: LiveSamples::new(live, &filter)?,
             });
         }
         Ok(kernel)
@@ -442,6 +446,7 @@ mod tests {
             ("EVENT_SCOPE", 4),
             ("TRIALS", 8),
             ("SAMPLE_IDS", 8),
+            ("LIVE_FILTER", 8),
             ("THREADS", size(size_of::<ThreadRecord>())),
             ("HINTS", 4),
             ("RETIRED", size(size_of::<Retired>())),
