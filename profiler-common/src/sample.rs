@@ -103,7 +103,7 @@ pub const STACK_PIECE: usize = 512;
 pub enum SampleKind {
     /// A block was allocated and chosen. Stack follows.
     Allocated = 1,
-    /// A chosen block was given back (or moved by `realloc`). No stack.
+    /// A chosen block was given back (or moved by `realloc`), or a chosen page is touched for the first time again. No stack.
     Freed = 2,
     /// A page was touched for the first time and chosen. Stack follows.
     Page = 3,
@@ -165,7 +165,7 @@ pub struct SampleHeader {
     pub replaced: u64,
     /// `Switches::epoch` of the slot when it was drawn.
     pub epoch: u32,
-    /// Attach cookie of the probe site that saw it. Page: zero.
+    /// Attach cookie of the probe site that saw it. Page: 1 if the kernel touched it, in a system call of the thread; else zero.
     pub site: u32,
     /// Bytes of stack that follow.
     pub stack_bytes: u32,
@@ -186,6 +186,21 @@ pub struct LiveKey {
     /// The block.
     pub address: u64,
 }
+
+impl LiveKey {
+    /// The entry of the map `LIVE_FILTER` that counts this one.
+    #[inline(always)]
+    pub const fn filter(&self) -> u32 {
+        // Blocks lie at multiples of 16. Multiplication by 2^64 / the golden ratio spreads them (Knuth, TAOCP 6.4).
+        let number = self.address >> 4 ^ (self.slot as u64) << 48;
+        (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - LIVE_FILTER_BITS)) as u32
+    }
+}
+
+/// Bits of an index of the map `LIVE_FILTER`.
+const LIVE_FILTER_BITS: u32 = 15;
+/// Entries of the map `LIVE_FILTER`.
+pub const LIVE_FILTER: u32 = 1 << LIVE_FILTER_BITS;
 
 /// Key of the map `PENDING_SAMPLES`: a call that was chosen and hasn't returned yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -14,7 +14,7 @@ use profiler_common::{
     mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::{Switches, TargetEntry},
-    sample::{LiveKey, PendingKey, PendingSample},
+    sample::{LIVE_FILTER as FILTER_ENTRIES, LiveKey, PendingKey, PendingSample},
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
@@ -90,6 +90,12 @@ pub static BREAKS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 /// An entry takes about 80 bytes; the size here is what is set when samples are wanted, and one entry else.
 #[map]
 pub static LIVE_SAMPLES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
+
+/// Key: `LiveKey::filter`; value: how many entries of `LIVE_SAMPLES` have that. Most blocks that are given back were never
+/// sampled, and this tells most of them at a tenth of the price of looking there. Counted up before an entry is put in and
+/// down when one was taken out, by whoever does it; hence the user side has it in its memory.
+#[map]
+pub static LIVE_FILTER: Array<u64> = Array::with_max_entries(FILTER_ENTRIES, BPF_F_MMAPABLE);
 
 /// Sampled pages that were there when anybody last looked; value: the sample's id. Written when a page is touched for the first
 /// time; removed when it is touched for the first time again, and by the user side when it has been given back. Never evicts:

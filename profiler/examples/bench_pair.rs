@@ -1,4 +1,4 @@
-//! What a `malloc`/`free` pair costs the target: without probes, with empty probes, with profiler counting.
+//! What a `malloc`/`free` pair costs the target: without probes, with empty probes, with profiler counting and sampling.
 //!
 //! A worker process runs `free(p[k]); p[k] = malloc(n)` in a loop and measures its own CPU time. The ways of probing
 //! take turns within one run, round after round, so that a machine whose speed drifts disturbs all of them alike.
@@ -7,17 +7,21 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use profiler::{
     binary,
-    kernel::{Kernel, Plan, Sizes, Wanted},
+    kernel::{Kernel, Plan, Returns, SitePlan, Sizes, Wanted},
     session::{Chosen, Images, Session},
     target::{PinnedObject, Process},
 };
-use profiler_common::alloc::AllocFunction;
+use profiler_common::{
+    alloc::{AllocFunction, AllocSite},
+    sample::Sampling,
+};
 
 /// Blocks that live at once.
 const SLOTS: usize = 512;
@@ -81,11 +85,20 @@ enum Way {
     EmptySymbols,
     Counting,
     CountingAndStalls,
+    Sampling,
+    SamplingPairs,
 }
 
 impl Way {
-    const ALL: [Self; 5] =
-        [Self::None, Self::EmptySites, Self::EmptySymbols, Self::Counting, Self::CountingAndStalls];
+    const ALL: [Self; 7] = [
+        Self::None,
+        Self::EmptySites,
+        Self::EmptySymbols,
+        Self::Counting,
+        Self::CountingAndStalls,
+        Self::Sampling,
+        Self::SamplingPairs,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -94,6 +107,8 @@ impl Way {
             Self::EmptySymbols => "empty probes at the symbols",
             Self::Counting => "profiler, counting",
             Self::CountingAndStalls => "profiler, counting and stalls",
+            Self::Sampling => "profiler, sampling one of 512 KiB",
+            Self::SamplingPairs => "the same, every return taken (before Linux 6.13)",
         }
     }
 
@@ -102,7 +117,11 @@ impl Way {
         match self {
             Self::None => 4_000_000,
             Self::EmptySymbols => 15_000,
-            Self::EmptySites | Self::Counting | Self::CountingAndStalls => 150_000,
+            Self::EmptySites
+            | Self::Counting
+            | Self::CountingAndStalls
+            | Self::Sampling
+            | Self::SamplingPairs => 150_000,
         }
     }
 }
@@ -114,6 +133,7 @@ struct Bench {
     pinned: PinnedObject,
     /// File offsets of our sites, and of the symbols, for `malloc` and `free`.
     sites: [u64; 2],
+    plans: Vec<SitePlan>,
     symbols: [u64; 2],
 }
 
@@ -163,6 +183,11 @@ fn report(results: &[Vec<f64>]) {
         ratio(Way::Counting, Way::EmptySites),
         1.0 / ratio(Way::Counting, Way::EmptySymbols)
     );
+    println!(
+        "sampling is {:.2} times counting; {:.2} times where every return is taken",
+        ratio(Way::Sampling, Way::Counting),
+        ratio(Way::SamplingPairs, Way::Counting)
+    );
 }
 
 impl Bench {
@@ -191,7 +216,8 @@ impl Bench {
                     |hook: &binary::Hook| image.file_offset_of(hook.address).context("no such address");
                 let sites = [malloc.site.file_offset, free.site.file_offset];
                 let symbols = [symbol(malloc)?, symbol(free)?];
-                return Ok(Self { worker, input, output, pinned, sites, symbols });
+                let plans = [malloc, free].map(plan).to_vec();
+                return Ok(Self { worker, input, output, pinned, sites, plans, symbols });
             }
         }
         bail!("the worker has no allocator that profiler knows");
@@ -206,6 +232,7 @@ impl Bench {
                 way,
                 Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None },
             ),
+            Way::Sampling | Way::SamplingPairs => self.with_samples(way),
             Way::CountingAndStalls => self.with_session(
                 way,
                 Wanted { alloc: true, stalls: true, mappings: false, samples: false, growth: None },
@@ -233,6 +260,52 @@ impl Bench {
         self.ask(way)
     }
 
+    /// As a session does it, with a reader that keeps up.
+    fn with_samples(&mut self, way: Way) -> anyhow::Result<f64> {
+        let sessions = way == Way::Sampling;
+        let plan = Plan {
+            alloc: true,
+            stalls: false,
+            mappings: false,
+            events: false,
+            multi: true,
+            samples: true,
+            sessions,
+            growth: None,
+            victims: false,
+        };
+        let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 4 }, Duration::from_millis(1), false)?;
+        let expected = if sessions { Returns::Session } else { Returns::Probe };
+        if *kernel.returns() != expected {
+            bail!("this kernel can't: {:?}", kernel.returns());
+        }
+        let link = kernel.attach_alloc(self.worker.id(), &self.pinned.path(), &self.plans)?;
+        let (mut reader, _live) = kernel.take_samples().context("no samples")?;
+        kernel.sample(0, Sampling::with_mean(512 << 10))?;
+        kernel.count_calls(0, true)?;
+        let done = AtomicBool::new(false);
+        let (result, told) = std::thread::scope(|scope| {
+            let told = scope.spawn(|| {
+                let mut told = 0;
+                while !done.load(Ordering::Relaxed) {
+                    while reader.next().is_some() {
+                        told += 1;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                told
+            });
+            let result = self.ask(way);
+            done.store(true, Ordering::Relaxed);
+            (result, told.join().unwrap_or(0))
+        });
+        let counted = kernel.alloc_counts(link.sites()[0])?[0];
+        if counted.allocations < way.pairs() || told < counted.bytes / (512 << 10) / 2 {
+            bail!("of {counted:?}, {told} samples were told");
+        }
+        result
+    }
+
     fn with_session(&mut self, way: Way, wanted: Wanted) -> anyhow::Result<f64> {
         let mut session =
             Session::open(wanted, 1, Duration::from_millis(1), false, Images::new(None, false)?)?;
@@ -250,6 +323,12 @@ impl Bench {
     fn ask(&mut self, way: Way) -> anyhow::Result<f64> {
         ask(&mut self.input, &mut self.output, way.pairs())
     }
+}
+
+fn plan(hook: &binary::Hook) -> SitePlan {
+    let registers = hook.registers.map(|register| register as u8);
+    let site = AllocSite { op: hook.op as u8, registers, flags: hook.flags, slot: 0, reserved: 0 };
+    SitePlan { file_offsets: vec![hook.site.file_offset], site, sampled: hook.not_sampled.is_none() }
 }
 
 fn ask(input: &mut ChildStdin, output: &mut BufReader<ChildStdout>, pairs: u64) -> anyhow::Result<f64> {

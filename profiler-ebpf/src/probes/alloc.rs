@@ -1,7 +1,8 @@
 //! Allocator calls: counted where they enter, and sampled blocks that are given back.
 
 use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_get_attach_cookie, macros::uprobe, programs::ProbeContext,
+    EbpfContext as _, bindings::BPF_NOEXIST, helpers::generated::bpf_get_attach_cookie, macros::uprobe,
+    programs::ProbeContext,
 };
 use aya_log_ebpf::trace;
 use profiler_common::{
@@ -15,7 +16,7 @@ use super::{
     call::{Call, argument, classify},
     sample::{now, tell},
 };
-use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, LIVE_SAMPLES, SWITCHES, add, count};
+use crate::maps::{ALLOC_COUNTS, ALLOC_SITES, LIVE_FILTER, LIVE_SAMPLES, SWITCHES, add, count};
 
 /// A call that was counted.
 pub struct Hit<'a> {
@@ -35,8 +36,8 @@ fn alloc(ctx: ProbeContext) -> u32 {
     let Some(hit) = counted(&ctx) else { return 0 };
     if hit.sampling.rate != 0 && hit.site.flags & ONLY_COUNTED == 0 {
         // Whether the block can be resized isn't seen here: taken for granted.
-        if let Call::Free | Call::Resize { .. } = hit.call {
-            forget(&ctx, &hit, argument(&ctx, hit.site, 0), None);
+        if let Call::Free { block } | Call::Resize { block, .. } = hit.call {
+            forget(&ctx, &hit, block, None);
         }
     }
     0
@@ -69,8 +70,8 @@ pub fn counted(ctx: &ProbeContext) -> Option<Hit<'static>> {
             add(&raw mut counts.allocations, 1);
             add(&raw mut counts.bytes, bytes);
         }
-        Call::Free => add(&raw mut counts.frees, 1),
-        Call::Resize { bytes } => {
+        Call::Free { .. } => add(&raw mut counts.frees, 1),
+        Call::Resize { bytes, .. } => {
             add(&raw mut counts.resizes, 1);
             add(&raw mut counts.bytes, bytes);
         }
@@ -95,8 +96,42 @@ fn sampling(switches: *const Switches) -> Sampling {
 /// The id of a sampled block, if the block is one.
 #[inline(always)]
 pub fn live(key: &LiveKey) -> Option<u64> {
+    let entries = LIVE_FILTER.get_ptr(key.filter())?;
+    // SAFETY: a pointer to a map value. Volatile, because everybody writes it.
+    if unsafe { entries.read_volatile() } == 0 {
+        return None;
+    }
     // SAFETY: the value is a number, written in one piece.
     unsafe { LIVE_SAMPLES.get(key) }.copied()
+}
+
+/// Takes a sampled block out. True for one of those who try it at once.
+#[inline(always)]
+pub fn take_out(key: &LiveKey) -> bool {
+    let taken = LIVE_SAMPLES.remove(key).is_ok();
+    if taken {
+        count_in_filter(key, u64::MAX);
+    }
+    taken
+}
+
+/// Puts a sampled block in; false if there is no room, or there is one already.
+#[inline(always)]
+pub fn put_in(key: &LiveKey, id: u64) -> bool {
+    count_in_filter(key, 1);
+    let put = LIVE_SAMPLES.insert(key, &id, u64::from(BPF_NOEXIST)).is_ok();
+    if !put {
+        count_in_filter(key, u64::MAX);
+    }
+    put
+}
+
+/// Adds 1, or takes 1 away (by adding 2^64 - 1).
+#[inline(always)]
+fn count_in_filter(key: &LiveKey, n: u64) {
+    if let Some(entries) = LIVE_FILTER.get_ptr_mut(key.filter()) {
+        add(entries, n);
+    }
 }
 
 /// A block is given back: if it was sampled, as the sample with this id if one is told, that is told.
@@ -107,8 +142,7 @@ pub fn forget(ctx: &ProbeContext, hit: &Hit<'_>, address: u64, only: Option<u64>
     if only.is_some_and(|only| only != id) {
         return;
     }
-    // Once, if two threads give it back.
-    if LIVE_SAMPLES.remove(&key).is_err() {
+    if !take_out(&key) {
         return;
     }
     tell(&SampleHeader {

@@ -16,9 +16,17 @@ const LARGEST_REQUEST: u64 = (1 << 47) - 1;
 /// What one call means for the counts.
 #[derive(Clone, Copy)]
 pub enum Call {
-    Allocation { bytes: u64 },
-    Free,
-    Resize { bytes: u64 },
+    Allocation {
+        bytes: u64,
+    },
+    /// Of the block at this address.
+    Free {
+        block: u64,
+    },
+    Resize {
+        block: u64,
+        bytes: u64,
+    },
     Refused,
     Ignored,
 }
@@ -121,7 +129,7 @@ pub fn classify(ctx: &ProbeContext, site: &AllocSite) -> Call {
     match site.op {
         ALLOCATE => allocation(first),
         FREE | ALLOCATE_COPY if first == 0 => Call::Ignored,
-        FREE => Call::Free,
+        FREE => Call::Free { block: first },
         // How long a text is, is told by its bytes only.
         ALLOCATE_COPY => Call::Allocation { bytes: 0 },
         ALLOCATE_ARRAY => product(first, argument(ctx, site, 1)).map_or(Call::Refused, allocation),
@@ -165,10 +173,14 @@ fn resize(pointer: u64, bytes: u64, flags: u32) -> Call {
     }
     if bytes == 0 && flags & ZERO_RESIZES == 0 {
         // glibc frees the block and returns NULL (REALLOC_ZERO_BYTES_FREES).
-        return if flags & ZERO_COUNTED_ELSEWHERE != 0 { Call::Ignored } else { Call::Free };
+        return if flags & ZERO_COUNTED_ELSEWHERE != 0 {
+            Call::Ignored
+        } else {
+            Call::Free { block: pointer }
+        };
     }
     // A request that can't succeed leaves the old block alone.
-    if bytes > LARGEST_REQUEST { Call::Refused } else { Call::Resize { bytes } }
+    if bytes > LARGEST_REQUEST { Call::Refused } else { Call::Resize { block: pointer, bytes } }
 }
 
 /// `a * b`, or `None` where that is more than any request may be; divides only when one factor is large.

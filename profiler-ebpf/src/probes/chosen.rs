@@ -23,11 +23,11 @@ use profiler_common::{
 };
 
 use super::{
-    alloc::{Hit, counted, forget, live},
+    alloc::{Hit, counted, forget, live, put_in, take_out},
     call::{Call, argument, registers, result},
     sample::{next_id, now, tell_with_stack},
 };
-use crate::maps::{ALLOC_SITES, LIVE_SAMPLES, PENDING_SAMPLES, SWITCHES, count};
+use crate::maps::{ALLOC_SITES, PENDING_SAMPLES, SWITCHES, count};
 
 /// What a session's program says at the entry.
 pub const TAKE_RETURN: u32 = 0;
@@ -88,8 +88,7 @@ fn entered(ctx: &ProbeContext) -> bool {
             Some(threshold) => wait(ctx, &hit, PendingSample { bytes, threshold, ..Default::default() }),
             None => false,
         },
-        Call::Resize { bytes } => {
-            let old_address = argument(ctx, hit.site, 0);
+        Call::Resize { block: old_address, bytes } => {
             let key = LiveKey { slot: hit.site.slot, epoch: hit.epoch, address: old_address };
             let old_id = live(&key).unwrap_or(0);
             let threshold = draw(bytes, hit.sampling).unwrap_or(0);
@@ -100,8 +99,8 @@ fn entered(ctx: &ProbeContext) -> bool {
                     PendingSample { bytes, threshold, old_id, old_address, ..Default::default() },
                 )
         }
-        Call::Free => {
-            forget(ctx, &hit, argument(ctx, hit.site, 0), None);
+        Call::Free { block } => {
+            forget(ctx, &hit, block, None);
             false
         }
         Call::Refused | Call::Ignored => false,
@@ -156,7 +155,8 @@ fn returned(ctx: &ProbeContext) {
         return;
     }
     if pending.old_id != 0 {
-        let hit = Hit { site, cookie, epoch: pending.epoch, sampling: Sampling::default(), call: Call::Free };
+        let hit =
+            Hit { site, cookie, epoch: pending.epoch, sampling: Sampling::default(), call: Call::Ignored };
         // Before the new block is put in, which may have the old one's address. If the allocator has called its own `free`
         // meanwhile, that was told there, and the address may be another block's.
         forget(ctx, &hit, pending.old_address, Some(pending.old_id));
@@ -187,7 +187,10 @@ fn remember(ctx: &ProbeContext, pending: &PendingSample, slot: u32, site: u32, a
     let key = LiveKey { slot, epoch: pending.epoch, address };
     let replaced = live(&key).unwrap_or(0);
     let Some(id) = next_id() else { return };
-    if LIVE_SAMPLES.insert(&key, &id, 0).is_err() {
+    if replaced != 0 {
+        take_out(&key);
+    }
+    if !put_in(&key, id) {
         count(Outcome::LiveSamplesFull);
         return;
     }
@@ -209,6 +212,6 @@ fn remember(ctx: &ProbeContext, pending: &PendingSample, slot: u32, site: u32, a
         registers: registers(ctx),
     });
     if !told {
-        let _removed = LIVE_SAMPLES.remove(&key);
+        take_out(&key);
     }
 }

@@ -16,18 +16,17 @@ use profiler_common::{
     mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::TargetEntry,
-    sample::LiveKey,
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
 use super::{
     Btf, EventReader, Facts, KernelError, KernelLog, Plan, Raw, SiteId,
     alloc::Switchboard,
-    growth::{GROWTH_TRACEPOINTS, GrowthKnobs, VICTIM_TRACEPOINTS},
+    growth::{GROWTH_TRACEPOINTS, GrowthKnobs, LivePages, VICTIM_TRACEPOINTS},
     mapping::BreakOffsets,
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
-    sample::{LIVE_SAMPLES, Samples},
+    sample::{LIVE_SAMPLES, LiveSamples, Samples},
 };
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
@@ -62,7 +61,7 @@ pub struct Kernel {
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
-    pub(super) live_pages: Option<HashMap<MapData, Raw<LiveKey>, u64>>,
+    pub(super) live_pages: Option<LivePages>,
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
@@ -147,8 +146,8 @@ impl Kernel {
         } else {
             loader.map_max_entries("LIVE_SAMPLES", 1).map_max_entries("PENDING_SAMPLES", 1);
         }
-        if !plan.samples && plan.growth.is_none() {
-            loader.map_max_entries("SAMPLES", page);
+        if !plan.tells_samples() {
+            loader.map_max_entries("LIVE_FILTER", 1).map_max_entries("SAMPLES", page);
         }
         if !trace {
             loader.map_max_entries("AYA_LOGS", page);
@@ -203,12 +202,17 @@ impl Kernel {
             kernel.load_uprobes(plan, &map_fds)?;
         }
         if plan.growth.is_some() {
-            kernel.live_pages = Some(take(&mut kernel.ebpf, "LIVE_PAGES", HashMap::try_from)?);
+            kernel.live_pages =
+                Some(LivePages::new(take(&mut kernel.ebpf, "LIVE_PAGES", HashMap::try_from)?));
         }
-        if plan.samples || plan.growth.is_some() {
+        if plan.tells_samples() {
+            let Some(Map::Array(filter)) = kernel.ebpf.take_map("LIVE_FILTER") else {
+                return Err(KernelError::Missing { kind: "map", name: "LIVE_FILTER" });
+            };
+            let live = take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?;
             kernel.samples = Some(Samples {
                 ring: take(&mut kernel.ebpf, "SAMPLES", RingBuf::try_from)?,
-                live: take(&mut kernel.ebpf, "LIVE_SAMPLES", HashMap::try_from)?,
+                live: LiveSamples::new(live, &filter)?,
             });
         }
         Ok(kernel)
@@ -442,6 +446,7 @@ mod tests {
             ("EVENT_SCOPE", 4),
             ("TRIALS", 8),
             ("SAMPLE_IDS", 8),
+            ("LIVE_FILTER", 8),
             ("THREADS", size(size_of::<ThreadRecord>())),
             ("HINTS", 4),
             ("RETIRED", size(size_of::<Retired>())),

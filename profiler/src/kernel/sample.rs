@@ -7,11 +7,11 @@ use std::{
 
 use aya::maps::{HashMap, MapData, MapError, RingBuf};
 use profiler_common::sample::{
-    LiveKey, Registers, STACK_BYTES, STACK_PIECE, SampleHeader, SampleKind, Sampling,
+    LIVE_FILTER, LiveKey, Registers, STACK_BYTES, STACK_PIECE, SampleHeader, SampleKind, Sampling,
 };
 use thiserror::Error;
 
-use super::{Kernel, KernelError, Raw, loader::map_error};
+use super::{Kernel, KernelError, Raw, loader::map_error, sys::SharedWords};
 
 /// Sampled blocks of all targets together that can live at once; about 80 bytes each.
 pub(super) const LIVE_SAMPLES: u32 = 65_536;
@@ -136,7 +136,11 @@ impl AsFd for SampleReader {
 
 /// The sampled blocks that live, as the kernel side knows them. What isn't among them any more was given back, also where
 /// the ring was too full to tell.
-pub struct LiveSamples(HashMap<MapData, Raw<LiveKey>, u64>);
+pub struct LiveSamples {
+    map: HashMap<MapData, Raw<LiveKey>, u64>,
+    /// How many of them have each value of [`LiveKey::filter`], in 8 bytes each.
+    filter: SharedWords,
+}
 
 impl LiveSamples {
     /// The sample that is known at a place.
@@ -145,7 +149,7 @@ impl LiveSamples {
     ///
     /// If the map can't be read.
     pub fn get(&self, key: &LiveKey) -> Result<Option<u64>, KernelError> {
-        match self.0.get(&Raw(*key), 0) {
+        match self.map.get(&Raw(*key), 0) {
             Ok(id) => Ok(Some(id)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(source) => Err(map_error("LIVE_SAMPLES", source)),
@@ -162,8 +166,19 @@ impl LiveSamples {
         if self.get(key)? != Some(id) {
             return Ok(());
         }
-        match self.0.remove(&Raw(*key)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        self.take_out(key)
+    }
+
+    fn take_out(&mut self, key: &LiveKey) -> Result<(), KernelError> {
+        match self.map.remove(&Raw(*key)) {
+            Ok(()) => {
+                // Whoever has taken it out counts it down. There are less than 2^32, so that the lower half is all of it.
+                if let Some(entries) = self.filter.word(8 * key.filter() as usize) {
+                    entries.fetch_sub(1, Ordering::SeqCst);
+                }
+                Ok(())
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
             Err(source) => Err(map_error("LIVE_SAMPLES", source)),
         }
     }
@@ -177,7 +192,7 @@ impl LiveSamples {
     pub fn entries(&self) -> Result<Vec<(LiveKey, u64)>, KernelError> {
         let mut entries = Vec::new();
         // Bounded, as a walk begins again whenever the entry is gone that it stands at.
-        for entry in self.0.iter().take(2 * LIVE_SAMPLES as usize) {
+        for entry in self.map.iter().take(2 * LIVE_SAMPLES as usize) {
             match entry {
                 Ok((key, id)) => entries.push((key.0, id)),
                 Err(MapError::KeyNotFound) => (),
@@ -200,10 +215,7 @@ impl LiveSamples {
             if key.slot != slot || present_epoch == Some(key.epoch) {
                 continue;
             }
-            match self.0.remove(&Raw(key)) {
-                Ok(()) | Err(MapError::KeyNotFound) => (),
-                Err(source) => return Err(map_error("LIVE_SAMPLES", source)),
-            }
+            self.take_out(&key)?;
         }
         Ok(())
     }
@@ -212,7 +224,18 @@ impl LiveSamples {
 /// What is handed out once.
 pub(super) struct Samples {
     pub ring: RingBuf<MapData>,
-    pub live: HashMap<MapData, Raw<LiveKey>, u64>,
+    pub live: LiveSamples,
+}
+
+impl LiveSamples {
+    pub(super) fn new(
+        map: HashMap<MapData, Raw<LiveKey>, u64>,
+        filter: &MapData,
+    ) -> Result<Self, KernelError> {
+        let filter = SharedWords::map(filter.fd(), 8 * LIVE_FILTER as usize)
+            .map_err(|source| KernelError::System { path: "the BPF map `LIVE_FILTER`".to_owned(), source })?;
+        Ok(Self { map, filter })
+    }
 }
 
 impl Kernel {
@@ -237,13 +260,7 @@ impl Kernel {
     /// The samples and the blocks that live, once, for whatever thread wants to read them. `None` the second time, or if none
     /// are planned.
     pub fn take_samples(&mut self) -> Option<(SampleReader, LiveSamples)> {
-        self.samples.take().map(|Samples { ring, live }| (SampleReader(ring), LiveSamples(live)))
-    }
-
-    /// The sampled pages, once. A page that has been given back stays among them until it is touched again: whoever finds out
-    /// ([`crate::target::Pagemap::states`]) removes it. `None` the second time, or if growth isn't planned.
-    pub fn take_pages(&mut self) -> Option<LiveSamples> {
-        self.live_pages.take().map(LiveSamples)
+        self.samples.take().map(|Samples { ring, live }| (SampleReader(ring), live))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who calls whom, on a small library that is built like glibc's allocator.
 
 use profiler_common::alloc::{
-    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT,
+    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT, RESULT_IN_MEMORY,
     SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE,
 };
 
@@ -53,7 +53,7 @@ fn flags_follow_the_jumps() {
     assert_eq!(flags(&image, AllocFunction::Memalign), SMALL_ALIGNMENT_COUNTED_ELSEWHERE);
     let own = SMALL_ALIGNMENT_COUNTED_ELSEWHERE | BAD_ALIGNMENT_FAILS;
     assert_eq!(flags(&image, AllocFunction::AlignedAlloc), own, "not the same function as memalign");
-    let own = own | POINTER_ALIGNMENT;
+    let own = own | POINTER_ALIGNMENT | RESULT_IN_MEMORY;
     assert_eq!(flags(&image, AllocFunction::PosixMemalign), own, "by a call of what jumps to malloc");
     for function in [AllocFunction::Malloc, AllocFunction::Valloc, AllocFunction::Pvalloc] {
         assert_eq!(flags(&image, function), 0, "{function:?}");

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use profiler_common::alloc::{
-    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT, Register,
-    SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
+    AllocFunction, BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, POINTER_ALIGNMENT, RESULT_IN_MEMORY,
+    Register, SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
 };
 
 use super::walks::{Memory, check};
@@ -13,8 +13,8 @@ use super::{glibc, library};
 use crate::binary::glibc::{C_FUNCTIONS, recipe};
 use crate::binary::names::{Meaning, meaning};
 use crate::binary::{
-    Allocator, Class, Hook, Image, InternalCall, Layer, LeftOutReason, MAX_INTERNAL_CALLS, Site, SiteError,
-    SiteKind, analyse, code_and_exports, site,
+    Allocator, Class, Hook, Image, InternalCall, Layer, LeftOutReason, MAX_INTERNAL_CALLS, NotSampled, Site,
+    SiteError, SiteKind, analyse, code_and_exports, site,
 };
 
 const GLIBCS: [&str; 3] = [
@@ -89,7 +89,10 @@ fn glibc_of_debian_12() {
                 AllocFunction::PosixMemalign,
                 7,
                 "push %r12",
-                BAD_ALIGNMENT_FAILS | POINTER_ALIGNMENT | SMALL_ALIGNMENT_COUNTED_ELSEWHERE,
+                BAD_ALIGNMENT_FAILS
+                    | POINTER_ALIGNMENT
+                    | SMALL_ALIGNMENT_COUNTED_ELSEWHERE
+                    | RESULT_IN_MEMORY,
                 &["posix_memalign"],
             ),
             (
@@ -111,6 +114,9 @@ fn glibc_of_debian_12() {
             assert_eq!(hook.flags, flags, "{hook:x?}");
             assert_eq!(hook.names, names);
             assert!(hook.notes.is_empty(), "{hook:x?}");
+            // None of them has moved the stack pointer before its site.
+            let frees = function == AllocFunction::Free;
+            assert_eq!(hook.not_sampled, frees.then_some(NotSampled::Frees), "{hook:x?}");
         }
         let reasons: Vec<_> =
             image.left_out.iter().map(|left| (left.name.as_str(), left.reason.clone())).collect();
