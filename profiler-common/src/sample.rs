@@ -103,7 +103,7 @@ pub const STACK_PIECE: usize = 512;
 pub enum SampleKind {
     /// A block was allocated and chosen. Stack follows.
     Allocated = 1,
-    /// A chosen block was given back (or moved by `realloc`). No stack.
+    /// A chosen block was given back (or moved by `realloc`), or a chosen page is touched for the first time again. No stack.
     Freed = 2,
     /// A page was touched for the first time and chosen. Stack follows.
     Page = 3,
@@ -165,7 +165,7 @@ pub struct SampleHeader {
     pub replaced: u64,
     /// `Switches::epoch` of the slot when it was drawn.
     pub epoch: u32,
-    /// Attach cookie of the probe site that saw it. Page: zero.
+    /// Attach cookie of the probe site that saw it. Page: 1 if the kernel touched it, in a system call of the thread; else zero.
     pub site: u32,
     /// Bytes of stack that follow.
     pub stack_bytes: u32,

@@ -91,17 +91,17 @@ pub static BREAKS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static LIVE_SAMPLES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
 
-/// Sampled pages that were there when anybody last looked; value: the sample's id. Written when a page is touched for the first
-/// time; removed when it is touched for the first time again, and by the user side when it has been given back. Never evicts:
-/// when full, `Outcome::LiveSamplesFull`, and the page isn't sampled. One entry unless growth is wanted.
-#[map]
-pub static LIVE_PAGES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
-
 /// Key: `LiveKey::filter`; value: how many entries of `LIVE_SAMPLES` have that. Most blocks that are given back were never
 /// sampled, and this tells most of them at a tenth of the price of looking there. Counted up before an entry is put in and
 /// down when one was taken out, by whoever does it; hence the user side has it in its memory.
 #[map]
 pub static LIVE_FILTER: Array<u64> = Array::with_max_entries(FILTER_ENTRIES, BPF_F_MMAPABLE);
+
+/// Sampled pages that were there when anybody last looked; value: the sample's id. Written when a page is touched for the first
+/// time; removed when it is touched for the first time again, and by the user side when it has been given back. Never evicts:
+/// when full, `Outcome::LiveSamplesFull`, and the page isn't sampled. One entry unless growth is wanted.
+#[map]
+pub static LIVE_PAGES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536, 0);
 
 /// Calls that were chosen and haven't returned yet. Written at the entry, removed at the return; those that never come (an
 /// exception, `longjmp`, the end of the thread) make room for others in the end.

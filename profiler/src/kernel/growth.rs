@@ -11,9 +11,10 @@
 
 use std::io;
 
-use profiler_common::sample::{Sampling, threshold};
+use aya::maps::{HashMap, MapData, MapError};
+use profiler_common::sample::{LiveKey, Sampling, threshold};
 
-use super::{Btf, Facts, KernelError, Plan};
+use super::{Btf, Facts, Kernel, KernelError, Plan, Raw, loader::map_error};
 use crate::target::PAGE;
 
 /// The programs; each is named like its tracepoint.
@@ -43,6 +44,51 @@ impl GrowthKnobs {
             pagefault_disabled: btf.member("task_struct", "pagefault_disabled")?.byte_offset(),
             victim_is_task: u8::from(btf.tracepoint_arguments("mark_victim") == Some(2)),
         })
+    }
+}
+
+/// The sampled pages. One that has been given back stays among them until it is touched again: whoever finds out
+/// ([`crate::target::Pagemap::states`]) removes it, as there is room for 65,536 only.
+pub struct LivePages(HashMap<MapData, Raw<LiveKey>, u64>);
+
+impl LivePages {
+    pub(super) const fn new(map: HashMap<MapData, Raw<LiveKey>, u64>) -> Self {
+        Self(map)
+    }
+
+    /// The sample that is known of a page.
+    ///
+    /// # Errors
+    ///
+    /// If the map can't be read.
+    pub fn get(&self, key: &LiveKey) -> Result<Option<u64>, KernelError> {
+        match self.0.get(&Raw(*key), 0) {
+            Ok(id) => Ok(Some(id)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(map_error("LIVE_PAGES", source)),
+        }
+    }
+
+    /// Forgets a sample, if it is still that one.
+    ///
+    /// # Errors
+    ///
+    /// If the map can't be read or written.
+    pub fn remove(&mut self, key: &LiveKey, id: u64) -> Result<(), KernelError> {
+        if self.get(key)? != Some(id) {
+            return Ok(());
+        }
+        match self.0.remove(&Raw(*key)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(map_error("LIVE_PAGES", source)),
+        }
+    }
+}
+
+impl Kernel {
+    /// The sampled pages, once, for whatever thread wants to keep them. `None` the second time, or if growth isn't planned.
+    pub fn take_pages(&mut self) -> Option<LivePages> {
+        self.live_pages.take()
     }
 }
 

@@ -16,14 +16,13 @@ use profiler_common::{
     mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::TargetEntry,
-    sample::LiveKey,
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
 use super::{
     Btf, EventReader, Facts, KernelError, KernelLog, Plan, Raw, SiteId,
     alloc::Switchboard,
-    growth::{GROWTH_TRACEPOINTS, GrowthKnobs, VICTIM_TRACEPOINTS},
+    growth::{GROWTH_TRACEPOINTS, GrowthKnobs, LivePages, VICTIM_TRACEPOINTS},
     mapping::BreakOffsets,
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
@@ -62,7 +61,7 @@ pub struct Kernel {
     pub(super) hints: HashMap<MapData, u32, u32>,
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
-    pub(super) live_pages: Option<HashMap<MapData, Raw<LiveKey>, u64>>,
+    pub(super) live_pages: Option<LivePages>,
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
@@ -147,7 +146,7 @@ impl Kernel {
         } else {
             loader.map_max_entries("LIVE_SAMPLES", 1).map_max_entries("PENDING_SAMPLES", 1);
         }
-        if !plan.samples && plan.growth.is_none() {
+        if !plan.tells_samples() {
             loader.map_max_entries("LIVE_FILTER", 1).map_max_entries("SAMPLES", page);
         }
         if !trace {
@@ -203,9 +202,10 @@ impl Kernel {
             kernel.load_uprobes(plan, &map_fds)?;
         }
         if plan.growth.is_some() {
-            kernel.live_pages = Some(take(&mut kernel.ebpf, "LIVE_PAGES", HashMap::try_from)?);
+            kernel.live_pages =
+                Some(LivePages::new(take(&mut kernel.ebpf, "LIVE_PAGES", HashMap::try_from)?));
         }
-        if plan.samples || plan.growth.is_some() {
+        if plan.tells_samples() {
             let Some(Map::Array(filter)) = kernel.ebpf.take_map("LIVE_FILTER") else {
                 return Err(KernelError::Missing { kind: "map", name: "LIVE_FILTER" });
             };

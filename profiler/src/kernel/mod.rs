@@ -27,6 +27,7 @@ use thiserror::Error;
 
 pub use alloc::{AllocLink, SiteId, SitePlan};
 pub use btf::{Btf, BtfError};
+pub use growth::LivePages;
 pub use loader::{Kernel, OBJECT, Sizes};
 pub use log::KernelLog;
 pub use place::{Placement, Probes, detach_all};

@@ -69,6 +69,11 @@ impl Plan {
         }
     }
 
+    /// Whether anything comes through the ring of samples.
+    pub(super) const fn tells_samples(self) -> bool {
+        self.samples || self.growth.is_some()
+    }
+
     /// The first thing that stands in the way.
     fn obstacle(self, facts: &Facts) -> Option<String> {
         if !self.alloc && !self.stalls && !self.mappings && self.growth.is_none() {

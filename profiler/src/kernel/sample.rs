@@ -262,12 +262,6 @@ impl Kernel {
     pub fn take_samples(&mut self) -> Option<(SampleReader, LiveSamples)> {
         self.samples.take().map(|Samples { ring, live }| (SampleReader(ring), live))
     }
-
-    /// The sampled pages, once. A page that has been given back stays among them until it is touched again: whoever finds out
-    /// ([`crate::target::Pagemap::states`]) removes it. `None` the second time, or if growth isn't planned.
-    pub fn take_pages(&mut self) -> Option<LiveSamples> {
-        self.live_pages.take().map(LiveSamples)
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@
 //! Pure over [`Memory`]. Bounds: 16 MiB at most besides the answer, whatever the memory holds; time is the caller's to end. Costs:
 //! 3.5 GB/s of one CPU (half of it is copying, by the kernel), and the process feels it where it maps memory, as every page is
 //! read under its `mmap_lock`: a pair of mmap and munmap took twice as long while another CPU searched, on a busy machine. So
-//! the caller rests between the megabytes, in `go_on`; with a millisecond after each, it was 1.2 to 1.8 times as long.
+//! the caller rests between the megabytes, in `go_on`; with a millisecond after each, it was 1.2 to 1.9 times as long.
 
 use std::{io, ops::Range};
 
