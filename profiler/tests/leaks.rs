@@ -3,12 +3,10 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::{
     can_observe,
     hunt::{Deeds, Planted, distance, has_callers, hunt, hunt_each, names_function, report},
-    planted::{KINDS, Scale, compare, told},
+    planted::{KINDS, SMALL, Scale, compare, told},
 };
 use profiler::leaks::Verdict;
 
@@ -21,10 +19,10 @@ fn planted_leaks_are_found_ranked_first_and_measured() {
     if !can_observe() {
         return;
     }
-    let Some(mut programs) = KINDS.iter().map(|kind| kind.start()).collect::<Option<Vec<_>>>() else {
-        return;
-    };
-    let picture = hunt(&mut programs, Duration::from_secs(40), &["--sample-bytes", "16384"]);
+    let programs = KINDS.iter().map(|kind| kind.start(Scale::Small));
+    let Some(mut programs) = programs.collect::<Option<Vec<_>>>() else { return };
+    let lengths: Vec<_> = KINDS.iter().map(|kind| kind.length(Scale::Small)).collect();
+    let pictures = hunt_each(&mut programs, &lengths, &["--sample-bytes", "16384"]);
     let mut wrong = String::new();
     for ((kind, program), picture) in KINDS.iter().zip(&programs).zip(&pictures) {
         let report = report(picture, program);
@@ -66,28 +64,25 @@ fn programs_that_do_not_leak_are_not_called_leaking() {
         Planted::start("leaks.c", &["kept", "rate=500000"]),
     ];
     let Some(mut programs) = all.into_iter().collect::<Option<Vec<_>>>() else { return };
-    let picture = hunt(&mut programs, Duration::from_secs(40), &["--sample-bytes", "16384"]);
-    for program in &programs {
-        let report = report(&picture, program);
+    let lengths = [SMALL; 6];
+    let pictures = hunt_each(&mut programs, &lengths, &["--sample-bytes", "16384"]);
+    for (program, picture) in programs.iter().zip(&pictures) {
+        let report = report(picture, program);
         let accused = report.sites.iter().find(|site| site.judgement.verdict == Verdict::Leaking);
         assert!(accused.is_none(), "{}: {}", program.name, told(report));
         assert_ne!(report.judgement.verdict, Verdict::Leaking, "{}: {}", program.name, told(report));
     }
-    let [cache, _, _, _, idle, kept] = &programs[..] else { panic!("six programs") };
-    let site = |program, function| {
-        let report = report(&picture, program);
+    let site = |number: usize, function| {
+        let report = report(&pictures[number], &programs[number]);
         let found = report.sites.iter().find(|site| names_function(site, function));
         found.unwrap_or_else(|| panic!("{function}: {}", told(report)))
     };
-    assert_eq!(
-        site(kept, "keep_one_entry").judgement.verdict,
-        Verdict::Growing,
-        "{}",
-        told(report(&picture, kept))
-    );
-    assert_eq!(report(&picture, idle).sites.len(), 0, "{}", told(report(&picture, idle)));
+    let [cache, idle, kept] = [0, 4, 5];
+    assert_eq!(site(kept, "keep_one_entry").judgement.verdict, Verdict::Growing);
+    let idle = report(&pictures[idle], &programs[idle]);
+    assert_eq!(idle.sites.len(), 0, "{}", told(idle));
     // Blocks that come and go are estimated as well as those that stay.
-    let live = cache.value_at("cache_item", picture.taken_at, Deeds::live_bytes);
+    let live = programs[cache].value_at("cache_item", pictures[cache].taken_at, Deeds::live_bytes);
     let estimate = site(cache, "cache_one_item").live_bytes;
     assert!(distance(&estimate, live) <= BAD_LUCK, "{live} bytes live, and not {estimate:?}");
 }
@@ -100,7 +95,7 @@ fn growth_without_an_end_is_a_leak_when_patience_ends() {
     };
     let mut programs = [program];
     let more = ["--sample-bytes", "16384", "--patience", "15s"];
-    let picture = hunt(&mut programs, Duration::from_secs(40), &more);
+    let picture = hunt(&mut programs, SMALL, &more);
     let report = report(&picture, &programs[0]);
     let first = report.sites.first().unwrap_or_else(|| panic!("{}", told(report)));
     assert!(
