@@ -1,5 +1,5 @@
-//! The judge against simulated programs whose truth is known. `PROFILER_LONG_TESTS=1 cargo test --release -p profiler --test
-//! leak_simulations -- --ignored --nocapture` plays 1,000 hours of programs that don't leak and 100 of each that does.
+//! The judge against simulated programs whose truth is known. `cargo test --release -p profiler --test leak_simulations --
+//! --ignored --nocapture` plays 1,000 hours of programs that don't leak and 100 of each that does.
 
 mod families;
 mod loads;
@@ -191,7 +191,7 @@ fn play_leaking(runs: u64, looks: f64) -> Vec<(&'static str, Hunt)> {
 
 #[test]
 fn in_some_hours_of_harmless_programs_none_is_said_to_leak() {
-    assert_eq!(play_harmless(&harmless(), 8.0, 3600.0, 1), 0);
+    assert_eq!(play_harmless(&harmless(), 4.0, 3600.0, 1), 0);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn planted_leaks_are_found_and_nothing_else_is() {
 }
 
 #[test]
-#[ignore = "minutes: PROFILER_LONG_TESTS=1, --release"]
+#[ignore = "minutes, and only with --release"]
 fn in_a_thousand_hours_of_harmless_programs_none_is_said_to_leak() {
     assert_eq!(play_harmless(&harmless(), 1000.0, 43_200.0, 77), 0);
 }
@@ -214,7 +214,7 @@ fn what_nobody_can_tell_from_a_leak_is_mistaken_for_one() {
 }
 
 #[test]
-#[ignore = "minutes: PROFILER_LONG_TESTS=1, --release"]
+#[ignore = "minutes, and only with --release"]
 fn rates_of_leaks_lie_within_their_intervals_in_95_of_100_runs() {
     let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(100);
     for (name, hunt) in play_leaking(runs, 20.0) {

@@ -72,13 +72,13 @@ fn add(sum: &mut Sum, bytes: u64, weight: f64, sign: f64) {
 }
 
 fn merge(a: &Window, b: &Window) -> Window {
-    let plus = |a: Sum, b: Sum| Sum {
-        n: a.n + b.n,
-        objects: a.objects + b.objects,
-        bytes: a.bytes + b.bytes,
-        objects_variance: a.objects_variance + b.objects_variance,
-        bytes_variance: a.bytes_variance + b.bytes_variance,
-        ..Sum::default()
+    let plus = |mut a: Sum, b: Sum| {
+        a.n += b.n;
+        a.objects += b.objects;
+        a.bytes += b.bytes;
+        a.objects_variance += b.objects_variance;
+        a.bytes_variance += b.bytes_variance;
+        a
     };
     Window {
         begin_ns: a.begin_ns,
