@@ -57,8 +57,6 @@ impl Way {
             victims: false,
             samples: true,
             sessions: self == Self::Session,
-            growth: None,
-            victims: false,
         };
         let sizes = Sizes { targets: 64, sites: 256 };
         let kernel = Kernel::load(plan, sizes, Duration::from_millis(1), false).expect("it loads");
@@ -395,8 +393,6 @@ fn without_samples_planned_nothing_is_taken_but_calls_are_counted() {
         victims: false,
         samples: false,
         sessions: false,
-        growth: None,
-        victims: false,
     };
     let sizes = Sizes { targets: 64, sites: 256 };
     let mut kernel = Kernel::load(plan, sizes, Duration::from_millis(1), false).expect("it loads");
