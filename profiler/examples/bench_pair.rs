@@ -341,6 +341,8 @@ impl Bench {
             multi: true,
             samples: true,
             sessions,
+            growth: None,
+            victims: false,
         };
         let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 4 }, Duration::from_millis(1), false)?;
         let expected = if sessions { Returns::Session } else { Returns::Probe };
