@@ -63,13 +63,13 @@ pub const fn threshold(bytes: u64, sampling: Sampling) -> u64 {
     let x = bytes * sampling.rate;
     if x >> 30 == 0 {
         // Below 2^-10: x - x^2/2 + x^3/6, to 2^-40 of the whole. The series, because a difference from one would be coarse.
-        let square = (x >> 10) * (x >> 10) >> 20;
+        let square = ((x >> 10) * (x >> 10)) >> 20;
         let cube = (square * (x >> 20)) >> 20;
         let points = (x - square / 2 + cube / 6) >> 8;
         return if points == 0 { 1 } else { points };
     }
     // exp(-x) = 2^(-y), y = x / ln 2, in units of 2^-32. 1 / ln 2 = 1.442695040888963 = 6196328019 / 2^32.
-    let y = (((x >> 16) * 6_196_328_019) >> 24) & u64::MAX;
+    let y = ((x >> 16) * 6_196_328_019) >> 24;
     let whole = y >> 32;
     let part = (y & 0xffff_ffff) >> 2;
     // 2^-f for 0 <= f < 1, in units of 2^-30: a polynomial of degree 4 in f ln 2 would do; Horner with f in units of 2^-30.
@@ -192,7 +192,7 @@ impl LiveKey {
     #[inline(always)]
     pub const fn filter(&self) -> u32 {
         // Blocks lie at multiples of 16. Multiplication by 2^64 / the golden ratio spreads them (Knuth, TAOCP 6.4).
-        let number = self.address >> 4 ^ (self.slot as u64) << 48;
+        let number = (self.address >> 4) ^ ((self.slot as u64) << 48);
         (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - LIVE_FILTER_BITS)) as u32
     }
 }

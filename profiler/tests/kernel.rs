@@ -64,7 +64,7 @@ fn malloc_and_free(pid: u32, slot: u32) -> (PathBuf, Vec<SitePlan>) {
             slot,
             reserved: 0,
         };
-        SitePlan { file_offsets: vec![hook.site.file_offset], site }
+        SitePlan { file_offsets: vec![hook.site.file_offset], site, sampled: false }
     };
     (libc, vec![plan(AllocFunction::Malloc), plan(AllocFunction::Free)])
 }
