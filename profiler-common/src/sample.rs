@@ -192,7 +192,7 @@ impl LiveKey {
     #[inline(always)]
     pub const fn filter(&self) -> u32 {
         // Blocks lie at multiples of 16. Multiplication by 2^64 / the golden ratio spreads them (Knuth, TAOCP 6.4).
-        let number = self.address >> 4 ^ (self.slot as u64) << 48;
+        let number = (self.address >> 4) ^ ((self.slot as u64) << 48);
         (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - LIVE_FILTER_BITS)) as u32
     }
 }

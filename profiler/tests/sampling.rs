@@ -204,15 +204,16 @@ fn read(mut reader: SampleReader, goes_on: &AtomicBool) -> Vec<Sample> {
 }
 
 fn allocated(samples: &[Sample]) -> Vec<(&SampleHeader, &[u8])> {
-    let one = |sample| match sample {
-        &Sample::Allocated(ref header, ref stack) => Some((header, stack.as_slice())),
-        _ => None,
-    };
+    fn one(sample: &Sample) -> Option<(&SampleHeader, &[u8])> {
+        if let Sample::Allocated(header, stack) = sample { Some((header, stack)) } else { None }
+    }
     samples.iter().filter_map(one).collect()
 }
 
 fn freed(samples: &[Sample]) -> Vec<&SampleHeader> {
-    let one = |sample| if let &Sample::Freed(ref header) = sample { Some(header) } else { None };
+    fn one(sample: &Sample) -> Option<&SampleHeader> {
+        if let Sample::Freed(header) = sample { Some(header) } else { None }
+    }
     samples.iter().filter_map(one).collect()
 }
 

@@ -53,6 +53,31 @@ fn the_first_emulated_instruction_on_the_way() {
 }
 
 #[test]
+fn a_return_is_only_taken_where_the_stack_pointer_is_as_at_the_entry() {
+    for (code, what) in [
+        (&[0x48, 0x83, 0xec, 0x18, 0x74, 0, RET][..], "sub $0x18,%rsp"),
+        (&[0x48, 0x83, 0xe4, 0xf0, 0x74, 0, RET], "and $-16,%rsp"),
+        (&[0x48, 0x89, 0xc4, 0x74, 0, RET], "mov %rax,%rsp"),
+        (&[0x48, 0x8d, 0x24, 0x04, 0x74, 0, RET], "lea (%rsp,%rax),%rsp"),
+        (&[0x58, 0x74, 0, RET], "pop %rax"),
+        (&[0x6a, 0x01, 0x74, 0, RET], "push $1"),
+        (&[0xff, 0x30, 0x74, 0, RET], "push (%rax)"),
+        (&[0x66, 0x50, 0x74, 0, RET], "push %ax"),
+    ] {
+        let site = site(code);
+        assert!(site.kind == SiteKind::Emulated && !site.at_entry_depth, "{what}");
+    }
+    for (code, what) in [
+        (&[0x55, RET][..], "push %rbp, which comes behind the probe"),
+        (&[0x48, 0x85, 0xff, 0x74, 0x00, RET], "test %rdi,%rdi"),
+        (&[0x49, 0x89, 0xe2, 0x74, 0, RET], "mov %rsp,%r10"),
+        (&[0x48, 0x83, 0xec, 0x18, RET], "the entry itself"),
+    ] {
+        assert!(site(code).at_entry_depth, "{what}");
+    }
+}
+
+#[test]
 fn the_stack_may_be_moved() {
     // What was a function's last word on its stack pointer doesn't matter: nothing is read there.
     assert_eq!(found(&[0x48, 0x83, 0xec, 0x18, 0x74, 0, RET]), Some(4), "sub $0x18,%rsp");
