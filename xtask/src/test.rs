@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{command, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 21] = [
+const PACKAGES: [&str; 22] = [
     "binutils",
     "busybox-static",
     "debuginfod",
