@@ -53,10 +53,10 @@ pub fn run(args: &Args) -> Result<()> {
     let Some(bench) = BENCHES.iter().find(|bench| bench.name == name) else {
         bail!("no benchmark is named {name}: `cargo xtask bench` lists them");
     };
-    if let Some(program) = bench.needs.filter(|program| command::find(program).is_none()) {
-        if !debian::is_here() || !debian::install(&[program])?.is_empty() {
-            bail!("it compares with {program}, which isn't here: install it");
-        }
+    if let Some(program) = bench.needs.filter(|program| command::find(program).is_none())
+        && (!debian::is_here() || !debian::install(&[program])?.is_empty())
+    {
+        bail!("it compares with {program}, which isn't here: install it");
     }
     build::release()?;
     build::release_example(bench.example)?;
