@@ -64,6 +64,9 @@ pub fn counted(ctx: &ProbeContext) -> Option<Hit<'static>> {
     let counts = ALLOC_COUNTS.get_ptr_mut(cookie)?;
     // SAFETY: a pointer to this CPU's map value, whose counters are written by atomic additions only.
     let counts = unsafe { &mut (*counts).banks[epoch as usize % BANKS] };
+    // Before the call is classified: what of it stays undefined would be kept across this, and older verifiers (6.1) refuse to
+    // copy what was never written.
+    trace!(ctx, "alloc: operation {} argument {}", site.op, argument(ctx, site, 0));
     let call = classify(ctx, site);
     match call {
         Call::Allocation { bytes } => {
@@ -78,7 +81,6 @@ pub fn counted(ctx: &ProbeContext) -> Option<Hit<'static>> {
         Call::Refused => add(&raw mut counts.refused, 1),
         Call::Ignored => add(&raw mut counts.ignored, 1),
     }
-    trace!(ctx, "alloc: operation {} argument {}", site.op, argument(ctx, site, 0));
     Some(Hit { site, cookie, epoch, sampling: sampling(switches), call })
 }
 
