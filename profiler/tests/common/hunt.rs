@@ -145,15 +145,18 @@ pub struct Hunt {
     child: Guarded,
     stdout: JoinHandle<Vec<u8>>,
     stderr: Lines,
+    report: Scratch,
     _history: Scratch,
 }
 
 impl Hunt {
     /// Begins a hunt in these programs, for so long; returns when it sees every call, and then they begin to work.
     pub fn begin(programs: &mut [Planted], length: Duration, more: &[&str]) -> Self {
-        let history = Scratch::name("history");
-        let mut command = profiler(["leaks", "--json", "--group-by", "pid", "--for"]);
-        command.arg(format!("{}ms", length.as_millis())).arg("--history").arg(history.path());
+        let (report, history) = (Scratch::name("picture.json"), Scratch::name("history"));
+        // Not --json, which says nothing of the beginning.
+        let mut command = profiler(["leaks", "--listen", "none", "--group-by", "pid", "--for"]);
+        command.arg(format!("{}ms", length.as_millis()));
+        command.arg("--report").arg(report.path()).arg("--history").arg(history.path());
         for program in programs.iter() {
             command.args(["--pid", &program.pid().to_string()]);
         }
@@ -179,7 +182,7 @@ impl Hunt {
         for program in programs {
             program.tell("start");
         }
-        Self { child, stdout, stderr, _history: history }
+        Self { child, stdout, stderr, report, _history: history }
     }
 
     pub fn pid(&self) -> u32 {
@@ -209,7 +212,8 @@ impl Hunt {
         let complaints: Vec<_> = complaints.iter().map(|line| String::from_utf8_lossy(line)).collect();
         assert_eq!(status.code(), Some(0), "{complaints:#?}");
         let stdout = self.stdout.join().expect("a reader doesn't panic");
-        serde_json::from_slice(&stdout)
+        let report = std::fs::read(self.report.path()).unwrap_or_default();
+        serde_json::from_slice(&report)
             .unwrap_or_else(|error| panic!("{error}: {}\n{complaints:#?}", String::from_utf8_lossy(&stdout)))
     }
 }

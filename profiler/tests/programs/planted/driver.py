@@ -1,5 +1,6 @@
-"""driver.py DIRECTORY [rate=NUMBER]: calls the leaking extension in DIRECTORY, half of the bytes per second for each leak."""
+"""driver.py FILE [rate=NUMBER]: calls the leaking extension that FILE is, half of the bytes per second for each leak."""
 
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -9,9 +10,10 @@ import signal
 import sys
 import time
 
-spec = importlib.util.spec_from_file_location("planted", sys.argv[1])
-planted = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(planted)
+# Whatever the file is called.
+loader = importlib.machinery.ExtensionFileLoader("planted", sys.argv[1])
+planted = importlib.util.module_from_spec(importlib.util.spec_from_loader("planted", loader))
+loader.exec_module(planted)
 settings = dict(argument.split("=") for argument in sys.argv[2:])
 rate = float(settings.get("rate", 1e6)) / 2
 signal.alarm(int(settings.get("lifetime", 900)))
