@@ -4,7 +4,8 @@
 //! (Boehm and Weiser 1988; LeakSanitizer). A word points to a block if it lies in it, be it at its beginning or inside. The
 //! 16 bits at its top are masked, where pointers carry tags; tags at the bottom lead inside the block anyhow. A place just
 //! behind a block or before it is none of it: allocators without headers have the next block there, whose owner would hide
-//! every leak of its neighbour.
+//! every leak of its neighbour. Nor is the beginning of glibc's next chunk, which may lie in a block's last word: free
+//! chunks point to each other's beginnings. (Of lost blocks among freed ones, half were hidden by that.)
 //!
 //! What this says, and what it doesn't:
 //! * "pointed to" proves nothing: pointers that were left behind in freed memory, in dead frames of stacks and in the
@@ -70,6 +71,19 @@ impl Block {
 
     const fn holds(self, address: u64) -> bool {
         self.start <= address && address < self.end()
+    }
+
+    /// Whether a word of this value points to it.
+    const fn is_meant_by(self, address: u64) -> bool {
+        self.holds(address) && address != self.chunk_behind()
+    }
+
+    /// Where glibc's next chunk begins, if this block is one of glibc's: 16 bytes before its own block, so that this block's
+    /// last word may be within it (malloc.c, "prev_size"). Chunks have 16 bytes each, at least 32, and 8 more than was
+    /// asked for. If the chunk behind is free, the allocator's lists point there.
+    const fn chunk_behind(self) -> u64 {
+        let chunk = (self.size.saturating_add(8 + 15)) & !15;
+        self.start.saturating_add(if chunk < 32 { 32 } else { chunk }).saturating_sub(16)
     }
 }
 
@@ -314,7 +328,7 @@ impl Finder {
     #[cold]
     fn hit(&mut self, place: u64, value: u64) {
         let Some(to) = self.block_at(value) else { return };
-        if self.referenced[to] {
+        if self.referenced[to] || !self.blocks[to].is_meant_by(value) {
             return;
         }
         match self.block_at(place) {

@@ -71,7 +71,7 @@ pub const KINDS: &[Kind] = &[
         name: "1 in 10,000",
         full: Duration::from_secs(300),
         start: |scale| match scale {
-            Scale::Small => c(&["rare", "rate=2000", "odds=500", "size=4096"]),
+            Scale::Small => c(&["rare", "rate=2000", "odds=200", "size=1024"]),
             Scale::Full => c(&["rare", "rate=50000", "odds=10000", "size=512"]),
         },
         sites: &[Site {

@@ -102,6 +102,24 @@ fn blocks_that_only_themselves_or_lost_ones_point_to_are_lost() {
 }
 
 #[test]
+fn glibcs_pointer_to_a_free_chunk_behind_a_block_is_none_to_the_block() {
+    // Sizes of which glibc makes chunks of 32, 32, 112, 112 and 128 bytes: malloc_usable_size + 8.
+    let sizes = [(1, 32), (24, 32), (100, 112), (104, 112), (105, 128)];
+    let at = |n: usize| HEAP + 4096 * n as u64;
+    let blocks: Vec<Block> =
+        sizes.iter().enumerate().map(|(n, (size, _))| Block { start: at(n), size: *size }).collect();
+    let mut memory = Fake::default();
+    for (n, (_, chunk)) in sizes.iter().enumerate() {
+        // A chunk begins 16 bytes before its block.
+        memory.write(0x7000_0000 + 8 * n as u64, at(n) + chunk - 16);
+    }
+    assert_eq!(found(&blocks, &mut memory, &[]).referenced, [false; 5]);
+    memory.write(0x7000_1000, at(3) + 95);
+    memory.write(0x7000_1008, at(4) + 104);
+    assert_eq!(found(&blocks, &mut memory, &[]).referenced, [false, false, false, true, true]);
+}
+
+#[test]
 fn the_answer_is_in_the_order_of_the_question() {
     let blocks = [3, 1, 2].map(|n| Block { start: HEAP + 4096 * n, size: 0 });
     let mut memory = Fake::default();
@@ -154,7 +172,10 @@ fn plainly(blocks: &[Block], memory: &Fake) -> Vec<bool> {
     loop {
         let before = referenced.clone();
         for (place, word) in memory.words() {
-            if let Some(to) = holder(word & 0xffff_ffff_ffff)
+            let word = word & 0xffff_ffff_ffff;
+            // See `glibcs_pointer_to_a_free_chunk_behind_a_block_is_none_to_the_block`.
+            let behind = |block: &Block| block.start + (block.size + 23).max(32) / 16 * 16 - 16;
+            if let Some(to) = holder(word).filter(|to| word != behind(&blocks[*to]))
                 && holder(place).is_none_or(|from| from != to && referenced[from])
             {
                 referenced[to] = true;
