@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::Read as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread::JoinHandle,
@@ -21,6 +22,7 @@ use super::{
     child::{Guarded, Lines, run},
     has_program,
     helper::{Helper, compiled},
+    http,
     profiler::profiler,
     skip,
 };
@@ -145,6 +147,7 @@ pub struct Hunt {
     child: Guarded,
     stdout: JoinHandle<Vec<u8>>,
     stderr: Lines,
+    address: SocketAddr,
     report: Scratch,
     _history: Scratch,
 }
@@ -154,7 +157,7 @@ impl Hunt {
     pub fn begin(programs: &mut [Planted], length: Duration, more: &[&str]) -> Self {
         let (report, history) = (Scratch::name("picture.json"), Scratch::name("history"));
         // Not --json, which says nothing of the beginning.
-        let mut command = profiler(["leaks", "--listen", "none", "--group-by", "pid", "--for"]);
+        let mut command = profiler(["leaks", "--listen", "127.0.0.1:0", "--group-by", "pid", "--for"]);
         command.arg(format!("{}ms", length.as_millis()));
         command.arg("--report").arg(report.path()).arg("--history").arg(history.path());
         for program in programs.iter() {
@@ -171,22 +174,31 @@ impl Hunt {
         });
         let stderr = Lines::of(child.0.stderr.take().expect("it is a pipe"));
         let mut said = Vec::new();
-        loop {
+        let address = loop {
             let Some(line) = stderr.next(LONG) else { panic!("profiler ended at its start: {said:#?}") };
             let line = String::from_utf8(line).expect("what profiler says is UTF-8");
             if line.starts_with("profiler: watching") {
-                break;
+                break line.split("http://").nth(1).and_then(|rest| rest.split('/').next()?.parse().ok());
             }
             said.push(line);
-        }
+        };
+        let address = address.expect("it says where it listens");
         for program in programs {
             program.tell("start");
         }
-        Self { child, stdout, stderr, report, _history: history }
+        Self { child, stdout, stderr, address, report, _history: history }
     }
 
     pub fn pid(&self) -> u32 {
         self.child.pid()
+    }
+
+    /// Events that it says were lost for this reason.
+    pub fn lost(&self, reason: &str) -> u64 {
+        let metrics = http::get(self.address, "/metrics");
+        let line = format!("profiler_events_lost_total{{reason=\"{reason}\"}} ");
+        let number = metrics.text().lines().find_map(|text| text.strip_prefix(&line)?.parse().ok());
+        number.unwrap_or_else(|| panic!("no {line}"))
     }
 
     /// Whether it still goes on.
