@@ -87,7 +87,7 @@ pub struct Switches {
     pub loaded: u32,
     /// Zero.
     pub reserved: u32,
-    /// How its allocations are sampled. Written by the user side, in words of 4 bytes: a value that is half written samples
+    /// How its allocations are sampled. Written by the user side, one member after the other: in between, blocks are sampled
     /// with another probability for an instant, which is told with each sample.
     pub sampling: Sampling,
 }

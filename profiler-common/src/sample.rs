@@ -91,6 +91,30 @@ pub fn weight(threshold: u64) -> f64 {
     CERTAIN as f64 / threshold as f64
 }
 
+/// Bytes of the ring buffer `SAMPLES`.
+pub const RING_BYTES: u32 = 2 << 20;
+
+/// With so much waiting in the ring, its reader is woken in any case: when less waits, it looks at its leisure.
+pub const RING_WAKES: u32 = RING_BYTES / 4;
+/// From so much on, fewer blocks are chosen; see [`thinned`].
+const RING_THINS: u32 = RING_BYTES / 2;
+/// With each of these steps, half as many.
+const RING_STEP: u32 = RING_BYTES / 32;
+/// From so much on, stacks are left out, so that what is left of the ring has room for 1,700 records without.
+pub const RING_WITHOUT_STACKS: u32 = RING_BYTES / 8 * 7;
+
+/// The threshold while so many bytes wait in the ring: as the ring fills, fewer blocks are chosen, so that it never gets full
+/// and nothing that was chosen is lost. What waits has nothing to do with the draw, so samples stay unbiased.
+#[inline(always)]
+pub const fn thinned(threshold: u64, waiting: u64) -> u64 {
+    if waiting < RING_THINS as u64 {
+        return threshold;
+    }
+    // At most 17 steps.
+    let rest = threshold >> (1 + (((waiting - RING_THINS as u64) / RING_STEP as u64) & 31));
+    if rest == 0 { 1 } else { rest }
+}
+
 /// Bytes of a thread's stack that are copied with a sample, at most.
 pub const STACK_BYTES: usize = 16 * 1024;
 
@@ -167,7 +191,7 @@ pub struct SampleHeader {
     pub epoch: u32,
     /// Attach cookie of the probe site that saw it. Page: 1 if the kernel touched it, in a system call of the thread; else zero.
     pub site: u32,
-    /// Bytes of stack that follow.
+    /// Bytes of stack that follow. Zero: left out, as too much was waiting in the ring (or none of it could be read).
     pub stack_bytes: u32,
     /// Zero.
     pub reserved: u32,
@@ -273,6 +297,14 @@ mod tests {
             assert_eq!(threshold(40 * mean, sampling), CERTAIN);
             assert_eq!(threshold(u64::MAX, sampling), CERTAIN);
         }
+    }
+
+    #[test]
+    fn a_fuller_ring_halves_what_is_chosen_step_by_step() {
+        let at = |sixteenths: u64| thinned(CERTAIN, u64::from(RING_BYTES) / 16 * sixteenths);
+        assert_eq!((at(0), at(7), at(8), at(9)), (CERTAIN, CERTAIN, CERTAIN >> 1, CERTAIN >> 3));
+        assert_eq!((at(15), at(16)), (CERTAIN >> 15, CERTAIN >> 17));
+        assert_eq!(thinned(5, u64::from(RING_BYTES)), 1, "never zero");
     }
 
     #[test]

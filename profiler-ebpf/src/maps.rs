@@ -14,7 +14,7 @@ use profiler_common::{
     mapping::{KINDS, MappingCounts},
     outcome::Outcome,
     process::{Switches, TargetEntry},
-    sample::{LIVE_FILTER as FILTER_ENTRIES, LiveKey, PendingKey, PendingSample},
+    sample::{LIVE_FILTER as FILTER_ENTRIES, LiveKey, PendingKey, PendingSample, RING_BYTES},
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
 };
 
@@ -109,9 +109,10 @@ pub static LIVE_PAGES: HashMap<LiveKey, u64> = HashMap::with_max_entries(65_536,
 pub static PENDING_SAMPLES: LruHashMap<PendingKey, PendingSample> = LruHashMap::with_max_entries(4096, 0);
 
 /// `SampleHeader`s, those of allocations and pages with a slice of the stack behind; read by the user side as they come. Room
-/// for 127 with the largest slice; a full ring is counted as `Outcome::SamplesFull`.
+/// for 127 with the largest slice. As it fills, fewer samples are drawn and then stacks left out (`profiler_common::sample`); a
+/// ring that is full all the same is counted as `Outcome::SamplesFull`.
 #[map]
-pub static SAMPLES: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
+pub static SAMPLES: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
 /// One entry, per CPU: how many samples have got an id there.
 #[map]

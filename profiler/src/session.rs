@@ -27,7 +27,7 @@ use crate::{
     hunt::{self, Order},
     kernel::{
         EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, LiveSamples, Placement, Plan,
-        SampleReader, Sizes, Wanted, detach_all,
+        SampleControl, SampleReader, Sizes, Wanted, detach_all,
     },
     snapshot::{ProcessInfo, Snapshot},
     target::{Process, TargetError},
@@ -181,8 +181,10 @@ impl Session {
     }
 
     /// What the kernel side tells of samples, once; `None` if nothing is sampled.
-    pub fn take_samples(&mut self) -> Option<(SampleReader, LiveSamples)> {
-        self.kernel.as_mut().and_then(Kernel::take_samples)
+    pub fn take_samples(&mut self) -> Option<(SampleReader, LiveSamples, SampleControl)> {
+        let kernel = self.kernel.as_mut()?;
+        let (reader, live) = kernel.take_samples()?;
+        Some((reader, live, kernel.sample_control()))
     }
 
     /// Lets a hunt know of every process that is observed from now on.

@@ -25,7 +25,7 @@ use profiler_common::{
 use super::{
     alloc::{Hit, counted, forget, live, put_in, take_out},
     call::{Call, argument, registers, result},
-    sample::{next_id, now, tell_with_stack},
+    sample::{next_id, now, tell_with_stack, thinned},
 };
 use crate::maps::{ALLOC_SITES, PENDING_SAMPLES, SWITCHES, count};
 
@@ -117,6 +117,10 @@ fn draw(bytes: u64, sampling: Sampling) -> Option<u64> {
         return None;
     }
     let threshold = threshold(bytes, sampling);
+    if random >= threshold {
+        return None;
+    }
+    let threshold = thinned(threshold);
     (random < threshold).then_some(threshold)
 }
 

@@ -21,7 +21,7 @@ use profiler_common::{
 };
 
 use super::{
-    sample::{next_id, tell, tell_with_stack},
+    sample::{next_id, tell, tell_with_stack, thinned},
     sched::now,
 };
 use crate::{
@@ -105,7 +105,12 @@ fn touched(address: u64, pid_tgid: u64, target: TargetEntry, site: u32) {
     }
     let threshold = GROWTH_THRESHOLD.load();
     // SAFETY: the helper takes nothing.
-    if u64::from(unsafe { bpf_get_prandom_u32() }) >= threshold {
+    let random = u64::from(unsafe { bpf_get_prandom_u32() });
+    if random >= threshold {
+        return;
+    }
+    let threshold = thinned(threshold);
+    if random >= threshold {
         return;
     }
     let Some(mut id) = next_id() else { return };

@@ -2,10 +2,15 @@
 
 use core::mem::size_of;
 
-use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_probe_read_user};
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_probe_read_user},
+};
 use profiler_common::{
     outcome::Outcome,
-    sample::{STACK_BYTES, STACK_PIECE, SampleHeader},
+    sample::{
+        self, RING_BYTES, RING_WAKES, RING_WITHOUT_STACKS, STACK_BYTES, STACK_PIECE, SampleHeader, SampleKind,
+    },
 };
 
 pub use super::sched::now;
@@ -33,10 +38,33 @@ pub fn next_id() -> Option<u64> {
     Some(u64::from(cpu) << 48 | (fetch_add(counter, 1) + 1))
 }
 
+/// How many bytes wait in the ring.
+#[inline(always)]
+fn waiting() -> u64 {
+    SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA))
+}
+
+/// The threshold at this moment for a block that would be chosen if nothing waited.
+#[inline(always)]
+pub fn thinned(threshold: u64) -> u64 {
+    sample::thinned(threshold, waiting())
+}
+
+/// The kernel wakes the reader at the first record after it has read everything, and it needn't hurry then. It must, once
+/// much is waiting. Told a few times, not with every record: waking costs the target time.
+#[inline(always)]
+fn wakes(waiting: u64) -> u64 {
+    const ENOUGH: u64 = (RING_WAKES + RING_BYTES / 16) as u64;
+    if waiting >= RING_WAKES as u64 && waiting < ENOUGH { u64::from(BPF_RB_FORCE_WAKEUP) } else { 0 }
+}
+
 /// Tells a sample without a stack. False if the ring is full, which is counted.
 #[inline(always)]
 pub fn tell(header: &SampleHeader) -> bool {
-    let told = SAMPLES.output::<SampleHeader>(header, 0).is_ok();
+    // Of a process that is about to be killed, what is there to see is gone soon.
+    let at_once = header.kind == SampleKind::OutOfMemory as u32;
+    let flags = if at_once { u64::from(BPF_RB_FORCE_WAKEUP) } else { wakes(waiting()) };
+    let told = SAMPLES.output::<SampleHeader>(header, flags).is_ok();
     if !told {
         count(Outcome::SamplesFull);
     }
@@ -45,23 +73,26 @@ pub fn tell(header: &SampleHeader) -> bool {
 
 /// Tells a sample with up to `STACK_BYTES` bytes of the stack from `header.registers.sp` upwards, and says in `stack_bytes`
 /// how many. Zeroes stand for what can't be read: pages that the thread has never touched, or that are not in memory.
-/// False if the ring is full, which is counted.
+/// If the ring is nearly full, the stack is left out. False if it is full, which is counted.
 ///
 /// The entry is written where it will be read: a buffer per CPU could be overwritten by another thread that preempts this
 /// one. So there are four sizes of entries, as the kernel must know an entry's size before the program runs.
 #[inline(always)]
 pub fn tell_with_stack(header: &SampleHeader) -> bool {
+    let waiting = waiting();
+    if waiting >= RING_WITHOUT_STACKS as u64 {
+        return tell(header);
+    }
+    let flags = wakes(waiting);
     let bytes = readable(header.registers.sp);
     let told = match bytes {
-        0..=2048 => reserve_and_fill::<2048>(header, bytes),
-        2049..=4096 => reserve_and_fill::<4096>(header, bytes),
-        4097..=8192 => reserve_and_fill::<8192>(header, bytes),
-        _ => reserve_and_fill::<STACK_BYTES>(header, bytes),
+        0..=2048 => reserve_and_fill::<2048>(header, bytes, flags),
+        2049..=4096 => reserve_and_fill::<4096>(header, bytes, flags),
+        4097..=8192 => reserve_and_fill::<8192>(header, bytes, flags),
+        _ => reserve_and_fill::<STACK_BYTES>(header, bytes, flags),
     };
-    if !told {
-        count(Outcome::SamplesFull);
-    }
-    told
+    // Others may have taken the room meanwhile.
+    told || tell(header)
 }
 
 /// How many bytes from `sp` upwards there are, to the last page that can be read; at most `STACK_BYTES`.
@@ -86,7 +117,7 @@ fn readable(sp: u64) -> u64 {
 }
 
 #[inline(always)]
-fn reserve_and_fill<const BYTES: usize>(header: &SampleHeader, bytes: u64) -> bool {
+fn reserve_and_fill<const BYTES: usize>(header: &SampleHeader, bytes: u64, flags: u64) -> bool {
     let Some(mut entry) = SAMPLES.reserve::<Entry<BYTES>>(0) else { return false };
     let at = entry.as_mut_ptr();
     // Pieces end where a page may, so that none fails for the next one's sake.
@@ -108,7 +139,7 @@ fn reserve_and_fill<const BYTES: usize>(header: &SampleHeader, bytes: u64) -> bo
         }
         offset += STACK_PIECE;
     }
-    entry.submit(0);
+    entry.submit(flags);
     true
 }
 

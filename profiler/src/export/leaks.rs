@@ -289,6 +289,7 @@ pub fn stack_lines(lines: &mut Vec<String>, stack: &Stack, style: Style) {
         crate::stack::End::TooDeep => "it goes deeper",
         crate::stack::End::Lost => "nothing tells how it goes on",
         crate::stack::End::Failed => "it could not be unwound",
+        crate::stack::End::LeftOut => "no stack: too many samples at once",
     };
     lines.push(style.dim(&format!("      ({end})")));
 }

@@ -12,6 +12,7 @@ use super::{
     files::Files,
     hunted::Hunted,
     names::Names,
+    pace::Share,
     sites::{SiteNumber, Sites},
 };
 use crate::{
@@ -42,6 +43,7 @@ pub(super) struct Books {
     pub living: usize,
     /// One sample per so many bytes, at present.
     pub mean: u64,
+    pub share: Share,
     pub before: Before,
     anon: VecDeque<(u64, u64)>,
     /// Every so many readings are kept.
@@ -69,6 +71,8 @@ pub(super) struct Lost {
     pub failed_stacks: u64,
     /// Stacks that had no place.
     pub refused_stacks: u64,
+    /// Stacks that were left out, as too many samples were drawn at once.
+    pub left_out: u64,
     /// Samples of a program that was replaced meanwhile.
     pub late: u64,
     /// Samples of processes whose source is another one than the target's.
@@ -106,6 +110,7 @@ impl Books {
             pids: Vec::new(),
             living: 0,
             mean,
+            share: Share::default(),
             before: Before::default(),
             anon: VecDeque::new(),
             stride: (1, 0),
@@ -261,6 +266,7 @@ impl Books {
             ("cut_stacks", self.lost.cut_stacks),
             ("failed_stacks", self.lost.failed_stacks),
             ("refused_stacks", self.lost.refused_stacks),
+            ("stacks_left_out", self.lost.left_out),
             ("sites_full", counts.other),
             ("samples_refused", counts.refused),
             ("late_samples", self.lost.late),

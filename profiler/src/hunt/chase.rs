@@ -1,33 +1,34 @@
 //! The thread of the hunt: orders and samples in, pictures out.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError, atomic::Ordering, mpsc::Receiver},
+    collections::HashMap,
+    sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
-use profiler_common::sample::{LARGEST_MEAN, LiveKey, SampleHeader};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use profiler_common::sample::{LiveKey, SampleHeader};
 
 use super::{
     Handle, Order, OwnCalls, Settings,
-    books::{Books, Tools},
+    books::Books,
     files::Files,
     hunted::{Hunted, Subject},
     names::Names,
-    search::{self, Found},
+    pace::{Pace, QUIET},
+    search::SEARCH,
     sites::{SiteNumber, Sites},
     this_moment,
+    waiting::Waiting,
 };
 use crate::{
-    kernel::{LiveSamples, Sample, SampleReader},
+    kernel::{LiveSamples, Sample, SampleControl, SampleReader},
     leaks::{
-        Picture, Source, TargetReport,
+        Picture, Source,
         ledger::{NewSample, Placed, SiteIndex},
     },
     stack::{End, Place, RawStack},
     target::PAGE,
-    worker::{Code, Worker},
+    worker::{Code, RawUnwound, Worker},
 };
 
 /// Samples that are handled before orders and duties are looked at again.
@@ -36,20 +37,12 @@ const BATCH: usize = 256;
 const RECONCILE: Duration = Duration::from_secs(30);
 /// How often page samples are looked up.
 const PAGES: Duration = Duration::from_secs(5);
-/// How often memory is searched, at most; and no more than this part of the time.
-const SEARCH: Duration = Duration::from_secs(5);
-/// See [`SEARCH`]: one hundredth of a CPU.
-const SEARCH_PACE: u32 = 100;
 /// A picture takes this part of the time at most: one twentieth of a CPU.
 const PICTURE_PACE: u32 = 20;
 /// For a picture, functions are named no longer than this.
 const NAMING: Duration = Duration::from_millis(500);
 /// For the last one.
 const LAST_NAMING: Duration = Duration::from_secs(20);
-/// So many samples a second are enough, of all targets together: a stack takes some 100 us to unwind.
-const ENOUGH: u64 = 300;
-/// The rate of sampling is looked at this often.
-const PACE: Duration = Duration::from_secs(1);
 /// Targets that have ended and are remembered.
 const ENDED: usize = 64;
 
@@ -58,35 +51,37 @@ pub(super) type OnDeath = Box<dyn Fn(&Arc<Picture>) + Send>;
 
 /// Everything that the thread has.
 pub(super) struct Chase {
-    reader: SampleReader,
-    live: LiveSamples,
-    handle: Handle,
-    orders: Receiver<Order>,
-    own_calls: OwnCalls,
-    settings: Settings,
-    on_death: OnDeath,
-    worker: Worker,
-    files: Files,
-    names: Names,
-    sites: Sites,
+    pub(super) reader: SampleReader,
+    pub(super) live: LiveSamples,
+    pub(super) control: SampleControl,
+    pub(super) handle: Handle,
+    pub(super) orders: Receiver<Order>,
+    pub(super) own_calls: OwnCalls,
+    pub(super) settings: Settings,
+    pub(super) on_death: OnDeath,
+    pub(super) worker: Worker,
+    pub(super) files: Files,
+    pub(super) names: Names,
+    pub(super) sites: Sites,
     /// By slot.
-    processes: HashMap<u32, Hunted>,
-    books: Vec<Books>,
-    spaces: u64,
-    stopping: bool,
-    searching: bool,
+    pub(super) processes: HashMap<u32, Hunted>,
+    pub(super) books: Vec<Books>,
+    pub(super) spaces: u64,
+    pub(super) stopping: bool,
+    pub(super) searching: bool,
     /// When each process's memory was searched last.
-    searched: HashMap<u32, Instant>,
-    due: Due,
-    drawn: HashMap<u32, u64>,
+    pub(super) searched: HashMap<u32, Instant>,
+    pub(super) due: Due,
+    pub(super) pace: Pace,
+    pub(super) waiting: Waiting,
 }
 
 /// When what is to be done next.
-struct Due {
+pub(super) struct Due {
     picture: Instant,
     reconcile: Instant,
     pages: Instant,
-    search: Instant,
+    pub(super) search: Instant,
     pace: Instant,
 }
 
@@ -98,16 +93,18 @@ impl Due {
 
 impl Chase {
     pub fn new(
-        (reader, live): (SampleReader, LiveSamples),
+        (reader, live, control): (SampleReader, LiveSamples, SampleControl),
         (handle, orders): (Handle, Receiver<Order>),
         own_calls: OwnCalls,
         settings: Settings,
         on_death: OnDeath,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let now = Instant::now();
-        Self {
+        Ok(Self {
+            waiting: Waiting::new(&reader, &*handle.wake)?,
             reader,
             live,
+            control,
             handle,
             orders,
             own_calls,
@@ -127,22 +124,16 @@ impl Chase {
                 reconcile: now + RECONCILE,
                 pages: now + PAGES,
                 search: now + SEARCH,
-                pace: now + PACE,
+                pace: now + QUIET,
             },
-            drawn: HashMap::new(),
+            pace: Pace::new(),
             settings,
-        }
+        })
     }
 
     pub fn run(mut self) {
         while !self.stopping {
-            let wait = self.due.next().saturating_duration_since(Instant::now());
-            let wait =
-                Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: i64::from(wait.subsec_nanos()) };
-            let mut fds =
-                [PollFd::new(&self.reader, PollFlags::IN), PollFd::new(&*self.handle.wake, PollFlags::IN)];
-            // Interrupted or in vain: look again.
-            let _ready = poll(&mut fds, Some(&wait));
+            self.waiting.wait(self.due.next());
             let mut counter = [0; 8];
             let _emptied = rustix::io::read(&*self.handle.wake, &mut counter);
             self.take_orders();
@@ -171,6 +162,7 @@ impl Chase {
                 Order::Found(found) => self.found(&found),
                 Order::Picture(answer) => {
                     self.take_samples(usize::MAX);
+                    self.reconcile();
                     let picture = self.publish(LAST_NAMING);
                     // Whoever has stopped waiting has the one before.
                     let _taken = answer.try_send(picture);
@@ -181,7 +173,7 @@ impl Chase {
     }
 
     fn begin(&mut self, subject: Subject) {
-        let mean = subject.mean.load(Ordering::Relaxed);
+        let mean = self.settings.sample_bytes;
         let index = match self.books.iter().position(|books| books.name == subject.group) {
             Some(index) => index,
             None => {
@@ -255,9 +247,10 @@ impl Chase {
         }
     }
 
-    fn take_samples(&mut self, most: usize) {
+    /// Reads what is in the ring, and no more than so much.
+    pub(super) fn take_samples(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(sample) = self.reader.next() else { return };
+            let Some(sample) = self.reader.next() else { return self.waiting.read(true) };
             match sample {
                 Sample::Allocated(header, stack) => self.allocated(&header, &stack),
                 Sample::Page(header, stack) => self.page(&header, &stack),
@@ -269,6 +262,7 @@ impl Chase {
                 Sample::OutOfMemory { pid, .. } => self.out_of_memory(pid),
             }
         }
+        self.waiting.read(false);
     }
 
     fn books_of(&mut self, slot: u32) -> Option<&mut Books> {
@@ -307,7 +301,11 @@ impl Chase {
         {
             books.ledger.gone(header.replaced, header.at_ns);
         }
-        if self.hunted(header).is_none() || !self.book(header, stack, Source::Allocator) {
+        let known = self.hunted(header).is_some();
+        if known {
+            self.keep_pace(header);
+        }
+        if !known || !self.book(header, stack, Source::Allocator) {
             // Nobody is to be told of its end.
             if let Err(error) = self.live.remove(&key, header.id) {
                 tracing::debug!("{error}");
@@ -354,11 +352,15 @@ impl Chase {
             books.lost.other_source += 1;
             return false;
         }
-        *self.drawn.entry(header.slot).or_default() += 1;
-        let unwound = self.worker.unwind(hunted.space(), &header.registers, returned, stack);
+        let unwound = if stack.is_empty() {
+            RawUnwound { frames: Vec::new(), end: End::LeftOut }
+        } else {
+            self.worker.unwind(hunted.space(), &header.registers, returned, stack)
+        };
         match unwound.end {
             End::Failed => books.lost.failed_stacks += 1,
             End::Complete => (),
+            End::LeftOut => books.lost.left_out += 1,
             End::Cut | End::TooDeep | End::Lost => books.lost.cut_stacks += 1,
         }
         let place = |frame: &crate::worker::RawFrame| {
@@ -413,8 +415,8 @@ impl Chase {
     fn do_what_is_due(&mut self) {
         let now = Instant::now();
         if self.due.pace <= now {
-            self.due.pace = now + PACE;
-            self.keep_pace();
+            self.due.pace = now + QUIET;
+            self.ease_pace();
         }
         if self.due.pages <= now {
             self.due.pages = now + PAGES;
@@ -432,31 +434,6 @@ impl Chase {
             self.publish(NAMING);
             let pause = self.settings.interval.max(now.elapsed() * PICTURE_PACE);
             self.due.picture = Instant::now() + pause;
-        }
-    }
-
-    /// Raises the mean of a target that has too many samples, and lowers it again.
-    fn keep_pace(&mut self) {
-        let drawn = std::mem::take(&mut self.drawn);
-        let all: u64 = drawn.values().sum();
-        for hunted in self.processes.values() {
-            let (mean, own) = (hunted.mean(), drawn.get(&hunted.subject.slot).copied().unwrap_or(0));
-            let busy = own * (self.processes.len() as u64) >= all && own > 0;
-            let new = if all > ENOUGH && busy {
-                (mean * 2).min(LARGEST_MEAN)
-            } else if all < ENOUGH / 4 && mean > self.settings.sample_bytes {
-                (mean / 2).max(self.settings.sample_bytes)
-            } else {
-                continue;
-            };
-            if new == mean {
-                continue;
-            }
-            hunted.subject.mean.store(new, Ordering::Relaxed);
-            if let Some(books) = self.books.iter_mut().find(|books| books.name == hunted.subject.group) {
-                books.mean = new;
-                books.ledger.sampled_every(new);
-            }
         }
     }
 
@@ -479,119 +456,5 @@ impl Chase {
             }
             books.ledger.confirmed(now_ns);
         }
-    }
-
-    /// Compares the books with the kernel's map: frees that weren't told, and blocks that nobody knows.
-    fn reconcile(&mut self) {
-        let asked_ns = crate::kernel::now_ns();
-        let entries = match self.live.entries() {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::debug!("{error}");
-                return;
-            }
-        };
-        // What was told before the walk is booked before the comparison.
-        self.take_samples(usize::MAX);
-        let known: HashSet<u64> = entries.iter().map(|(_, id)| *id).collect();
-        let slots: HashMap<u32, u32> =
-            self.processes.values().map(|hunted| (hunted.pid(), hunted.subject.slot)).collect();
-        for books in self.books.iter_mut().filter(|books| books.source == Ok(Source::Allocator)) {
-            for (id, pid, epoch, address, at_ns) in books.ledger.all_living() {
-                if at_ns >= asked_ns || known.contains(&id) {
-                    continue;
-                }
-                let Some(&slot) = slots.get(&pid) else { continue };
-                let key = LiveKey { slot, epoch, address };
-                if self.live.get(&key).is_ok_and(|there| there != Some(id)) {
-                    books.ledger.gone(id, asked_ns);
-                }
-            }
-            books.ledger.confirmed(asked_ns);
-        }
-        let booked: HashSet<u64> = self.books.iter().flat_map(|books| books.ledger.live_ids()).collect();
-        for (key, id) in entries.iter().filter(|(_, id)| !booked.contains(id)) {
-            if let Err(error) = self.live.remove(key, *id) {
-                tracing::debug!("{error}");
-            }
-        }
-    }
-
-    /// Begins to look for what points to old blocks, in the process that has most of them.
-    fn search(&mut self) {
-        if self.searching || !self.settings.references {
-            return;
-        }
-        let now_ns = crate::kernel::now_ns();
-        let mut best: Option<(u32, Vec<_>, (u64, usize))> = None;
-        for books in
-            self.books.iter().filter(|books| books.source == Ok(Source::Allocator) && books.living > 0)
-        {
-            let mut by_pid: HashMap<u32, Vec<_>> = HashMap::new();
-            for candidate in books.ledger.candidates(now_ns) {
-                by_pid.entry(candidate.pid).or_default().push(candidate);
-            }
-            for (pid, candidates) in by_pid {
-                let searched = self.searched.get(&pid).copied();
-                let rank =
-                    (searched.map_or(u64::MAX, |at: Instant| at.elapsed().as_secs()), candidates.len());
-                if best.as_ref().is_none_or(|(_, _, known)| rank > *known) {
-                    best = Some((pid, candidates, rank));
-                }
-            }
-        }
-        let Some((pid, candidates, _)) = best else { return };
-        let Some(hunted) = self.processes.values().find(|hunted| hunted.pid() == pid) else { return };
-        let handle = self.handle.clone();
-        let begun =
-            search::begin(Arc::clone(&hunted.subject.process), candidates, move |order| handle.tell(order));
-        match begun {
-            Ok(()) => self.searching = true,
-            Err(error) => tracing::debug!("can't start a thread: {error}"),
-        }
-    }
-
-    fn found(&mut self, found: &Found) {
-        self.searching = false;
-        self.searched.retain(|_, at| at.elapsed() < Duration::from_secs(3600));
-        self.searched.insert(found.pid, Instant::now());
-        self.due.search = Instant::now() + SEARCH.max(found.took * SEARCH_PACE);
-        let group = self.processes.values().find(|hunted| hunted.pid() == found.pid);
-        let Some(group) = group.map(|hunted| Arc::clone(&hunted.subject.group)) else { return };
-        if let Some(books) = self.books.iter_mut().find(|books| books.name == group) {
-            books.ledger.set_unreferenced(&found.looked, crate::kernel::now_ns());
-            books.search_trouble.clone_from(&found.trouble);
-        }
-    }
-
-    fn report_of(&mut self, index: usize, ended: Option<String>, naming: Duration) -> TargetReport {
-        let now = this_moment();
-        let name = Arc::clone(&self.books[index].name);
-        let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
-        self.books[index].read_memory(of_target, now.1);
-        let mut tools = Tools {
-            worker: &mut self.worker,
-            files: &self.files,
-            names: &mut self.names,
-            sites: &self.sites,
-            settings: &self.settings,
-            now,
-            until: Instant::now() + naming,
-        };
-        match ended {
-            Some(_) => self.books[index].report_now(&mut tools, ended),
-            None => self.books[index].report(&mut tools),
-        }
-    }
-
-    /// Makes a picture and hands it out.
-    fn publish(&mut self, naming: Duration) -> Arc<Picture> {
-        let until = Instant::now() + naming;
-        let targets = (0..self.books.len())
-            .map(|index| self.report_of(index, None, until.saturating_duration_since(Instant::now())))
-            .collect();
-        let picture = Arc::new(Picture { taken_at: this_moment().0, targets });
-        *self.handle.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&picture);
-        picture
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -32,8 +29,6 @@ pub struct Subject {
     pub group: Arc<str>,
     /// Where its samples come from, or why there are none.
     pub source: Result<Source, String>,
-    /// One sample per so many bytes. The hunt raises it when there are too many; whoever owns the kernel side follows.
-    pub mean: Arc<AtomicU64>,
 }
 
 /// A process under the hunt.
@@ -140,9 +135,5 @@ impl Hunted {
         for (_, key) in self.keys.drain() {
             files.leave(worker, key);
         }
-    }
-
-    pub fn mean(&self) -> u64 {
-        self.subject.mean.load(Ordering::Relaxed)
     }
 }

@@ -3,15 +3,20 @@
 //!
 //! A thread of its own, because naming functions may take seconds and nobody who scrapes should wait for that. `hunted` is a
 //! process, `books` a target, `sites` the table of stacks, `files` and `names` what the worker is asked about, `search` the
-//! look into memory.
+//! look into memory, `pace` how many samples are taken, `waiting` when they are looked at, `reconcile` what the kernel side
+//! couldn't tell, `pictures` what is published.
 
 mod books;
 mod chase;
 mod files;
 mod hunted;
 mod names;
+mod pace;
+mod pictures;
+mod reconcile;
 mod search;
 mod sites;
+mod waiting;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +32,7 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
-    kernel::{LiveSamples, SampleReader, now_ns},
+    kernel::{LiveSamples, SampleControl, SampleReader, now_ns},
     leaks::{Picture, ledger::Limits},
     session::FileId,
     worker,
@@ -153,7 +158,7 @@ impl Hunt {
     ///
     /// If there is no descriptor or thread to be had.
     pub fn begin(
-        (reader, live): (SampleReader, LiveSamples),
+        (reader, live, control): (SampleReader, LiveSamples, SampleControl),
         own_calls: OwnCalls,
         settings: Settings,
         on_death: impl Fn(&Arc<Picture>) + Send + 'static,
@@ -162,8 +167,8 @@ impl Hunt {
         let (orders, queue) = channel();
         let empty = Picture { taken_at: SystemTime::now(), targets: Vec::new() };
         let handle = Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))) };
-        let chase =
-            Chase::new((reader, live), (handle.clone(), queue), own_calls, settings, Box::new(on_death));
+        let rings = (reader, live, control);
+        let chase = Chase::new(rings, (handle.clone(), queue), own_calls, settings, Box::new(on_death))?;
         let thread =
             std::thread::Builder::new().name("profiler-hunt".to_owned()).spawn(move || chase.run())?;
         Ok(Self { handle, thread: Some(thread) })

@@ -1,17 +1,23 @@
 //! Looks in processes' memory for what still points to old blocks. On a thread of its own: reading may take seconds.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::Order;
+use super::{Order, chase::Chase};
 use crate::{
+    leaks::Source,
     leaks::ledger::{Candidate, Looked},
     target::Process,
     worker::references::{Block, SearchRange, search},
 };
 
+/// How often memory is searched, at most; and no more than this part of the time.
+pub(super) const SEARCH: Duration = Duration::from_secs(5);
+/// See [`SEARCH`]: one hundredth of a CPU.
+const SEARCH_PACE: u32 = 100;
 /// A search that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,8 +33,56 @@ pub struct Found {
     pub took: Duration,
 }
 
+impl Chase {
+    /// Begins to look for what points to old blocks, in the process that has most of them.
+    pub(super) fn search(&mut self) {
+        if self.searching || !self.settings.references {
+            return;
+        }
+        let now_ns = crate::kernel::now_ns();
+        let mut best: Option<(u32, Vec<_>, (u64, usize))> = None;
+        for books in
+            self.books.iter().filter(|books| books.source == Ok(Source::Allocator) && books.living > 0)
+        {
+            let mut by_pid: HashMap<u32, Vec<_>> = HashMap::new();
+            for candidate in books.ledger.candidates(now_ns) {
+                by_pid.entry(candidate.pid).or_default().push(candidate);
+            }
+            for (pid, candidates) in by_pid {
+                let searched = self.searched.get(&pid).copied();
+                let rank =
+                    (searched.map_or(u64::MAX, |at: Instant| at.elapsed().as_secs()), candidates.len());
+                if best.as_ref().is_none_or(|(_, _, known)| rank > *known) {
+                    best = Some((pid, candidates, rank));
+                }
+            }
+        }
+        let Some((pid, candidates, _)) = best else { return };
+        let Some(hunted) = self.processes.values().find(|hunted| hunted.pid() == pid) else { return };
+        let handle = self.handle.clone();
+        let begun = begin(Arc::clone(&hunted.subject.process), candidates, move |order| handle.tell(order));
+        match begun {
+            Ok(()) => self.searching = true,
+            Err(error) => tracing::debug!("can't start a thread: {error}"),
+        }
+    }
+
+    pub(super) fn found(&mut self, found: &Found) {
+        self.searching = false;
+        self.searched.retain(|_, at| at.elapsed() < Duration::from_secs(3600));
+        self.searched.insert(found.pid, Instant::now());
+        self.due.search = Instant::now() + SEARCH.max(found.took * SEARCH_PACE);
+        let group = self.processes.values().find(|hunted| hunted.pid() == found.pid);
+        let Some(group) = group.map(|hunted| Arc::clone(&hunted.subject.group)) else { return };
+        if let Some(books) = self.books.iter_mut().find(|books| books.name == group) {
+            books.ledger.set_unreferenced(&found.looked, crate::kernel::now_ns());
+            books.search_trouble.clone_from(&found.trouble);
+        }
+    }
+}
+
 /// Begins to search; the answer comes as an order.
-pub fn begin(
+fn begin(
     process: Arc<Process>,
     candidates: Vec<Candidate>,
     answers: impl Fn(Order) + Send + 'static,

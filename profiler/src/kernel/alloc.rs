@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -187,7 +187,8 @@ impl Kernel {
 }
 
 /// The switches of all targets, in our memory.
-pub(super) struct Switchboard(SharedWords);
+#[derive(Clone)]
+pub(super) struct Switchboard(Arc<SharedWords>);
 
 /// The members of [`Switches`], as they lie in the map.
 struct Slot<'a> {
@@ -196,10 +197,10 @@ struct Slot<'a> {
     loaded: &'a AtomicU32,
 }
 
-/// The words of [`Switches::sampling`].
+/// The members of [`Switches::sampling`].
 pub(super) struct SamplingWords<'a> {
-    pub rate: [&'a AtomicU32; 2],
-    pub certain: [&'a AtomicU32; 2],
+    pub rate: &'a AtomicU64,
+    pub certain: &'a AtomicU64,
 }
 
 impl Switchboard {
@@ -208,7 +209,7 @@ impl Switchboard {
         let bytes = slots as usize * size_of::<Switches>();
         let words = SharedWords::map(map.fd(), bytes)
             .map_err(|source| KernelError::System { path: "the BPF map `SWITCHES`".to_owned(), source })?;
-        Ok(Self(words))
+        Ok(Self(Arc::new(words)))
     }
 
     fn at(&self, slot: u32, member: usize) -> Result<&AtomicU32, KernelError> {
@@ -217,13 +218,13 @@ impl Switchboard {
     }
 
     pub(super) fn sampling(&self, slot: u32) -> Result<SamplingWords<'_>, KernelError> {
-        let words = |member: usize| -> Result<_, KernelError> {
-            let low = offset_of!(Switches, sampling) + member;
-            Ok([self.at(slot, low)?, self.at(slot, low + 4)?])
+        let at = |member: usize| {
+            let offset = slot as usize * size_of::<Switches>() + offset_of!(Switches, sampling) + member;
+            self.0.long(offset).ok_or_else(|| KernelError::Unsupported(format!("there is no slot {slot}")))
         };
         Ok(SamplingWords {
-            rate: words(offset_of!(Sampling, rate))?,
-            certain: words(offset_of!(Sampling, certain))?,
+            rate: at(offset_of!(Sampling, rate))?,
+            certain: at(offset_of!(Sampling, certain))?,
         })
     }
 

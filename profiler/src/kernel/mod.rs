@@ -34,7 +34,7 @@ pub use place::{Placement, Probes, detach_all};
 pub use plan::{Plan, Wanted};
 pub use process::{Event, EventReader, EventScope, LoaderLink};
 pub use returns::Returns;
-pub use sample::{LiveSamples, Sample, SampleError, SampleReader};
+pub use sample::{LiveSamples, Sample, SampleControl, SampleError, SampleReader};
 pub use sched::{Followed, ThreadRow};
 pub use support::{Capability, Facts, SyscallTracepoints};
 

@@ -11,7 +11,7 @@ use profiler_common::sample::{
 };
 use thiserror::Error;
 
-use super::{Kernel, KernelError, Raw, loader::map_error, sys::SharedWords};
+use super::{Kernel, KernelError, Raw, alloc::Switchboard, loader::map_error, sys::SharedWords};
 
 /// Sampled blocks of all targets together that can live at once; about 80 bytes each.
 pub(super) const LIVE_SAMPLES: u32 = 65_536;
@@ -20,6 +20,7 @@ pub(super) const LIVE_SAMPLES: u32 = 65_536;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sample {
     /// A block was allocated and chosen. Its stack, from `registers.sp` upwards; zeroes stand for what couldn't be read.
+    /// Empty: it was left out, as too many samples were waiting.
     Allocated(SampleHeader, Vec<u8>),
     /// A page was touched for the first time and chosen. Its stack likewise.
     Page(SampleHeader, Vec<u8>),
@@ -72,6 +73,9 @@ pub fn decode(bytes: &[u8]) -> Result<Sample, SampleError> {
     let stack = || {
         let wrong = SampleError::Stack { stack_bytes: header.stack_bytes, bytes: rest.len() };
         let length = usize::try_from(header.stack_bytes).unwrap_or(usize::MAX);
+        if length == 0 {
+            return Ok(Vec::new());
+        }
         let lead = (header.registers.sp % STACK_PIECE as u64) as usize;
         let stack = rest.get(lead..).and_then(|rest| rest.get(..length));
         stack.filter(|_| length <= STACK_BYTES).map(<[u8]>::to_vec).ok_or(wrong)
@@ -221,6 +225,27 @@ impl LiveSamples {
     }
 }
 
+/// Changes how often targets are sampled that are sampled.
+#[derive(Clone)]
+pub struct SampleControl(Switchboard);
+
+impl SampleControl {
+    /// From now on the target of this slot is sampled so, if it is sampled at all: what was switched off stays off. False if it
+    /// isn't.
+    pub fn change(&self, slot: u32, sampling: Sampling) -> bool {
+        let Ok(words) = self.0.sampling(slot) else { return false };
+        let present = words.rate.load(Ordering::SeqCst);
+        if present == 0 || sampling.rate == 0 {
+            return false;
+        }
+        if present == sampling.rate {
+            return true;
+        }
+        words.certain.store(sampling.certain, Ordering::SeqCst);
+        words.rate.compare_exchange(present, sampling.rate, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
 /// What is handed out once.
 pub(super) struct Samples {
     pub ring: RingBuf<MapData>,
@@ -247,14 +272,20 @@ impl Kernel {
     /// If there is no such slot.
     pub fn sample(&mut self, slot: u32, sampling: Sampling) -> Result<(), KernelError> {
         let words = self.switches.sampling(slot)?;
-        let halves = |value: u64| [value as u32, (value >> 32) as u32];
-        let store = |words: [&std::sync::atomic::AtomicU32; 2], value: u64| {
-            words.iter().zip(halves(value)).for_each(|(word, half)| word.store(half, Ordering::SeqCst));
-        };
-        // In this order: a rate without the limit that belongs to it would choose everything.
-        store(words.certain, sampling.certain);
-        store(words.rate, sampling.rate);
+        // A rate without the limit that belongs to it would choose everything.
+        if sampling.rate == 0 {
+            words.rate.store(0, Ordering::SeqCst);
+            words.certain.store(sampling.certain, Ordering::SeqCst);
+        } else {
+            words.certain.store(sampling.certain, Ordering::SeqCst);
+            words.rate.store(sampling.rate, Ordering::SeqCst);
+        }
         Ok(())
+    }
+
+    /// For whoever looks after the number of samples, on whatever thread.
+    pub fn sample_control(&self) -> SampleControl {
+        SampleControl(self.switches.clone())
     }
 
     /// The samples and the blocks that live, once, for whatever thread wants to read them. `None` the second time, or if none
@@ -309,6 +340,7 @@ mod tests {
     fn every_kind_of_sample_is_read_as_it_was_written() {
         assert_eq!(decode(&entry(1, 3, 8)), Ok(Sample::Allocated(header(1, 3), vec![0, 1, 2])));
         assert_eq!(decode(&entry(3, 0, 8)), Ok(Sample::Page(header(3, 0), Vec::new())));
+        assert_eq!(decode(&entry(1, 0, 0)), Ok(Sample::Allocated(header(1, 0), Vec::new())), "left out");
         assert_eq!(decode(&entry(2, 0, 0)), Ok(Sample::Freed(header(2, 0))));
         assert_eq!(decode(&entry(4, 0, 0)), Ok(Sample::OutOfMemory { pid: 3, at_ns: 5 }));
     }
@@ -332,7 +364,7 @@ mod tests {
         assert_eq!(decode(&entry(5, 0, 0)), Err(SampleError::Kind { kind: 5 }));
         let behind = |bytes| bytes + SP as usize;
         assert_eq!(decode(&entry(1, 9, 8)), Err(SampleError::Stack { stack_bytes: 9, bytes: behind(8) }));
-        assert_eq!(decode(&entry(1, 0, 0)), Err(SampleError::Stack { stack_bytes: 0, bytes: 0 }));
+        assert_eq!(decode(&entry(1, 1, 0)), Err(SampleError::Stack { stack_bytes: 1, bytes: 0 }));
         let long = STACK_BYTES + 1;
         let says = u32::try_from(long).unwrap();
         assert_eq!(

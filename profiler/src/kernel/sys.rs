@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     ptr::NonNull,
-    sync::atomic::AtomicU32,
+    sync::atomic::{AtomicU32, AtomicU64},
 };
 
 use aya_obj::generated::{
@@ -168,6 +168,13 @@ impl SharedWords {
         let inside = offset.is_multiple_of(4) && offset.checked_add(4)? <= self.bytes;
         // SAFETY: inside the mapping, which lives as long as the reference, and aligned; others write it too, hence atomic.
         inside.then(|| unsafe { self.base.byte_add(offset).as_ref() })
+    }
+
+    /// Two words as one, at a multiple of 8; `None` behind the end.
+    pub fn long(&self, offset: usize) -> Option<&AtomicU64> {
+        let inside = offset.is_multiple_of(8) && offset.checked_add(8)? <= self.bytes;
+        // SAFETY: as above; the mapping begins with a page. Nobody uses its halves as words of their own.
+        inside.then(|| unsafe { self.base.cast().byte_add(offset).as_ref() })
     }
 }
 

@@ -1,13 +1,6 @@
 //! What the session tells the hunt for leaks, and what it does for it: switching sampling on and off.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use profiler_common::sample::Sampling;
 
@@ -38,8 +31,8 @@ pub struct HuntWish {
 #[derive(Default)]
 pub(super) struct HuntLine {
     joined: Option<(Handle, HuntWish)>,
-    /// By slot: the mean that the hunt wants, and the one that the kernel side has.
-    means: HashMap<u32, (Arc<AtomicU64>, u64)>,
+    /// Slots whose allocations are sampled: as often as is wished, unless the hunt wants less.
+    sampled: HashSet<u32>,
     programs: ProgramCache,
     /// The last picture, once it has been made.
     last: Option<Arc<Picture>>,
@@ -60,7 +53,6 @@ impl HuntLine {
     pub fn begin(&mut self, kernel: &mut Kernel, watched: &Watched) -> Result<(), SessionError> {
         let Some((handle, wish)) = &self.joined else { return Ok(()) };
         let source = source(*wish, kernel, watched, &mut self.programs);
-        let mean = Arc::new(AtomicU64::new(wish.sample_bytes));
         let epoch = kernel.epoch(watched.slot)?;
         handle.tell(Order::Begin(Subject {
             slot: watched.slot,
@@ -68,31 +60,18 @@ impl HuntLine {
             process: Arc::clone(&watched.process),
             group: Arc::clone(&watched.group),
             source: source.clone(),
-            mean: Arc::clone(&mean),
         }));
         if source == Ok(Source::Allocator) {
             // Afterwards: nobody would know whose the first samples are.
             kernel.sample(watched.slot, Sampling::with_mean(wish.sample_bytes))?;
-            self.means.insert(watched.slot, (mean, wish.sample_bytes));
-        }
-        Ok(())
-    }
-
-    /// The kernel side samples as the hunt wants.
-    pub fn follow(&mut self, kernel: &mut Kernel) -> Result<(), SessionError> {
-        for (slot, (wanted, present)) in &mut self.means {
-            let mean = wanted.load(Ordering::Relaxed);
-            if mean != *present {
-                kernel.sample(*slot, Sampling::with_mean(mean))?;
-                *present = mean;
-            }
+            self.sampled.insert(watched.slot);
         }
         Ok(())
     }
 
     /// A process is not observed any more.
     pub fn end(&mut self, kernel: &mut Kernel, watched: &mut Watched) -> Result<(), SessionError> {
-        if self.means.remove(&watched.slot).is_some() {
+        if self.sampled.remove(&watched.slot) {
             kernel.sample(watched.slot, Sampling::default())?;
         }
         self.tell(Order::End(watched.slot, watched.has_ended()));

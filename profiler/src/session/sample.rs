@@ -24,9 +24,6 @@ impl Session {
     /// If the kernel's maps can't be read. A process that has ended is no error.
     pub fn sample(&mut self) -> Result<Snapshot, SessionError> {
         let taken = Instant::now();
-        if let Some(kernel) = &mut self.kernel {
-            self.hunt.follow(kernel)?;
-        }
         let slots =
             self.watched.iter().filter(|watched| watched.ledger.is_some()).map(|watched| watched.slot);
         let mut reading = match &self.kernel {

@@ -32,6 +32,8 @@ pub enum End {
     Lost,
     /// The worker failed at it (it was killed for time or memory, or crashed).
     Failed,
+    /// It was not copied: too many samples were drawn at once. There are no frames.
+    LeftOut,
 }
 
 impl End {
@@ -43,6 +45,7 @@ impl End {
             Self::TooDeep => "too_deep",
             Self::Lost => "lost",
             Self::Failed => "failed",
+            Self::LeftOut => "left_out",
         }
     }
 }

@@ -1,0 +1,48 @@
+//! The making of pictures.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{books::Tools, chase::Chase, this_moment};
+use crate::leaks::{Picture, TargetReport};
+
+impl Chase {
+    /// The report of a target. `ended`: how it has ended, if it has.
+    pub(super) fn report_of(
+        &mut self,
+        index: usize,
+        ended: Option<String>,
+        naming: Duration,
+    ) -> TargetReport {
+        let now = this_moment();
+        let name = Arc::clone(&self.books[index].name);
+        let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
+        self.books[index].read_memory(of_target, now.1);
+        let mut tools = Tools {
+            worker: &mut self.worker,
+            files: &self.files,
+            names: &mut self.names,
+            sites: &self.sites,
+            settings: &self.settings,
+            now,
+            until: Instant::now() + naming,
+        };
+        match ended {
+            Some(_) => self.books[index].report_now(&mut tools, ended),
+            None => self.books[index].report(&mut tools),
+        }
+    }
+
+    /// Makes a picture and hands it out.
+    pub(super) fn publish(&mut self, naming: Duration) -> Arc<Picture> {
+        let until = Instant::now() + naming;
+        let targets = (0..self.books.len())
+            .map(|index| self.report_of(index, None, until.saturating_duration_since(Instant::now())))
+            .collect();
+        let picture = Arc::new(Picture { taken_at: this_moment().0, targets });
+        *self.handle.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&picture);
+        picture
+    }
+}
