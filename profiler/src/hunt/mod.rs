@@ -7,6 +7,7 @@
 
 mod books;
 mod chase;
+mod death;
 mod files;
 mod hunted;
 mod names;
@@ -33,6 +34,7 @@ use crate::{
     worker,
 };
 
+pub use death::Death;
 pub use hunted::Subject;
 pub use search::Found;
 
@@ -101,8 +103,8 @@ pub enum Order {
     Loaded(u32),
     /// It has replaced its program, and is in this epoch now.
     Replaced(u32, u32),
-    /// It is not observed any more: it has ended (or was let go).
-    End(u32, bool),
+    /// It is not observed any more: it has ended like this (or was let go).
+    End(u32, Option<Death>),
     /// A search of memory has come to its end.
     Found(Found),
     /// Somebody wants a new picture.

@@ -13,7 +13,7 @@ use profiler_common::sample::Sampling;
 
 use super::{SessionError, process::Watched};
 use crate::{
-    hunt::{Handle, Order, Subject},
+    hunt::{Death, Handle, Order, Subject},
     kernel::{Kernel, Returns},
     leaks::{Picture, Source},
     snapshot::AllocState,
@@ -95,7 +95,8 @@ impl HuntLine {
         if self.means.remove(&watched.slot).is_some() {
             kernel.sample(watched.slot, Sampling::default())?;
         }
-        self.tell(Order::End(watched.slot, watched.has_ended()));
+        let death = watched.has_ended().then(|| watched.end().unwrap_or(Death::Unknown));
+        self.tell(Order::End(watched.slot, death));
         Ok(())
     }
 
