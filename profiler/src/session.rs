@@ -459,7 +459,9 @@ impl Session {
         }
         if let Some(kernel) = &mut self.kernel {
             // What has ended is to be told in the last picture.
-            for watched in self.watched.iter_mut().filter_map(|watched| watched.has_ended().then_some(watched)) {
+            for watched in
+                self.watched.iter_mut().filter_map(|watched| watched.has_ended().then_some(watched))
+            {
                 self.hunt.end(kernel, watched)?;
             }
         }

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     leaks::{
-        AnonPoint, Before, Circumstances, Evidence, Judgement, Point, SiteReport, Source, TargetReport, Verdict, estimate,
+        AnonPoint, Before, Circumstances, Evidence, Judgement, Point, SiteReport, Source, TargetReport,
+        Verdict, estimate,
         judge::{judge, judge_whole},
         ledger::{Figures, Ledger, Limits, SiteIndex},
     },

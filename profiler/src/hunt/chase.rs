@@ -12,8 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{
     Handle, Order, OwnCalls, Settings,
     books::{Books, Tools},
-    files::Files,
     death::Death,
+    files::Files,
     hunted::{Hunted, Subject},
     names::Names,
     search::{self, Found},
@@ -241,8 +241,11 @@ impl Chase {
         let Some(index) = self.books.iter().position(|books| books.name == group) else { return };
         let last = self.books[index].living <= 1;
         let report = death.filter(|_| last).map(|death| {
-            let how =
-                if self.books[index].killed_for_memory { "killed for memory".to_owned() } else { death.to_string() };
+            let how = if self.books[index].killed_for_memory {
+                "killed for memory".to_owned()
+            } else {
+                death.to_string()
+            };
             self.report_of(index, Some(how), LAST_NAMING)
         });
         self.books[index].living = self.books[index].living.saturating_sub(1);
@@ -593,6 +596,7 @@ impl Chase {
             .map(|index| self.report_of(index, None, until.saturating_duration_since(Instant::now())))
             .collect();
         let picture = Arc::new(Picture { taken_at: this_moment().0, targets });
+        *self.handle.worker.lock().unwrap_or_else(PoisonError::into_inner) = self.worker.figures();
         *self.handle.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&picture);
         picture
     }

@@ -119,6 +119,7 @@ pub struct Handle {
     orders: Sender<Order>,
     wake: Arc<OwnedFd>,
     latest: Arc<Mutex<Arc<Picture>>>,
+    worker: Arc<Mutex<worker::Figures>>,
 }
 
 impl Handle {
@@ -132,6 +133,11 @@ impl Handle {
     /// The newest picture.
     pub fn latest(&self) -> Arc<Picture> {
         Arc::clone(&self.latest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the worker had been through when the newest picture was made.
+    pub fn worker(&self) -> worker::Figures {
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A picture of this moment; the newest one if that takes longer.
@@ -163,7 +169,8 @@ impl Hunt {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (orders, queue) = channel();
         let empty = Picture { taken_at: SystemTime::now(), targets: Vec::new() };
-        let handle = Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))) };
+        let handle =
+            Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))), worker: Arc::default() };
         let chase =
             Chase::new((reader, live), (handle.clone(), queue), own_calls, settings, Box::new(on_death));
         let thread =

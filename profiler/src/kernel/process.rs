@@ -223,7 +223,10 @@ mod tests {
                 entry([2, 12, 15, 0], 6, b"sixteen-letters!"),
                 Event::Exec { pid: 12, comm: "sixteen-letters!".to_owned(), by_main_thread: false, at_ns: 6 },
             ),
-            (entry([3, 12, 139, 0], u64::MAX, &zeroes), Event::Exit { pid: 12, status: 139, at_ns: u64::MAX }),
+            (
+                entry([3, 12, 139, 0], u64::MAX, &zeroes),
+                Event::Exit { pid: 12, status: 139, at_ns: u64::MAX },
+            ),
             (entry([4, 12, 0, 3], 8, &zeroes), Event::Loaded { pid: 12, slot: 3, at_ns: 8 }),
         ];
         for (bytes, event) in cases {

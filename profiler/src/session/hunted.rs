@@ -18,6 +18,7 @@ use crate::{
     leaks::{Picture, Source},
     snapshot::AllocState,
     target::{Process, ProcessFacts, ProgramCache, Runtime},
+    worker,
 };
 
 /// The picture at the end is worth this wait: functions are named for it.
@@ -105,6 +106,11 @@ impl HuntLine {
         if let Some((handle, _)) = &self.joined {
             self.last = Some(handle.fresh(LAST_PICTURE));
         }
+    }
+
+    /// What the worker has been through.
+    pub fn worker(&self) -> Option<worker::Figures> {
+        self.joined.as_ref().map(|(handle, _)| handle.worker())
     }
 
     /// The newest picture.

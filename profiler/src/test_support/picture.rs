@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    leaks::{Ages, AnonPoint, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport, Verdict},
+    leaks::{
+        Ages, AnonPoint, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport,
+        Verdict,
+    },
     stack::{End, Frame, Function, Place, Stack},
 };
 
@@ -172,7 +175,10 @@ pub fn realistic() -> Picture {
         losses: losses.to_vec(),
         ended: None,
         history: (0..64)
-            .map(|i| Point { at: at(TAKEN_AT - (63 - i) * 60), live_bytes: 14_377_984.0 * (i + 1) as f64 / 64.0 })
+            .map(|i| Point {
+                at: at(TAKEN_AT - (63 - i) * 60),
+                live_bytes: 14_377_984.0 * (i + 1) as f64 / 64.0,
+            })
             .collect(),
         anon_history: (0..64)
             .map(|i| AnonPoint { at: at(TAKEN_AT - (63 - i) * 60), anon_bytes: 52_428_800 + i * 245_760 })
