@@ -41,7 +41,7 @@ pub struct ProcessEvent {
     /// The process. Fork: the new one.
     pub pid: u32,
     /// Fork: the process that made it. Exec: the id that the calling thread had before, which differs from `pid` if it
-    /// wasn't the main thread. Else zero.
+    /// wasn't the main thread. Exit: how it ended, as `wait` tells it. Else zero.
     pub other: u32,
     /// Loaded: the target's slot. Else zero.
     pub slot: u32,

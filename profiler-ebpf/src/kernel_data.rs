@@ -32,6 +32,9 @@ static TASK_FLAGS: Global<u64> = Global::new(0);
 static TASK_SIGNAL: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static SIGNAL_LIVE: Global<u64> = Global::new(0);
+/// `exit_code` of a task that ends.
+#[unsafe(no_mangle)]
+static TASK_EXIT_CODE: Global<u64> = Global::new(0);
 /// Whether the tracepoint `sched_process_exit` tells that the last thread ends (Linux 6.16).
 #[unsafe(no_mangle)]
 static EXIT_TELLS_GROUP_DEAD: Global<u8> = Global::new(0);
@@ -82,6 +85,12 @@ impl Task {
     #[inline(always)]
     pub fn pid(self) -> u32 {
         self.read(TASK_TGID.load())
+    }
+
+    /// How the task has ended, as `wait` tells it; for `sched_process_exit` only (kernel/exit.c, do_exit, sets it before).
+    #[inline(always)]
+    pub fn exit_code(self) -> u32 {
+        self.read(TASK_EXIT_CODE.load())
     }
 
     /// Whether it is the first thread of its process.

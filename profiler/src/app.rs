@@ -1,7 +1,6 @@
 //! Wiring: builds the rooms, owns channels, tasks and the end. The only file that starts tasks.
 
 use std::{
-    fs::File,
     io::Write as _,
     net::{SocketAddr, TcpListener},
     path::Path,
@@ -25,8 +24,10 @@ use crate::{
         json, leaks, prometheus,
         terminal::{self, Style},
     },
+    history::{History, Limits},
+    keeping::Keeper,
     leaks::{Picture, TargetReport, Verdict},
-    own_file::{self, Access},
+    own_file::Report,
     sampler::{Finished, Handle, Request, Sampler, Started},
     screen::SCREEN,
     server::{self, AppState},
@@ -42,15 +43,15 @@ use crate::{
 pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     // Before anything is attached: a port that is taken should cost the target nothing.
     let listeners = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
-    let mut report = config.report.as_deref().map(open_report).transpose()?;
+    let keeper = Arc::new(open_keeper(&config)?);
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("can't start the runtime")?;
     let finished =
-        runtime.block_on(observe(&config, listeners)).inspect_err(|_| discard(&config, report.as_ref()))?;
-    let code = conclude(&config, &finished, report.as_mut())?;
+        runtime.block_on(observe(&config, listeners, &keeper)).inspect_err(|_| keeper.discard_report())?;
+    let code = conclude(&config, &finished, &keeper)?;
     let probes = config.alloc || config.stalls;
     let Finished { session, error, runs_on, .. } = finished;
     drop(session);
@@ -61,15 +62,6 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         say(&format!("the program runs on (pid {pid})"));
     }
     error.map_or(Ok(code), Err)
-}
-
-/// Nothing was observed: a report that holds nothing, and held nothing before, is not left behind.
-fn discard(config: &Config, report: Option<&File>) {
-    let empty = report.and_then(|file| file.metadata().ok()).is_some_and(|metadata| metadata.len() == 0);
-    if let Some(path) = config.report.as_deref().filter(|_| empty) {
-        // What can't be removed is empty at least.
-        let _removed = std::fs::remove_file(path);
-    }
 }
 
 /// One line for people, on standard error. Whoever has closed it doesn't want to know.
@@ -102,12 +94,16 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result<Finished> {
+async fn observe(
+    config: &Config,
+    listeners: Vec<TcpListener>,
+    keeper: &Arc<Keeper>,
+) -> anyhow::Result<Finished> {
     // Installed before attaching: a Ctrl-C while probes are being placed must find us ready to take them away.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let (sampler, handle) = Sampler::new(config.clone());
+    let (sampler, handle) = Sampler::new(config.clone(), Arc::clone(keeper));
     let (started_send, started) = oneshot::channel();
     let (finished_send, mut finished) = oneshot::channel();
     std::thread::Builder::new()
@@ -128,7 +124,8 @@ async fn observe(config: &Config, listeners: Vec<TcpListener>) -> anyhow::Result
         // It ended before it had begun, and says why.
         return finished.await.context("the sampler ended without a word")?;
     };
-    let addresses = serve(config, listeners, &started, &handle)?;
+    describe(config, &started, keeper);
+    let addresses = serve(config, listeners, &started, &handle, keeper)?;
     if let Some(log) = started.log {
         tokio::spawn(log.run());
     }
@@ -214,8 +211,9 @@ fn serve(
     listeners: Vec<TcpListener>,
     started: &Started,
     handle: &Handle,
+    keeper: &Arc<Keeper>,
 ) -> anyhow::Result<Vec<SocketAddr>> {
-    let handle = handle.clone();
+    let (handle, keeper) = (handle.clone(), Arc::clone(keeper));
     let state = AppState {
         latest: started.snapshots.clone(),
         ask: Arc::new(move || handle.ask(Request::Sample)),
@@ -224,8 +222,7 @@ fn serve(
             max_series: config.max_series,
         },
         waits: waits_for(config).is_some(),
-        // Nothing is kept yet.
-        pictures: Arc::new(|_moment| None),
+        pictures: Arc::new(move |moment| keeper.nearest(moment)),
     };
     let router = server::router(state);
     let mut addresses = Vec::with_capacity(listeners.len());
@@ -283,10 +280,10 @@ fn watched(config: &Config, first: &Snapshot) -> String {
 }
 
 /// Prints and writes what there was.
-fn conclude(config: &Config, finished: &Finished, report: Option<&mut File>) -> anyhow::Result<ExitCode> {
+fn conclude(config: &Config, finished: &Finished, keeper: &Keeper) -> anyhow::Result<ExitCode> {
     let found = leaks_of(&finished.last);
     let document = match (config.view, &found) {
-        (View::Leaks { .. }, Some(picture)) => serde_json::to_string(&**picture)?,
+        (View::Leaks { .. }, Some(picture)) => json::leaks(picture)?,
         _ => json::render(&finished.last)?,
     };
     let own_child = matches!(config.what, What::Command { .. });
@@ -306,12 +303,11 @@ fn conclude(config: &Config, finished: &Finished, report: Option<&mut File>) -> 
     } else {
         std::io::stdout().write_all(text.as_bytes())
     };
-    if let Some(file) = report {
-        file.set_len(0)
-            .and_then(|()| file.write_all(document.as_bytes()))
-            .and_then(|()| file.write_all(b"\n"))
-            .context("can't write the report")?;
-    }
+    let report = match config.view {
+        View::Leaks { .. } => document,
+        View::Summary => json::report(&finished.last)?,
+    };
+    keeper.write_report(&report).context("can't write the report")?;
     match printed {
         // Whoever closed the pipe has read enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("can't print"),
@@ -339,7 +335,26 @@ fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// Opens the report's file before anything is attached: a hunt of hours must not end without a place for its result.
-fn open_report(path: &Path) -> anyhow::Result<File> {
-    own_file::open(path, Access::Write).with_context(|| format!("can't write the report {}", path.display()))
+/// Opens the files before anything is attached: a hunt of hours must not end without a place for its result.
+fn open_keeper(config: &Config) -> anyhow::Result<Keeper> {
+    let limits = Limits { bytes: config.hunt.history_bytes };
+    let history = config.hunt.history.as_deref().map(|path| History::open(path, limits)).transpose()?;
+    let open = |path: &Path| {
+        Report::open(path).with_context(|| format!("can't write the report {}", path.display()))
+    };
+    let report = config.report.as_deref().map(open).transpose()?;
+    Ok(Keeper::new(history, report))
+}
+
+/// What the report has in it while the observation goes on: the same as at its end.
+fn describe(config: &Config, started: &Started, keeper: &Keeper) {
+    let snapshots = started.snapshots.clone();
+    let view = config.view;
+    keeper.describe(move |picture| match view {
+        View::Leaks { .. } => json::leaks(picture).ok(),
+        View::Summary => {
+            let snapshot = Snapshot { leaks: Some(Arc::clone(picture)), ..(**snapshots.borrow()).clone() };
+            json::report(&snapshot).ok()
+        }
+    });
 }

@@ -236,10 +236,10 @@ impl Chooser {
                 }
                 self.consider_stranger(session, pid, at_ns);
             }
-            Event::Exit { pid, .. } => {
+            Event::Exit { pid, status, .. } => {
                 self.why.remove(&pid);
                 self.family.remove(&pid);
-                session.ended(pid);
+                session.ended(pid, status);
             }
             Event::Loaded { pid, at_ns, .. } => session.loaded(pid, at_ns)?,
         }

@@ -13,6 +13,7 @@ pub mod explain;
 pub mod export;
 pub mod history;
 pub mod hunt;
+pub mod keeping;
 pub mod kernel;
 pub mod launch;
 pub mod leaks;

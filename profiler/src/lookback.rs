@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 
 use crate::{
     cli::Look,
-    export::{comparison, leaks},
+    export::{comparison, json, leaks},
     history::{History, Moment, Told, compare},
     leaks::Picture,
     screen::SCREEN,
@@ -23,7 +23,7 @@ pub fn run(look: &Look) -> anyhow::Result<ExitCode> {
         None => {
             let (picture, told) = picture(&look.history, Moment::Last)?;
             if look.json {
-                format!("{}\n", serde_json::to_string(&picture)?)
+                format!("{}\n", json::leaks(&picture)?)
             } else {
                 format!("{}\n{}", leaks::kept(&told, style), leaks::render(&picture, style, look.top))
             }

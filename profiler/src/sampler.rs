@@ -23,6 +23,7 @@ use crate::{
     chooser::Chooser,
     config::{Config, Leaks, View, What},
     hunt::{Hunt, OwnCalls, Settings},
+    keeping::Keeper,
     kernel::{Event, EventReader, KernelLog, Wanted},
     launch::{Child, Launched},
     session::{Chosen, DetailJob, DetailResult, HuntWish, Images, Session},
@@ -42,6 +43,8 @@ const EVENT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Of what grows a process, more is sampled than of allocations: each is rare, and costs no trap.
 const GROWTH_BYTES: u64 = 64 << 10;
+/// How long the last event of an ended process may take to arrive.
+const LAST_WORD: Duration = Duration::from_millis(100);
 /// Pictures of leaks are not made more often than this.
 const PICTURE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -105,6 +108,7 @@ impl Handle {
 /// A sampler that hasn't begun yet.
 pub struct Sampler {
     config: Config,
+    keeper: Arc<Keeper>,
     stop: Arc<AtomicBool>,
     waiting: Arc<AtomicUsize>,
     messages: Receiver<Message>,
@@ -113,12 +117,12 @@ pub struct Sampler {
 
 impl Sampler {
     /// Prepares; `run` does the work, on the thread that calls it.
-    pub fn new(config: Config) -> (Self, Handle) {
+    pub fn new(config: Config, keeper: Arc<Keeper>) -> (Self, Handle) {
         let (sender, messages) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let waiting = Arc::default();
         let handle = Handle { sender: sender.clone(), stop: Arc::clone(&stop) };
-        (Self { config, stop, waiting, messages, sender }, handle)
+        (Self { config, keeper, stop, waiting, messages, sender }, handle)
     }
 
     /// Attaches, reports through `started`, samples until the end, lets go.
@@ -130,13 +134,14 @@ impl Sampler {
         let (mut session, mut chooser, mut child, hunt) = self.begin()?;
         let began = Instant::now();
         let log = session.take_log();
-        let (publish, snapshots) = watch::channel(Arc::new(session.sample()?));
+        let (publish, snapshots) = watch::channel(Arc::new(self.sample(&mut session)?));
         give_memory_back();
         let told = started.send(Started { snapshots, log, child: child.as_ref().map(Child::pid) });
         let watched =
             if told.is_ok() { self.watch(&mut session, &mut chooser, began, &publish) } else { Ok(()) };
         let last = session.finish()?;
         drop(hunt);
+        self.keeper.end(last.leaks.as_ref());
         let exit = child.as_mut().and_then(Child::try_wait);
         let runs_on = child.filter(|_| exit.is_none()).map(|child| child.pid());
         Ok(Finished { last, error: watched.err(), exit, runs_on, session })
@@ -202,8 +207,10 @@ impl Sampler {
             growth: wanted.growth.is_some(),
             sample_bytes: settings.sample_bytes,
         };
-        let hunt = Hunt::begin(samples, own_calls.clone(), settings, |_picture| ())
+        let keeper = Arc::clone(&self.keeper);
+        let hunt = Hunt::begin(samples, own_calls.clone(), settings, move |picture| keeper.at_once(picture))
             .context("can't start a thread")?;
+        self.keeper.begin(hunt.handle()).context("can't start a thread")?;
         session.join_hunt(hunt.handle(), own_calls, wish);
         Ok(Some(hunt))
     }
@@ -229,6 +236,9 @@ impl Sampler {
                 return Ok(());
             }
             let over = !session.any_alive() && !chooser.looks_for_new();
+            if over {
+                self.hear_of_the_end(session, chooser)?;
+            }
             if over || deadline.is_some_and(|deadline| now >= deadline) {
                 return Ok(());
             }
@@ -273,8 +283,27 @@ impl Sampler {
                 }
             }
             last = Instant::now();
-            publish.send_replace(Arc::new(session.sample()?));
+            publish.send_replace(Arc::new(self.sample(session)?));
         }
+    }
+
+    /// One moment of everything.
+    fn sample(&self, session: &mut Session) -> anyhow::Result<Snapshot> {
+        Ok(Snapshot { history: self.keeper.figures(), ..session.sample()? })
+    }
+
+    /// The end of the last process was noticed; how it has ended is told a moment later, if that hasn't come yet.
+    fn hear_of_the_end(&self, session: &mut Session, chooser: &mut Chooser) -> anyhow::Result<()> {
+        let until = Instant::now() + LAST_WORD;
+        while session.wonders()
+            && let Ok(message) = self.messages.recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            if let Message::Event(event) = message {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                chooser.event(session, event)?;
+            }
+        }
+        Ok(())
     }
 }
 

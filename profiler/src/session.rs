@@ -349,11 +349,18 @@ impl Session {
         self.watched.iter_mut().any(|watched| !watched.has_ended())
     }
 
-    /// A process has ended.
-    pub fn ended(&mut self, pid: u32) {
+    /// A process has ended. `status`: how, as `wait` tells it.
+    pub fn ended(&mut self, pid: u32, status: u32) {
         if let Some(watched) = self.watched.iter_mut().find(|watched| watched.info.pid == pid) {
+            watched.ended_with(status);
             watched.has_ended();
         }
+    }
+
+    /// Whether a process has ended and it isn't known yet how.
+    pub fn wonders(&self) -> bool {
+        self.kernel.as_ref().is_some_and(Kernel::has_events)
+            && self.watched.iter().any(|watched| watched.over_at().is_some() && watched.end().is_none())
     }
 
     /// When a sample is due because a process has ended: until then it keeps its place.
@@ -451,6 +458,14 @@ impl Session {
     pub fn finish(&mut self) -> Result<Snapshot, SessionError> {
         if let Some(kernel) = &mut self.kernel {
             self.watched.iter().for_each(|watched| watched.alloc.stop(kernel));
+        }
+        if let Some(kernel) = &mut self.kernel {
+            // What has ended is to be told in the last picture.
+            for watched in
+                self.watched.iter_mut().filter_map(|watched| watched.has_ended().then_some(watched))
+            {
+                self.hunt.end(kernel, watched)?;
+            }
         }
         self.hunt.last_look();
         self.sample()

@@ -16,6 +16,7 @@ use crate::{
     leaks::Picture,
     stalls::Ledger,
     target::{ProcessUsage, UsageDetail},
+    worker,
 };
 
 /// Everything at one moment.
@@ -39,6 +40,23 @@ pub struct Snapshot {
     pub own: Option<ProcessUsage>,
     /// Where memory leaks, as of the last look; `None` if nobody looks.
     pub leaks: Option<Arc<Picture>>,
+    /// The process that reads what targets have made; `None` if leaks aren't looked for.
+    pub worker: Option<worker::Figures>,
+    /// The history on disk; `None` if there is none.
+    pub history: Option<HistoryFigures>,
+}
+
+/// What a history has, and what was left out of it or lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryFigures {
+    /// Pictures that it has.
+    pub moments: u64,
+    /// Pictures that were left out as they aged.
+    pub thinned_moments: u64,
+    /// Small sites that were left out, each counted once per picture.
+    pub dropped_sites: u64,
+    /// Pictures that could not be written.
+    pub failed: u64,
 }
 
 /// A target at one moment: one process, or all processes that are shown under one name.

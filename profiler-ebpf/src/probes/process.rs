@@ -72,8 +72,13 @@ fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     // Succeeds once, even if two threads seem to be the last.
     let was_target = TARGETS_BY_PID.remove(&pid).is_ok();
     if was_target || everybody() {
-        let event =
-            ProcessEvent { kind: ProcessEventKind::Exit as u32, pid, at_ns: now(), ..Default::default() };
+        let event = ProcessEvent {
+            kind: ProcessEventKind::Exit as u32,
+            pid,
+            other: task.exit_code(),
+            at_ns: now(),
+            ..Default::default()
+        };
         send(&event);
     }
     0

@@ -21,6 +21,9 @@ struct Document<'a> {
     targets_forgotten: u64,
     events_lost: BTreeMap<&'a str, u64>,
     ledger_held_back_seconds: f64,
+    /// In reports, if leaks are looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaks: Option<&'a Picture>,
 }
 
 #[derive(Serialize)]
@@ -179,15 +182,28 @@ struct Site<'a> {
 ///
 /// If a number can't be written, which none of ours is.
 pub fn render(snapshot: &Snapshot) -> serde_json::Result<String> {
-    let document = Document {
+    serde_json::to_string_pretty(&document(snapshot, None))
+}
+
+/// The same with what is known of leaks: what a report has in it.
+///
+/// # Errors
+///
+/// As [`render`].
+pub fn report(snapshot: &Snapshot) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(&document(snapshot, snapshot.leaks.as_deref()))
+}
+
+fn document<'a>(snapshot: &'a Snapshot, leaks: Option<&'a Picture>) -> Document<'a> {
+    Document {
         taken_at: snapshot.taken_at.duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64()),
         targets: snapshot.targets.iter().map(target).collect(),
         processes_not_observed: snapshot.not_observed.iter().copied().collect(),
         targets_forgotten: snapshot.forgotten,
         events_lost: snapshot.losses.iter().copied().collect(),
         ledger_held_back_seconds: snapshot.held_back.as_secs_f64(),
-    };
-    serde_json::to_string_pretty(&document)
+        leaks,
+    }
 }
 
 /// Renders what is known of leaks: one object, indented. docs/leaks-json.md has its fields.

@@ -357,6 +357,8 @@ mod tests {
             held_back: Duration::ZERO,
             own: None,
             leaks: None,
+            worker: None,
+            history: None,
         })
     }
 

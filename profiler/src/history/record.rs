@@ -214,6 +214,8 @@ fn target_without_sites(target: &TargetReport) -> TargetReport {
         other: (target.other.0, short(target.other.1)),
         losses: target.losses.clone(),
         ended: target.ended.clone(),
+        history: Vec::new(),
+        anon_history: Vec::new(),
     }
 }
 

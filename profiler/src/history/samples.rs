@@ -6,7 +6,10 @@ use std::{
 };
 
 use crate::{
-    leaks::{Ages, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport, Verdict},
+    leaks::{
+        Ages, AnonPoint, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport,
+        Verdict,
+    },
     stack::{End, Frame, Function, Place, Stack},
 };
 
@@ -82,6 +85,11 @@ pub(crate) fn target(name: &str, sites: Vec<SiteReport>) -> TargetReport {
         other: (0, Estimate::default()),
         losses: vec![("ring_full".to_owned(), 0), ("live_full".to_owned(), 0)],
         ended: None,
+        history: vec![Point { at: at(0), live_bytes: 0.0 }, Point { at: at(600), live_bytes: live }],
+        anon_history: vec![
+            AnonPoint { at: at(0), anon_bytes: 30 << 20 },
+            AnonPoint { at: at(600), anon_bytes: 40 << 20 },
+        ],
     }
 }
 

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     leaks::{
-        Before, Circumstances, Evidence, Judgement, SiteReport, Source, TargetReport, Verdict, estimate,
+        AnonPoint, Before, Circumstances, Evidence, Judgement, Point, SiteReport, Source, TargetReport,
+        Verdict, estimate,
         judge::{judge, judge_whole},
         ledger::{Figures, Ledger, Limits, SiteIndex},
     },
@@ -30,6 +31,8 @@ const JUDGED: usize = 2_000;
 pub const REPORTED: usize = 200;
 /// Readings of anonymous memory that are kept; every second one is dropped when there are more.
 const READINGS: usize = 512;
+/// Points of a graph.
+const POINTS: usize = 64;
 
 /// The books of a target.
 pub(super) struct Books {
@@ -171,6 +174,7 @@ impl Books {
             time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() - self.oldest_start;
         let circumstances = Circumstances {
             now_ns,
+            now: time,
             process_age: Duration::try_from_secs_f64(age).unwrap_or_default(),
             patience: tools.settings.patience,
         };
@@ -211,6 +215,12 @@ impl Books {
             Some(report)
         });
         let sites = sites.collect();
+        let history = match self.source {
+            Ok(_) => self.ledger.figures_of_all(now_ns).history,
+            Err(_) => Vec::new(),
+        };
+        let history =
+            history.into_iter().map(|(at_ns, live_bytes)| Point { at: time_of(at_ns), live_bytes }).collect();
         let live_bytes = self.ledger.live_bytes();
         let anon_bytes = anon.last().map_or(0, |(_, bytes)| *bytes);
         TargetReport {
@@ -233,6 +243,10 @@ impl Books {
             other: self.ledger.other(),
             losses: self.losses(),
             ended,
+            history,
+            anon_history: spread(&anon)
+                .map(|(at_ns, anon_bytes)| AnonPoint { at: time_of(at_ns), anon_bytes })
+                .collect(),
         }
     }
 
@@ -275,6 +289,13 @@ impl Books {
         ];
         told.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect()
     }
+}
+
+/// At most [`POINTS`] of the readings, the last one among them.
+fn spread(readings: &[(u64, u64)]) -> impl Iterator<Item = (u64, u64)> {
+    let step = readings.len().div_ceil(POINTS).max(1);
+    let last = readings.len().saturating_sub(1);
+    readings.iter().enumerate().filter(move |(at, _)| (last - at) % step == 0).map(|(_, reading)| *reading)
 }
 
 /// Verdicts of concern first, then by rate, then by what lives.

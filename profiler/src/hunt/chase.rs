@@ -11,6 +11,7 @@ use profiler_common::sample::{LiveKey, SampleHeader};
 use super::{
     Handle, Order, OwnCalls, Settings,
     books::Books,
+    death::Death,
     files::Files,
     hunted::{Hunted, Subject},
     names::Names,
@@ -154,10 +155,10 @@ impl Chase {
                     }
                 }
                 Order::Replaced(slot, epoch) => self.replaced(slot, epoch),
-                Order::End(slot, died) => {
+                Order::End(slot, death) => {
                     // What it did last has been told before.
                     self.take_samples(usize::MAX);
-                    self.end(slot, died);
+                    self.end(slot, death);
                 }
                 Order::Found(found) => self.found(&found),
                 Order::Picture(answer) => {
@@ -226,14 +227,18 @@ impl Chase {
         books.ledger.process_ended(pid, epoch, crate::kernel::now_ns());
     }
 
-    fn end(&mut self, slot: u32, died: bool) {
+    fn end(&mut self, slot: u32, death: Option<Death>) {
         let Some(hunted) = self.processes.get(&slot) else { return };
         let (pid, group) = (hunted.pid(), Arc::clone(&hunted.subject.group));
         let Some(index) = self.books.iter().position(|books| books.name == group) else { return };
         let last = self.books[index].living <= 1;
-        let report = (last && died).then(|| {
-            let how = if self.books[index].killed_for_memory { "killed for memory" } else { "ended" };
-            self.report_of(index, Some(how.to_owned()), LAST_NAMING)
+        let report = death.filter(|_| last).map(|death| {
+            let how = if self.books[index].killed_for_memory {
+                "killed for memory".to_owned()
+            } else {
+                death.to_string()
+            };
+            self.report_of(index, Some(how), LAST_NAMING)
         });
         self.books[index].living = self.books[index].living.saturating_sub(1);
         self.books[index].last = report;
@@ -241,7 +246,7 @@ impl Chase {
         if let Some(mut hunted) = self.processes.remove(&slot) {
             hunted.leave(&mut self.worker, &mut self.files);
         }
-        if last && died {
+        if last && death.is_some() {
             let picture = self.publish(NAMING);
             (self.on_death)(&picture);
         }

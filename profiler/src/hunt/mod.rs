@@ -8,6 +8,7 @@
 
 mod books;
 mod chase;
+mod death;
 mod files;
 mod hunted;
 mod names;
@@ -38,6 +39,7 @@ use crate::{
     worker,
 };
 
+pub use death::Death;
 pub use hunted::Subject;
 pub use search::Found;
 
@@ -106,8 +108,8 @@ pub enum Order {
     Loaded(u32),
     /// It has replaced its program, and is in this epoch now.
     Replaced(u32, u32),
-    /// It is not observed any more: it has ended (or was let go).
-    End(u32, bool),
+    /// It is not observed any more: it has ended like this (or was let go).
+    End(u32, Option<Death>),
     /// A search of memory has come to its end.
     Found(Found),
     /// Somebody wants a new picture.
@@ -122,6 +124,7 @@ pub struct Handle {
     orders: Sender<Order>,
     wake: Arc<OwnedFd>,
     latest: Arc<Mutex<Arc<Picture>>>,
+    worker: Arc<Mutex<worker::Figures>>,
 }
 
 impl Handle {
@@ -135,6 +138,11 @@ impl Handle {
     /// The newest picture.
     pub fn latest(&self) -> Arc<Picture> {
         Arc::clone(&self.latest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the worker had been through when the newest picture was made.
+    pub fn worker(&self) -> worker::Figures {
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A picture of this moment; the newest one if that takes longer.
@@ -166,7 +174,8 @@ impl Hunt {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (orders, queue) = channel();
         let empty = Picture { taken_at: SystemTime::now(), targets: Vec::new() };
-        let handle = Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))) };
+        let handle =
+            Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))), worker: Arc::default() };
         let rings = (reader, live, control);
         let chase = Chase::new(rings, (handle.clone(), queue), own_calls, settings, Box::new(on_death))?;
         let thread =

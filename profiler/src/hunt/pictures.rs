@@ -42,6 +42,7 @@ impl Chase {
             .map(|index| self.report_of(index, None, until.saturating_duration_since(Instant::now())))
             .collect();
         let picture = Arc::new(Picture { taken_at: this_moment().0, targets });
+        *self.handle.worker.lock().unwrap_or_else(PoisonError::into_inner) = self.worker.figures();
         *self.handle.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&picture);
         picture
     }

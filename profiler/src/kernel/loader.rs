@@ -117,6 +117,7 @@ impl Kernel {
             .override_global("TASK_FLAGS", &offsets.flags, true)
             .override_global("TASK_SIGNAL", &offsets.signal, true)
             .override_global("SIGNAL_LIVE", &offsets.signal_live, true)
+            .override_global("TASK_EXIT_CODE", &offsets.exit_code, true)
             .override_global("EXIT_TELLS_GROUP_DEAD", &offsets.exit_tells_group_dead, true)
             .override_global("TASK_MM", &break_offsets.task_mm, true)
             .override_global("MM_BRK", &break_offsets.mm_brk, true)
@@ -371,6 +372,7 @@ struct TaskOffsets {
     flags: u64,
     signal: u64,
     signal_live: u64,
+    exit_code: u64,
     exit_tells_group_dead: u8,
 }
 
@@ -390,6 +392,7 @@ impl TaskOffsets {
             flags: at("flags")?.byte_offset(),
             signal: at("signal")?.byte_offset(),
             signal_live: btf.member("signal_struct", "live")?.byte_offset(),
+            exit_code: at("exit_code")?.byte_offset(),
             exit_tells_group_dead: u8::from(btf.tracepoint_arguments("sched_process_exit") == Some(2)),
             ..Self::default()
         };
@@ -484,6 +487,7 @@ mod tests {
             "TASK_FLAGS",
             "TASK_SIGNAL",
             "SIGNAL_LIVE",
+            "TASK_EXIT_CODE",
             "EXIT_TELLS_GROUP_DEAD",
             "TASK_MM",
             "MM_BRK",

@@ -50,6 +50,8 @@ pub enum Event {
     Exit {
         /// The process.
         pid: u32,
+        /// How, as `wait` tells it: what its last thread ended with.
+        status: u32,
         /// When.
         at_ns: u64,
     },
@@ -76,7 +78,7 @@ impl Event {
                 let comm = String::from_utf8_lossy(&event.comm[..end]).into_owned();
                 Self::Exec { pid, comm, by_main_thread: event.other == pid, at_ns }
             }
-            ProcessEventKind::Exit => Self::Exit { pid, at_ns },
+            ProcessEventKind::Exit => Self::Exit { pid, status: event.other, at_ns },
             ProcessEventKind::Loaded => Self::Loaded { pid, slot: event.slot, at_ns },
         })
     }
@@ -221,7 +223,10 @@ mod tests {
                 entry([2, 12, 15, 0], 6, b"sixteen-letters!"),
                 Event::Exec { pid: 12, comm: "sixteen-letters!".to_owned(), by_main_thread: false, at_ns: 6 },
             ),
-            (entry([3, 12, 0, 0], u64::MAX, &zeroes), Event::Exit { pid: 12, at_ns: u64::MAX }),
+            (
+                entry([3, 12, 139, 0], u64::MAX, &zeroes),
+                Event::Exit { pid: 12, status: 139, at_ns: u64::MAX },
+            ),
             (entry([4, 12, 0, 3], 8, &zeroes), Event::Loaded { pid: 12, slot: 3, at_ns: 8 }),
         ];
         for (bytes, event) in cases {

@@ -127,8 +127,9 @@ impl<'a> Site<'a> {
     }
 
     /// Since when, as time of day.
-    fn since(&self, now_ns: u64) -> Option<SystemTime> {
-        SystemTime::now().checked_sub(Duration::from_nanos(now_ns.saturating_sub(self.course.since_ns)))
+    fn since(&self, circumstances: &Circumstances) -> Option<SystemTime> {
+        let ago = circumstances.now_ns.saturating_sub(self.course.since_ns);
+        circumstances.now.checked_sub(Duration::from_nanos(ago))
     }
 
     /// "since the watch began" or "for the last 5 min".
@@ -213,7 +214,7 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
         verdict: Verdict::Leaking,
         rate: Some(rate),
         confidence,
-        since: site.since(circumstances.now_ns),
+        since: site.since(circumstances),
         reason,
     };
     let goes_on = course.goes_on() && course.n as u64 >= u64::from(LOST_BLOCKS);
@@ -253,7 +254,7 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
             verdict: Verdict::Growing,
             rate: Some(course.rate),
             confidence: sure(found.stays, SUREST[0]),
-            since: site.since(circumstances.now_ns),
+            since: site.since(circumstances),
             reason: why_growing(site, &how_long, lasted, circumstances.patience),
         };
     }
@@ -266,7 +267,7 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
             verdict: Verdict::Growing,
             rate: Some(trend.slope),
             confidence: sure(found.rises, SUREST[1]),
-            since: SystemTime::now().checked_sub(ago),
+            since: circumstances.now.checked_sub(ago),
             reason: format!(
                 "the least that lives has risen over the last {}; old blocks are still freed, so it may be load",
                 duration(ago)

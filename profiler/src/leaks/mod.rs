@@ -120,6 +120,16 @@ pub struct Point {
     pub live_bytes: f64,
 }
 
+/// Anonymous memory at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AnonPoint {
+    /// When.
+    #[serde(with = "form::moment")]
+    pub at: SystemTime,
+    /// Anonymous memory (`RssAnon`) of the target's living processes.
+    pub anon_bytes: u64,
+}
+
 /// How old the live blocks are, by bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ages {
@@ -221,6 +231,10 @@ pub struct TargetReport {
     pub losses: Vec<(String, u64)>,
     /// The process has ended, and how, if it has: this is the last picture of it.
     pub ended: Option<String>,
+    /// Live bytes of all sites over time, at most 64 points, evenly spread.
+    pub history: Vec<Point>,
+    /// Anonymous memory over time, at most 64 points.
+    pub anon_history: Vec<AnonPoint>,
 }
 
 /// Everything at one moment.
@@ -314,6 +328,8 @@ pub struct Evidence {
 pub struct Circumstances {
     /// Now: nanoseconds of `CLOCK_MONOTONIC`.
     pub now_ns: u64,
+    /// Now, by the wall clock.
+    pub now: SystemTime,
     /// How old the oldest living process of the target is.
     pub process_age: Duration,
     /// Growth of blocks that the process still points to is called leaking only after it has gone on, without slowing

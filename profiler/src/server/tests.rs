@@ -36,6 +36,8 @@ fn snapshot(leaks: Option<Picture>) -> Arc<Snapshot> {
         held_back: Duration::ZERO,
         own: None,
         leaks: leaks.map(Arc::new),
+        worker: None,
+        history: None,
     })
 }
 

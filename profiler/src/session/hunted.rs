@@ -6,11 +6,12 @@ use profiler_common::sample::Sampling;
 
 use super::{SessionError, process::Watched};
 use crate::{
-    hunt::{Handle, Order, Subject},
+    hunt::{Death, Handle, Order, Subject},
     kernel::{Kernel, Returns},
     leaks::{Picture, Source},
     snapshot::AllocState,
     target::{Process, ProcessFacts, ProgramCache, Runtime},
+    worker,
 };
 
 /// The picture at the end is worth this wait: functions are named for it.
@@ -74,7 +75,8 @@ impl HuntLine {
         if self.sampled.remove(&watched.slot) {
             kernel.sample(watched.slot, Sampling::default())?;
         }
-        self.tell(Order::End(watched.slot, watched.has_ended()));
+        let death = watched.has_ended().then(|| watched.end().unwrap_or(Death::Unknown));
+        self.tell(Order::End(watched.slot, death));
         Ok(())
     }
 
@@ -83,6 +85,11 @@ impl HuntLine {
         if let Some((handle, _)) = &self.joined {
             self.last = Some(handle.fresh(LAST_PICTURE));
         }
+    }
+
+    /// What the worker has been through.
+    pub fn worker(&self) -> Option<worker::Figures> {
+        self.joined.as_ref().map(|(handle, _)| handle.worker())
     }
 
     /// The newest picture.

@@ -14,6 +14,7 @@ use super::{
     strays::Strays,
 };
 use crate::{
+    hunt::Death,
     kernel::{Kernel, Plan},
     snapshot::{AllocSnapshot, LiveObjects, Mappings, ProcessInfo, ProcessSnapshot},
     target::{Process, ProcessUsage, SwitchTally, TargetError, UsageDetail},
@@ -40,6 +41,8 @@ pub(super) struct Watched {
     /// What earlier processes have left in the slot; `None` if mappings aren't accounted for.
     mappings: Option<Mappings>,
     ended: Option<Instant>,
+    /// How, as `wait` tells it.
+    status: Option<u32>,
     usage: Option<ProcessUsage>,
     detail: Detail,
     /// What belongs to an earlier target.
@@ -113,6 +116,7 @@ impl Watched {
             strays: Strays::default(),
             mappings: None,
             ended: None,
+            status: None,
             usage: Some(usage),
             detail: Detail::default(),
             counted: birth.counted,
@@ -169,6 +173,19 @@ impl Watched {
             self.ended = Some(Instant::now());
         }
         self.ended.is_some()
+    }
+
+    /// How it ended, as `wait` tells it.
+    pub fn ended_with(&mut self, status: u32) {
+        self.status = Some(status);
+    }
+
+    /// How it ended, if that is known.
+    pub const fn end(&self) -> Option<Death> {
+        match self.status {
+            Some(status) => Some(Death::of_status(status)),
+            None => None,
+        }
     }
 
     /// What `/proc` has counted of it so far, whatever target it belonged to.

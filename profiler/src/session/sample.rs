@@ -63,6 +63,8 @@ impl Session {
         let targets = targets.collect();
         Ok(Snapshot {
             leaks: self.hunt.picture(),
+            worker: self.hunt.worker(),
+            history: None,
             taken_at: SystemTime::now(),
             taken,
             targets,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    leaks::{Ages, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport, Verdict},
+    leaks::{
+        Ages, AnonPoint, Before, Estimate, Judgement, Picture, Point, SiteReport, Source, TargetReport,
+        Verdict,
+    },
     stack::{End, Frame, Function, Place, Stack},
 };
 
@@ -171,6 +174,15 @@ pub fn realistic() -> Picture {
         other: (4, about(132_096.0)),
         losses: losses.to_vec(),
         ended: None,
+        history: (0..64)
+            .map(|i| Point {
+                at: at(TAKEN_AT - (63 - i) * 60),
+                live_bytes: 14_377_984.0 * (i + 1) as f64 / 64.0,
+            })
+            .collect(),
+        anon_history: (0..64)
+            .map(|i| AnonPoint { at: at(TAKEN_AT - (63 - i) * 60), anon_bytes: 52_428_800 + i * 245_760 })
+            .collect(),
     };
     let quiet = TargetReport {
         target: "a \"b\"/<c>".into(),
@@ -188,6 +200,8 @@ pub fn realistic() -> Picture {
         other: (0, Estimate::default()),
         losses: Vec::new(),
         ended: Some("killed for memory".to_owned()),
+        history: Vec::new(),
+        anon_history: Vec::new(),
     };
     Picture { taken_at: at(TAKEN_AT), targets: vec![shop, quiet] }
 }

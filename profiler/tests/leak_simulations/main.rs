@@ -5,7 +5,7 @@ mod families;
 mod loads;
 mod world;
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use families::{Family, Leak, deceptive, harmless, leaking};
 use profiler::leaks::{
@@ -17,6 +17,7 @@ use world::{World, ns, run};
 fn circumstances(second: f64) -> Circumstances {
     Circumstances {
         now_ns: ns(second),
+        now: UNIX_EPOCH + Duration::from_secs_f64(1e6 + second),
         process_age: Duration::from_secs_f64(second + 1.0),
         patience: Duration::from_secs(6 * 3600),
     }

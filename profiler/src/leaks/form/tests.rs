@@ -8,6 +8,8 @@ fn small() -> Picture {
     for site in &mut picture.targets[0].sites {
         site.history.truncate(2);
     }
+    picture.targets[0].history.truncate(2);
+    picture.targets[0].anon_history.truncate(2);
     picture
 }
 

@@ -1,3 +1,5 @@
+use std::time::UNIX_EPOCH;
+
 use super::*;
 use crate::leaks::{LiveSample, Sum, Window};
 
@@ -31,6 +33,7 @@ fn evidence(watched: u64, alive: impl IntoIterator<Item = u64>, freed: &[u64]) -
 fn circumstances() -> Circumstances {
     Circumstances {
         now_ns: NOW,
+        now: UNIX_EPOCH + Duration::from_secs(1_000_000),
         process_age: Duration::from_secs(100_000),
         patience: Duration::from_secs(6 * 3600),
     }
