@@ -1,12 +1,17 @@
-//! The thread of the hunt: orders and samples in, pictures out.
+//! The thread of the hunt: orders and samples in, pictures out. `pages`: samples that are pages; `sources`: whose samples
+//! are booked; `upkeep`: what is done now and then.
+
+mod pages;
+mod sources;
+mod upkeep;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, PoisonError, atomic::Ordering, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
-use profiler_common::sample::{LARGEST_MEAN, LiveKey, SampleHeader};
+use profiler_common::sample::{LiveKey, SampleHeader};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
@@ -15,18 +20,16 @@ use super::{
     files::Files,
     hunted::{Hunted, Subject},
     names::Names,
-    search::{self, Found},
     sites::{SiteNumber, Sites},
     this_moment,
 };
 use crate::{
-    kernel::{LiveSamples, Sample, SampleReader},
+    kernel::{LivePages, LiveSamples, Sample, SampleReader},
     leaks::{
         Picture, Source, TargetReport,
         ledger::{NewSample, Placed, SiteIndex},
     },
     stack::{End, Place, RawStack},
-    target::PAGE,
     worker::{Code, Worker},
 };
 
@@ -60,6 +63,7 @@ pub(super) type OnDeath = Box<dyn Fn(&Arc<Picture>) + Send>;
 pub(super) struct Chase {
     reader: SampleReader,
     live: LiveSamples,
+    live_pages: Option<LivePages>,
     handle: Handle,
     orders: Receiver<Order>,
     own_calls: OwnCalls,
@@ -98,7 +102,7 @@ impl Due {
 
 impl Chase {
     pub fn new(
-        (reader, live): (SampleReader, LiveSamples),
+        (reader, live, live_pages): (SampleReader, LiveSamples, Option<LivePages>),
         (handle, orders): (Handle, Receiver<Order>),
         own_calls: OwnCalls,
         settings: Settings,
@@ -108,6 +112,7 @@ impl Chase {
         Self {
             reader,
             live,
+            live_pages,
             handle,
             orders,
             own_calls,
@@ -163,6 +168,11 @@ impl Chase {
                     }
                 }
                 Order::Replaced(slot, epoch) => self.replaced(slot, epoch),
+                Order::Source(slot, source, not_sampled) => {
+                    // What it did before belongs to the source before.
+                    self.take_samples(usize::MAX);
+                    self.change_source(slot, source, &not_sampled);
+                }
                 Order::End(slot, died) => {
                     // What it did last has been told before.
                     self.take_samples(usize::MAX);
@@ -193,11 +203,9 @@ impl Chase {
             }
         };
         let hunted = Hunted::new(subject);
-        if self.books[index].source.is_err() && hunted.subject.source.is_ok() {
-            self.books[index].source = hunted.subject.source.clone();
-        }
         self.books[index].enter(&hunted);
         self.processes.insert(hunted.subject.slot, hunted);
+        self.settle_source(index);
     }
 
     fn forget_ended(&mut self) {
@@ -208,30 +216,6 @@ impl Chase {
                 self.sites.release(SiteNumber(site.0), true);
             }
         }
-    }
-
-    fn replaced(&mut self, slot: u32, epoch: u32) {
-        let Some(hunted) = self.processes.get_mut(&slot) else { return };
-        if hunted.epoch == epoch {
-            return;
-        }
-        let (pid, before) = (hunted.pid(), hunted.epoch);
-        hunted.epoch = epoch;
-        hunted.changed();
-        hunted.pages.clear();
-        let group = Arc::clone(&hunted.subject.group);
-        self.forget_blocks(slot, pid, &group, Some(before));
-    }
-
-    /// What lived in a process, or in its program of one epoch, lives no more.
-    fn forget_blocks(&mut self, slot: u32, pid: u32, group: &Arc<str>, epoch: Option<u32>) {
-        let Some(books) = self.books.iter_mut().find(|books| books.name == *group) else { return };
-        for (id, epoch, address) in books.ledger.living_in(pid, epoch) {
-            if let Err(error) = self.live.remove(&LiveKey { slot, epoch, address }, id) {
-                tracing::debug!("{error}");
-            }
-        }
-        books.ledger.process_ended(pid, epoch, crate::kernel::now_ns());
     }
 
     fn end(&mut self, slot: u32, died: bool) {
@@ -246,9 +230,11 @@ impl Chase {
         self.books[index].living = self.books[index].living.saturating_sub(1);
         self.books[index].last = report;
         self.forget_blocks(slot, pid, &group, None);
+        self.forget_pages(slot);
         if let Some(mut hunted) = self.processes.remove(&slot) {
             hunted.leave(&mut self.worker, &mut self.files);
         }
+        self.settle_source(index);
         if last && died {
             let picture = self.publish(NAMING);
             (self.on_death)(&picture);
@@ -262,6 +248,9 @@ impl Chase {
                 Sample::Allocated(header, stack) => self.allocated(&header, &stack),
                 Sample::Page(header, stack) => self.page(&header, &stack),
                 Sample::Freed(header) => {
+                    if let Some(hunted) = self.processes.get_mut(&header.slot) {
+                        hunted.forget_page(header.address, header.id);
+                    }
                     if let Some(books) = self.books_of(header.slot) {
                         books.ledger.freed(header.id, header.at_ns);
                     }
@@ -312,28 +301,6 @@ impl Chase {
             if let Err(error) = self.live.remove(&key, header.id) {
                 tracing::debug!("{error}");
             }
-        }
-    }
-
-    fn page(&mut self, header: &SampleHeader, stack: &[u8]) {
-        let address = header.address & !(PAGE - 1);
-        if self.hunted(header).is_none() {
-            return;
-        }
-        let Some(hunted) = self.processes.get_mut(&header.slot) else { return };
-        if !hunted.grows_at(address) {
-            return;
-        }
-        if let Some(earlier) = hunted.pages.insert(address, header.id)
-            && let Some(books) = self.books_of(header.slot)
-        {
-            // It was given back and touched anew between two looks.
-            books.ledger.gone(earlier, header.at_ns);
-        }
-        if !self.book(header, stack, Source::Growth)
-            && let Some(hunted) = self.processes.get_mut(&header.slot)
-        {
-            hunted.pages.remove(&address);
         }
     }
 
@@ -435,136 +402,8 @@ impl Chase {
         }
     }
 
-    /// Raises the mean of a target that has too many samples, and lowers it again.
-    fn keep_pace(&mut self) {
-        let drawn = std::mem::take(&mut self.drawn);
-        let all: u64 = drawn.values().sum();
-        for hunted in self.processes.values() {
-            let (mean, own) = (hunted.mean(), drawn.get(&hunted.subject.slot).copied().unwrap_or(0));
-            let busy = own * (self.processes.len() as u64) >= all && own > 0;
-            let new = if all > ENOUGH && busy {
-                (mean * 2).min(LARGEST_MEAN)
-            } else if all < ENOUGH / 4 && mean > self.settings.sample_bytes {
-                (mean / 2).max(self.settings.sample_bytes)
-            } else {
-                continue;
-            };
-            if new == mean {
-                continue;
-            }
-            hunted.subject.mean.store(new, Ordering::Relaxed);
-            if let Some(books) = self.books.iter_mut().find(|books| books.name == hunted.subject.group) {
-                books.mean = new;
-                books.ledger.sampled_every(new);
-            }
-        }
-    }
-
-    fn look_up_pages(&mut self) {
-        let now_ns = crate::kernel::now_ns();
-        for hunted in self.processes.values_mut().filter(|hunted| !hunted.pages.is_empty()) {
-            let Some(books) = self.books.iter_mut().find(|books| books.name == hunted.subject.group) else {
-                continue;
-            };
-            let mut addresses: Vec<u64> = hunted.pages.keys().copied().collect();
-            addresses.sort_unstable();
-            let states =
-                hunted.subject.process.pagemap().ok().and_then(|pages| pages.states(&addresses).ok());
-            // Without an answer nothing is known.
-            let Some(states) = states else { continue };
-            for (address, _) in addresses.iter().zip(&states).filter(|(_, state)| !state.is_own()) {
-                if let Some(id) = hunted.pages.remove(address) {
-                    books.ledger.gone(id, now_ns);
-                }
-            }
-            books.ledger.confirmed(now_ns);
-        }
-    }
-
-    /// Compares the books with the kernel's map: frees that weren't told, and blocks that nobody knows.
-    fn reconcile(&mut self) {
-        let asked_ns = crate::kernel::now_ns();
-        let entries = match self.live.entries() {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::debug!("{error}");
-                return;
-            }
-        };
-        // What was told before the walk is booked before the comparison.
-        self.take_samples(usize::MAX);
-        let known: HashSet<u64> = entries.iter().map(|(_, id)| *id).collect();
-        let slots: HashMap<u32, u32> =
-            self.processes.values().map(|hunted| (hunted.pid(), hunted.subject.slot)).collect();
-        for books in self.books.iter_mut().filter(|books| books.source == Ok(Source::Allocator)) {
-            for (id, pid, epoch, address, at_ns) in books.ledger.all_living() {
-                if at_ns >= asked_ns || known.contains(&id) {
-                    continue;
-                }
-                let Some(&slot) = slots.get(&pid) else { continue };
-                let key = LiveKey { slot, epoch, address };
-                if self.live.get(&key).is_ok_and(|there| there != Some(id)) {
-                    books.ledger.gone(id, asked_ns);
-                }
-            }
-            books.ledger.confirmed(asked_ns);
-        }
-        let booked: HashSet<u64> = self.books.iter().flat_map(|books| books.ledger.live_ids()).collect();
-        for (key, id) in entries.iter().filter(|(_, id)| !booked.contains(id)) {
-            if let Err(error) = self.live.remove(key, *id) {
-                tracing::debug!("{error}");
-            }
-        }
-    }
-
-    /// Begins to look for what points to old blocks, in the process that has most of them.
-    fn search(&mut self) {
-        if self.searching || !self.settings.references {
-            return;
-        }
-        let now_ns = crate::kernel::now_ns();
-        let mut best: Option<(u32, Vec<_>, (u64, usize))> = None;
-        for books in
-            self.books.iter().filter(|books| books.source == Ok(Source::Allocator) && books.living > 0)
-        {
-            let mut by_pid: HashMap<u32, Vec<_>> = HashMap::new();
-            for candidate in books.ledger.candidates(now_ns) {
-                by_pid.entry(candidate.pid).or_default().push(candidate);
-            }
-            for (pid, candidates) in by_pid {
-                let searched = self.searched.get(&pid).copied();
-                let rank =
-                    (searched.map_or(u64::MAX, |at: Instant| at.elapsed().as_secs()), candidates.len());
-                if best.as_ref().is_none_or(|(_, _, known)| rank > *known) {
-                    best = Some((pid, candidates, rank));
-                }
-            }
-        }
-        let Some((pid, candidates, _)) = best else { return };
-        let Some(hunted) = self.processes.values().find(|hunted| hunted.pid() == pid) else { return };
-        let handle = self.handle.clone();
-        let begun =
-            search::begin(Arc::clone(&hunted.subject.process), candidates, move |order| handle.tell(order));
-        match begun {
-            Ok(()) => self.searching = true,
-            Err(error) => tracing::debug!("can't start a thread: {error}"),
-        }
-    }
-
-    fn found(&mut self, found: &Found) {
-        self.searching = false;
-        self.searched.retain(|_, at| at.elapsed() < Duration::from_secs(3600));
-        self.searched.insert(found.pid, Instant::now());
-        self.due.search = Instant::now() + SEARCH.max(found.took * SEARCH_PACE);
-        let group = self.processes.values().find(|hunted| hunted.pid() == found.pid);
-        let Some(group) = group.map(|hunted| Arc::clone(&hunted.subject.group)) else { return };
-        if let Some(books) = self.books.iter_mut().find(|books| books.name == group) {
-            books.ledger.set_unreferenced(&found.looked, crate::kernel::now_ns());
-            books.search_trouble.clone_from(&found.trouble);
-        }
-    }
-
     fn report_of(&mut self, index: usize, ended: Option<String>, naming: Duration) -> TargetReport {
+        self.settle_source(index);
         let now = this_moment();
         let name = Arc::clone(&self.books[index].name);
         let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);

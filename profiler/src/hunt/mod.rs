@@ -27,8 +27,8 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
-    kernel::{LiveSamples, SampleReader, now_ns},
-    leaks::{Picture, ledger::Limits},
+    kernel::{LivePages, LiveSamples, SampleReader, now_ns},
+    leaks::{Picture, Source, ledger::Limits},
     session::FileId,
     worker,
 };
@@ -101,6 +101,9 @@ pub enum Order {
     Loaded(u32),
     /// It has replaced its program, and is in this epoch now.
     Replaced(u32, u32),
+    /// Its samples come from there from now on, or not at all. And the functions that aren't sampled although they hand out
+    /// blocks.
+    Source(u32, Result<Source, String>, Vec<&'static str>),
     /// It is not observed any more: it has ended (or was let go).
     End(u32, bool),
     /// A search of memory has come to its end.
@@ -153,7 +156,7 @@ impl Hunt {
     ///
     /// If there is no descriptor or thread to be had.
     pub fn begin(
-        (reader, live): (SampleReader, LiveSamples),
+        (reader, live, pages): (SampleReader, LiveSamples, Option<LivePages>),
         own_calls: OwnCalls,
         settings: Settings,
         on_death: impl Fn(&Arc<Picture>) + Send + 'static,
@@ -162,8 +165,13 @@ impl Hunt {
         let (orders, queue) = channel();
         let empty = Picture { taken_at: SystemTime::now(), targets: Vec::new() };
         let handle = Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))) };
-        let chase =
-            Chase::new((reader, live), (handle.clone(), queue), own_calls, settings, Box::new(on_death));
+        let chase = Chase::new(
+            (reader, live, pages),
+            (handle.clone(), queue),
+            own_calls,
+            settings,
+            Box::new(on_death),
+        );
         let thread =
             std::thread::Builder::new().name("profiler-hunt".to_owned()).spawn(move || chase.run())?;
         Ok(Self { handle, thread: Some(thread) })

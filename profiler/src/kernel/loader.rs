@@ -22,7 +22,7 @@ use profiler_common::{
 use super::{
     Btf, EventReader, Facts, KernelError, KernelLog, Plan, Raw, SiteId,
     alloc::Switchboard,
-    growth::{GROWTH_TRACEPOINTS, GrowthKnobs, LivePages, VICTIM_TRACEPOINTS},
+    growth::{GROWTH_TRACEPOINTS, Growth, GrowthKnobs, LivePages, VICTIM_TRACEPOINTS},
     mapping::BreakOffsets,
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
@@ -62,6 +62,7 @@ pub struct Kernel {
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
     pub(super) live_pages: Option<LivePages>,
+    pub(super) growth: Growth,
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
@@ -75,6 +76,8 @@ pub struct Kernel {
     /// What can be done about returns.
     pub(super) returns: Returns,
     pub(super) samples: Option<Samples>,
+    /// See [`Kernel::sample_throwing`].
+    pub(super) throwing: bool,
 }
 
 impl Kernel {
@@ -91,7 +94,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let offsets = TaskOffsets::find(plan)?;
         let break_offsets = if plan.mappings { BreakOffsets::find()? } else { BreakOffsets::default() };
-        let growth = GrowthKnobs::find(plan)?;
+        let (growth, growth_obstacle) = GrowthKnobs::find(plan)?;
         let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
         // Below every level, so that the verifier removes the log statements.
         let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
@@ -120,7 +123,6 @@ impl Kernel {
             .override_global("EXIT_TELLS_GROUP_DEAD", &offsets.exit_tells_group_dead, true)
             .override_global("TASK_MM", &break_offsets.task_mm, true)
             .override_global("MM_BRK", &break_offsets.mm_brk, true)
-            .override_global("GROWTH_THRESHOLD", &growth.threshold, true)
             .override_global("TASK_PAGEFAULT_DISABLED", &growth.pagefault_disabled, true)
             .override_global("MARK_VICTIM_TELLS_TASK", &growth.victim_is_task, true);
         // The smallest ring buffer there is.
@@ -172,6 +174,7 @@ impl Kernel {
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
             stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
             live_pages: None,
+            growth: Growth::new(growth_obstacle),
             mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
             mapping_links: Vec::new(),
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
@@ -185,6 +188,7 @@ impl Kernel {
             multi: None,
             returns: Returns::None("no samples are wanted".to_owned()),
             samples: None,
+            throwing: false,
         };
         if plan.events {
             let ring = take(&mut kernel.ebpf, "PROCESS_EVENTS", RingBuf::try_from)?;
@@ -192,9 +196,9 @@ impl Kernel {
         }
         let process = if plan.events { &PROCESS_TRACEPOINTS[..] } else { &[] };
         let sched = if plan.stalls { &SCHED_TRACEPOINTS[..] } else { &[] };
-        let growth = if plan.growth.is_some() { &GROWTH_TRACEPOINTS[..] } else { &[] };
         let victims = if plan.victims { &VICTIM_TRACEPOINTS[..] } else { &[] };
-        kernel.attach_tracepoints(&[process, sched, growth, victims].concat())?;
+        let waiting = if kernel.growth.is_possible() { &GROWTH_TRACEPOINTS[..] } else { &[] };
+        kernel.attach_tracepoints(&[process, sched, victims].concat(), waiting)?;
         if plan.mappings {
             kernel.attach_mappings()?;
         }
@@ -246,8 +250,13 @@ impl Kernel {
         Ok(())
     }
 
-    fn attach_tracepoints(&mut self, names: &[&'static str]) -> Result<(), KernelError> {
-        if names.is_empty() {
+    /// `waiting`: for sampling pages; loaded, and attached when that is wanted.
+    fn attach_tracepoints(
+        &mut self,
+        names: &[&'static str],
+        waiting: &[&'static str],
+    ) -> Result<(), KernelError> {
+        if names.is_empty() && waiting.is_empty() {
             return Ok(());
         }
         let btf = aya::Btf::from_sys_fs()
@@ -255,6 +264,13 @@ impl Kernel {
         for &name in names {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
             program.load(name, &btf).map_err(|source| refused("load", name, source))?;
+        }
+        for &name in waiting {
+            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
+            if let Err(source) = program.load(name, &btf) {
+                self.growth = Growth::new(Some(refused("load", name, source).to_string()));
+                break;
+            }
         }
         for &name in names {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
@@ -270,6 +286,11 @@ impl Kernel {
 
     /// A program for probes in user space.
     pub(super) fn uprobe(&mut self, name: &'static str) -> Result<&mut UProbe, KernelError> {
+        program(&mut self.ebpf, name)
+    }
+
+    /// A program for a tracepoint with typed arguments.
+    pub(super) fn btf_tracepoint(&mut self, name: &'static str) -> Result<&mut BtfTracePoint, KernelError> {
         program(&mut self.ebpf, name)
     }
 

@@ -257,6 +257,17 @@ impl Kernel {
         Ok(())
     }
 
+    /// Functions that throw exceptions are sampled as well, if their probes are placed from now on. An exception that comes
+    /// out of a call whose return is taken ends the program: the unwinder finds the kernel's address where that of the caller
+    /// was (`tests/sources.rs`).
+    pub const fn sample_throwing(&mut self, on: bool) {
+        self.throwing = on;
+    }
+
+    pub(crate) const fn samples_throwing(&self) -> bool {
+        self.throwing
+    }
+
     /// The samples and the blocks that live, once, for whatever thread wants to read them. `None` the second time, or if none
     /// are planned.
     pub fn take_samples(&mut self) -> Option<(SampleReader, LiveSamples)> {
