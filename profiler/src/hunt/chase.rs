@@ -169,8 +169,6 @@ impl Chase {
                 }
                 Order::Replaced(slot, epoch) => self.replaced(slot, epoch),
                 Order::Source(slot, source, not_sampled) => {
-                    // What it did before belongs to the source before.
-                    self.take_samples(usize::MAX);
                     self.change_source(slot, source, &not_sampled);
                 }
                 Order::End(slot, died) => {
@@ -267,8 +265,8 @@ impl Chase {
 
     /// The process of a sample, looked at if need be; `None` if nobody is to know of it.
     fn hunted(&mut self, header: &SampleHeader) -> Option<()> {
-        if !self.processes.contains_key(&header.slot) {
-            // Its beginning may have been told a moment later than its first sample.
+        if self.processes.get(&header.slot).is_none_or(|hunted| hunted.subject.source.is_err()) {
+            // What it is may be told a moment later than its first sample.
             self.take_orders();
         }
         let epoch = self.processes.get(&header.slot)?.epoch;
@@ -317,7 +315,7 @@ impl Chase {
             books.lost.of_allocator += 1;
             return false;
         }
-        if books.source != Ok(source) {
+        if books.source != Ok(source) || hunted.subject.source != books.source {
             books.lost.other_source += 1;
             return false;
         }

@@ -257,6 +257,21 @@ impl Kernel {
         Ok(())
     }
 
+    /// How a target's allocations are sampled at present: [`Kernel::sample`], but for a target that has replaced its program
+    /// since then.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such slot.
+    pub fn sampling(&self, slot: u32) -> Result<Sampling, KernelError> {
+        let words = self.switches.sampling(slot)?;
+        let load = |words: [&std::sync::atomic::AtomicU32; 2]| {
+            let [low, high] = words.map(|word| u64::from(word.load(Ordering::SeqCst)));
+            high << 32 | low
+        };
+        Ok(Sampling { rate: load(words.rate), certain: load(words.certain) })
+    }
+
     /// Functions that throw exceptions are sampled as well, if their probes are placed from now on. An exception that comes
     /// out of a call whose return is taken ends the program: the unwinder finds the kernel's address where that of the caller
     /// was (`tests/sources.rs`).

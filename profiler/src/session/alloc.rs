@@ -1,5 +1,7 @@
 //! A process's allocator probes, through its whole life: fork, `execve`, objects that come and go.
 
+mod known;
+
 use std::{
     collections::HashSet,
     sync::Arc,
@@ -34,8 +36,6 @@ const LOOKS: [Duration; 6] = [
     Duration::from_millis(250),
     Duration::from_secs(1),
 ];
-/// After so many looks, a program that has no allocator is taken for one that never will.
-const SETTLED: usize = 4;
 /// How long after an object was loaded or unloaded those that are gone are taken away.
 const CLEAR_UP: Duration = Duration::from_secs(1);
 /// How often the mapped files are looked at when nothing tells of changes: a process without a dynamic linker that we
@@ -451,32 +451,6 @@ impl AllocWatch {
         }
         self.looks = Some((Instant::now(), 0));
         self.uncounted_since = Some(Instant::now());
-    }
-
-    /// What is known of the program of this epoch. `None` as long as nobody has looked at it, or it has not had the time to
-    /// map an allocator, or nothing is counted for a while only.
-    pub(super) fn known(&self, epoch: u32) -> Option<&AllocState> {
-        if self.state == AllocState::Off {
-            return Some(&self.state);
-        }
-        let counts = matches!(self.state, AllocState::Counting | AllocState::Partly(_));
-        let fresh = self.looks.is_some_and(|(_, made)| made < SETTLED);
-        let known = match self.uncounted_since {
-            None => true,
-            // Of the program before, if it says otherwise.
-            Some(_) => !counts && !fresh,
-        };
-        (known && !self.paused && self.epoch == epoch).then_some(&self.state)
-    }
-
-    /// Functions that hand out blocks and aren't sampled, by name.
-    pub(super) fn not_sampled(&self) -> Vec<&'static str> {
-        let sites = self.objects.iter().flat_map(|object| &object.sites);
-        let mut names: Vec<_> =
-            sites.filter(|site| site.blind).map(|site| site.info.function.name()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
     }
 
     pub(super) const fn state(&self) -> &AllocState {

@@ -51,6 +51,11 @@ impl Chase {
         source: Result<Source, String>,
         not_sampled: &[&'static str],
     ) {
+        let known = self.processes.get(&slot);
+        if known.is_some_and(|hunted| hunted.subject.source.is_ok() && hunted.subject.source != source) {
+            // What it did before belongs to the source before.
+            self.take_samples(usize::MAX);
+        }
         let Some(hunted) = self.processes.get_mut(&slot) else { return };
         let (pid, group) = (hunted.pid(), Arc::clone(&hunted.subject.group));
         let before = std::mem::replace(&mut hunted.subject.source, source);
