@@ -85,10 +85,12 @@ pub struct Switches {
     pub epoch: u32,
     /// 1 from a [`ProcessEventKind::Loaded`] event until the user side has begun to handle it; no further one meanwhile.
     pub loaded: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// First touches of its pages are sampled: one is chosen if 32 random bits are below this; zero: none, [`u32::MAX`]: all
+    /// are. Written by the user side.
+    pub growth: u32,
     /// How its allocations are sampled. Written by the user side, one member after the other: in between, blocks are sampled
-    /// with another probability for an instant, which is told with each sample.
+    /// with another probability for an instant, which is told with each sample. The kernel side sets the rate to zero when the
+    /// process replaces its program: nobody has judged the new one.
     pub sampling: Sampling,
 }
 

@@ -24,7 +24,7 @@ use crate::{
     config::{Config, Leaks, View, What},
     hunt::{Hunt, OwnCalls, Settings},
     keeping::Keeper,
-    kernel::{Event, EventReader, KernelLog, Wanted},
+    kernel::{Event, EventReader, Facts, KernelLog, Plan, Wanted},
     launch::{Child, Launched},
     session::{Chosen, DetailJob, DetailResult, HuntWish, Images, Session},
     snapshot::Snapshot,
@@ -150,17 +150,21 @@ impl Sampler {
     /// Loads the kernel side and attaches to what exists.
     fn begin(&self) -> anyhow::Result<(Session, Chooser, Option<Child>, Option<Hunt>)> {
         let config = &self.config;
+        let growth_bytes = config.hunt.sample_bytes.min(GROWTH_BYTES);
         let growth = match config.hunt.mode {
-            Leaks::Growth => true,
-            Leaks::Auto => config.view != View::Summary && !config.alloc,
-            Leaks::On | Leaks::Off => false,
+            Leaks::Growth => Ok(growth_bytes),
+            // Where it can't be had, it is done without.
+            Leaks::Auto if config.view != View::Summary => {
+                Plan::obstacle_to_growth(&Facts::gather()).map_or(Ok(growth_bytes), Err)
+            }
+            Leaks::Auto | Leaks::On | Leaks::Off => Err(String::new()),
         };
         let wanted = Wanted {
             alloc: config.alloc,
             stalls: config.stalls,
             mappings: config.mappings,
             samples: config.alloc && matches!(config.hunt.mode, Leaks::Auto | Leaks::On),
-            growth: growth.then_some(config.hunt.sample_bytes.min(GROWTH_BYTES)),
+            growth: growth.as_ref().ok().copied(),
         };
         let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
         let places = config.places();
@@ -169,7 +173,7 @@ impl Sampler {
             What::Processes(choice) => Chooser::new(choice.clone()),
             What::Command { children, .. } => Chooser::of_children(*children),
         };
-        let hunt = self.begin_hunt(&mut session, wanted)?;
+        let hunt = self.begin_hunt(&mut session, (wanted, growth))?;
         // Before anything is looked at: what happens from here on is told.
         if let Some(events) = session.take_events(chooser.may_grow())? {
             spawn_event_reader(events, self.sender.clone(), Arc::clone(&self.waiting))?;
@@ -185,15 +189,21 @@ impl Sampler {
     }
 
     /// Begins the hunt for leaks, if anything is sampled.
-    fn begin_hunt(&self, session: &mut Session, wanted: Wanted) -> anyhow::Result<Option<Hunt>> {
+    fn begin_hunt(
+        &self,
+        session: &mut Session,
+        (wanted, growth): (Wanted, Result<u64, String>),
+    ) -> anyhow::Result<Option<Hunt>> {
         let Some(samples) = session.take_samples() else { return Ok(None) };
         let config = &self.config.hunt;
+        if config.mode == Leaks::Growth
+            && let Some(obstacle) = session.obstacle_to_growth()
+        {
+            anyhow::bail!("what makes a process grow can't be seen: {obstacle}");
+        }
         let settings = Settings {
-            sample_bytes: if wanted.samples {
-                config.sample_bytes
-            } else {
-                wanted.growth.unwrap_or(config.sample_bytes)
-            },
+            sample_bytes: config.sample_bytes,
+            growth_bytes: wanted.growth.unwrap_or(config.sample_bytes),
             patience: config.patience,
             references: config.references,
             perf_map: config.perf_map,
@@ -204,8 +214,9 @@ impl Sampler {
         let own_calls = OwnCalls::default();
         let wish = HuntWish {
             allocations: wanted.samples,
-            growth: wanted.growth.is_some(),
+            growth,
             sample_bytes: settings.sample_bytes,
+            throwing: config.mode == Leaks::On,
         };
         let keeper = Arc::clone(&self.keeper);
         let hunt = Hunt::begin(samples, own_calls.clone(), settings, move |picture| keeper.at_once(picture))

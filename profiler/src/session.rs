@@ -26,8 +26,8 @@ use thiserror::Error;
 use crate::{
     hunt::{self, Order},
     kernel::{
-        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, LiveSamples, Placement, Plan,
-        SampleControl, SampleReader, Sizes, Wanted, detach_all,
+        EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Placement, Plan, Sizes, Wanted,
+        detach_all,
     },
     snapshot::{ProcessInfo, Snapshot},
     target::{Process, TargetError},
@@ -136,7 +136,7 @@ impl Session {
         if images.look_into_python() {
             sites += (targets * python::SITES_PER_PYTHON).max(python::MAX_SITES);
         }
-        let kernel = if plan.alloc || plan.stalls || plan.mappings {
+        let kernel = if plan.alloc || plan.stalls || plan.mappings || plan.growth.is_some() {
             Some(Kernel::load(plan, Sizes { targets, sites }, stall_threshold, trace)?)
         } else {
             None
@@ -181,15 +181,23 @@ impl Session {
     }
 
     /// What the kernel side tells of samples, once; `None` if nothing is sampled.
-    pub fn take_samples(&mut self) -> Option<(SampleReader, LiveSamples, SampleControl)> {
+    pub fn take_samples(&mut self) -> Option<hunt::Rings> {
         let kernel = self.kernel.as_mut()?;
         let (reader, live) = kernel.take_samples()?;
-        Some((reader, live, kernel.sample_control()))
+        Some((reader, live, kernel.take_pages(), kernel.sample_control()))
+    }
+
+    /// Why pages can't be sampled, if so.
+    pub fn obstacle_to_growth(&self) -> Option<&str> {
+        self.kernel.as_ref().and_then(Kernel::obstacle_to_growth)
     }
 
     /// Lets a hunt know of every process that is observed from now on.
     pub fn join_hunt(&mut self, handle: hunt::Handle, own_calls: hunt::OwnCalls, wish: HuntWish) {
         self.images.tell_own_calls(own_calls);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.sample_throwing(wish.throwing);
+        }
         self.hunt.join(handle, wish);
     }
 
@@ -309,12 +317,13 @@ impl Session {
             return Ok(());
         };
         watched.rename();
-        if let Some(kernel) = &self.kernel {
+        if let Some(kernel) = &mut self.kernel {
             // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
             watched.alloc.read(kernel)?;
             let gone = watched.alloc.began_anew(kernel, by_main_thread, group::since(at_ns));
             self.slots.drop_links(gone);
             self.hunt.tell(Order::Replaced(watched.slot, kernel.epoch(watched.slot)?));
+            self.hunt.judge(kernel, watched)?;
         }
         Ok(())
     }
@@ -341,7 +350,7 @@ impl Session {
         watched.alloc.loaded(kernel, &mut self.images, &watched.process);
         watched.alloc.note_delay(group::since(at_ns));
         self.hunt.tell(Order::Loaded(watched.slot));
-        Ok(())
+        self.hunt.judge(kernel, watched)
     }
 
     /// Whether any process still runs.
@@ -384,6 +393,9 @@ impl Session {
             }
             let gone = watched.alloc.keep_up(kernel, &mut self.images, &watched.process);
             self.slots.drop_links(gone);
+            if let Err(error) = self.hunt.judge(kernel, watched) {
+                tracing::warn!("process {}: {error}", watched.info.pid);
+            }
             for probes in watched.strays.sweep(kernel, &watched.process, &watched.alloc.places()) {
                 self.slots.drop_links((Vec::new(), Some(probes)));
             }
@@ -398,6 +410,7 @@ impl Session {
             self.hunt.end(kernel, &mut watched)?;
             // Its id may be used again, by a process that is no business of ours.
             kernel.unwatch_process(watched.info.pid, watched.slot);
+            kernel.retire_epoch(watched.slot)?;
             if let Some(ledger) = &watched.ledger {
                 ledger.end(kernel)?;
             }

@@ -62,6 +62,7 @@ fn observe(mean: u64) -> Option<(Helper, Kernel, SampleReader)> {
     let helper = Helper::start::<&str>(&program()?, &[]);
     let (reader, _) = kernel.take_samples().expect("they are planned");
     kernel.watch_process(helper.pid(), 1, false).expect("it can be followed");
+    kernel.sample_pages(1, Some(mean)).expect("they are planned");
     Some((helper, kernel, reader))
 }
 
@@ -247,10 +248,13 @@ fn what_a_fault_costs() {
         let Some(mut kernel) = load(512 << 10) else { return };
         let pid = each("loaded, no target");
         kernel.watch_process(pid, 0, false).expect("it can be followed");
+        each("attached to nothing, a target");
+        kernel.sample_pages(0, Some(512 << 10)).expect("planned");
         each("a target");
         drop(kernel);
         let Some(mut kernel) = load(1) else { return };
         kernel.watch_process(pid, 0, false).expect("it can be followed");
+        kernel.sample_pages(0, Some(1)).expect("planned");
         each("a target, every page, nobody reads");
     }
 }

@@ -5,11 +5,10 @@
 //! What faults here again was gone meanwhile (given back, or swapped out): its old sample ends, and it is drawn for anew, so
 //! that a page never stands for more than it is, however often it comes and goes.
 //!
-//! Runs at every fault of the machine. Faults at pages that are there but may not be written to aren't looked at: after a
+//! Runs at every fault of the machine, while any target's pages are sampled. Faults at pages that are there but may not be written to aren't looked at: after a
 //! `fork`, and where a file's page is read before it is written to, memory grows unseen.
 
 use aya_ebpf::{
-    Global,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_get_prandom_u32},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
@@ -17,7 +16,7 @@ use aya_ebpf::{
 use profiler_common::{
     outcome::Outcome,
     process::TargetEntry,
-    sample::{LiveKey, SampleHeader, SampleKind},
+    sample::{CERTAIN, LiveKey, SampleHeader, SampleKind},
 };
 
 use super::{
@@ -28,10 +27,6 @@ use crate::{
     kernel_data::Task,
     maps::{LIVE_PAGES, SWITCHES, TARGETS_BY_PID, count},
 };
-
-/// A page is chosen if 32 random bits are below this. Set before loading; zero: none is.
-#[unsafe(no_mangle)]
-static GROWTH_THRESHOLD: Global<u64> = Global::new(0);
 
 /// arch/x86/include/asm/page_types.h
 const PAGE: u64 = 4096;
@@ -81,6 +76,12 @@ fn of_target(ctx: &BtfTracePointContext) -> Option<(u64, TargetEntry)> {
 #[inline(always)]
 fn touched(address: u64, pid_tgid: u64, target: TargetEntry, site: u32) {
     let Some(switches) = SWITCHES.get_ptr(target.slot) else { return };
+    // SAFETY: a pointer to a map value. Volatile, because the user side writes it.
+    let threshold = match unsafe { (&raw const (*switches).growth).read_volatile() } {
+        0 => return,
+        u32::MAX => CERTAIN,
+        threshold => u64::from(threshold),
+    };
     // SAFETY: a pointer to a map value, which changes only while the process has no thread that could be here.
     let epoch = unsafe { (&raw const (*switches).epoch).read_volatile() };
     let mut header = SampleHeader {
@@ -103,7 +104,6 @@ fn touched(address: u64, pid_tgid: u64, target: TargetEntry, site: u32) {
         header.at_ns = now();
         tell(&header);
     }
-    let threshold = GROWTH_THRESHOLD.load();
     // SAFETY: the helper takes nothing.
     let random = u64::from(unsafe { bpf_get_prandom_u32() });
     if random >= threshold {

@@ -47,6 +47,9 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         let epoch = unsafe { &raw mut (*switches).epoch };
         // SAFETY: as above. Volatile, because the user side reads it at any time.
         unsafe { epoch.write_volatile(epoch.read_volatile().wrapping_add(1)) };
+        // Nobody has judged the new program yet: it may be one whose returns must not be taken.
+        // SAFETY: as above; the user side writes it, too, and looks at the epoch before and afterwards.
+        unsafe { (&raw mut (*switches).sampling.rate).write_volatile(0) };
     }
     if target.is_some() || everybody() {
         let event = ProcessEvent {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -22,6 +22,7 @@ use crate::{
         judge::{judge, judge_whole},
         ledger::{Figures, Ledger, Limits, SiteIndex},
     },
+    target::Process,
     worker::Worker,
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Books {
     pub name: Arc<str>,
     pub ledger: Ledger,
     pub source: Result<Source, String>,
+    /// What the samples on the books came from.
+    pub booked: Option<Source>,
     pub since: (SystemTime, u64),
     /// Processes that belong or have belonged to it.
     pub pids: Vec<u32>,
@@ -55,6 +58,8 @@ pub(super) struct Books {
     oldest_start: f64,
     /// Samples that were not booked, by reason.
     pub lost: Lost,
+    /// Functions that hand out blocks and aren't sampled.
+    pub not_sampled: BTreeSet<&'static str>,
     /// Why the last search of memory said nothing.
     pub search_trouble: Option<String>,
     /// The last report, if it has ended.
@@ -109,6 +114,7 @@ impl Books {
             name,
             ledger,
             source,
+            booked: None,
             since: now,
             pids: Vec::new(),
             living: 0,
@@ -119,10 +125,25 @@ impl Books {
             stride: (1, 0),
             oldest_start: f64::INFINITY,
             lost: Lost::default(),
+            not_sampled: BTreeSet::new(),
             search_trouble: None,
             last: None,
             killed_for_memory: false,
         }
+    }
+
+    /// Nothing is booked any more, and these processes have what they have.
+    pub fn begin_anew(&mut self, processes: &[Arc<Process>], now: (SystemTime, u64), limits: Limits) {
+        self.ledger = Ledger::new(now.1, limits);
+        self.since = now;
+        let usages = processes.iter().filter_map(|process| process.usage().ok());
+        self.before = Before {
+            anon_bytes: usages.map(|usage| usage.anonymous_memory_bytes).sum(),
+            ..Before::default()
+        };
+        self.anon.clear();
+        self.stride = (1, 0);
+        self.not_sampled.clear();
     }
 
     /// One more process belongs to it.
@@ -190,7 +211,7 @@ impl Books {
         let judgements = judge(&evidence, &circumstances);
         let anon: Vec<(u64, u64)> = self.anon.iter().copied().collect();
         let total = self.ledger.evidence_of_all(now_ns);
-        let whole = if self.source.is_ok() {
+        let mut whole = if self.source.is_ok() {
             judge_whole(&total, &judgements, &anon, &circumstances)
         } else {
             let mut whole = judge_whole(&Evidence::default(), &[], &anon, &circumstances);
@@ -201,6 +222,11 @@ impl Books {
             }
             whole
         };
+        if whole.verdict == Verdict::Unjudged
+            && let Some(names) = self.blind_to()
+        {
+            whole.reason.push_str(&names);
+        }
         let mut sites: Vec<(SiteIndex, Judgement, Figures)> = indices
             .into_iter()
             .zip(judgements)
@@ -274,6 +300,15 @@ impl Books {
         })
     }
 
+    /// What is to be known where nothing was found.
+    fn blind_to(&self) -> Option<String> {
+        if self.not_sampled.is_empty() {
+            return None;
+        }
+        let names: Vec<_> = self.not_sampled.iter().map(|name| name.replace('_', " ")).collect();
+        Some(format!("; calls of {} are not sampled (--leaks on)", names.join(", ")))
+    }
+
     fn losses(&self) -> Vec<(String, u64)> {
         let counts = self.ledger.counts();
         let told = [
@@ -286,6 +321,7 @@ impl Books {
             ("late_samples", self.lost.late),
             ("ends_not_seen", counts.gone),
             ("other_source", self.lost.other_source),
+            ("not_sampled_functions", self.not_sampled.len() as u64),
         ];
         told.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect()
     }

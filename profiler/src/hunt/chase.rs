@@ -1,4 +1,8 @@
-//! The thread of the hunt: orders and samples in, pictures out.
+//! The thread of the hunt: orders and samples in, pictures out. `pages`: samples that are pages; `sources`: whose samples
+//! are booked; `upkeep`: what is done now and then.
+
+mod pages;
+mod sources;
 
 use std::{
     collections::HashMap,
@@ -9,7 +13,7 @@ use std::{
 use profiler_common::sample::{LiveKey, SampleHeader};
 
 use super::{
-    Handle, Order, OwnCalls, Settings,
+    Handle, Order, OwnCalls, Rings, Settings,
     books::Books,
     death::Death,
     files::Files,
@@ -22,13 +26,12 @@ use super::{
     waiting::Waiting,
 };
 use crate::{
-    kernel::{LiveSamples, Sample, SampleControl, SampleReader},
+    kernel::{LivePages, LiveSamples, Sample, SampleControl, SampleReader},
     leaks::{
         Picture, Source,
         ledger::{NewSample, Placed, SiteIndex},
     },
     stack::{End, Place, RawStack},
-    target::PAGE,
     worker::{Code, RawUnwound, Worker},
 };
 
@@ -54,6 +57,7 @@ pub(super) type OnDeath = Box<dyn Fn(&Arc<Picture>) + Send>;
 pub(super) struct Chase {
     pub(super) reader: SampleReader,
     pub(super) live: LiveSamples,
+    pub(super) live_pages: Option<LivePages>,
     pub(super) control: SampleControl,
     pub(super) handle: Handle,
     pub(super) orders: Receiver<Order>,
@@ -94,7 +98,7 @@ impl Due {
 
 impl Chase {
     pub fn new(
-        (reader, live, control): (SampleReader, LiveSamples, SampleControl),
+        (reader, live, live_pages, control): Rings,
         (handle, orders): (Handle, Receiver<Order>),
         own_calls: OwnCalls,
         settings: Settings,
@@ -105,6 +109,7 @@ impl Chase {
             waiting: Waiting::new(&reader, &*handle.wake)?,
             reader,
             live,
+            live_pages,
             control,
             handle,
             orders,
@@ -155,6 +160,9 @@ impl Chase {
                     }
                 }
                 Order::Replaced(slot, epoch) => self.replaced(slot, epoch),
+                Order::Source(slot, source, not_sampled) => {
+                    self.change_source(slot, source, &not_sampled);
+                }
                 Order::End(slot, death) => {
                     // What it did last has been told before.
                     self.take_samples(usize::MAX);
@@ -186,11 +194,9 @@ impl Chase {
             }
         };
         let hunted = Hunted::new(subject);
-        if self.books[index].source.is_err() && hunted.subject.source.is_ok() {
-            self.books[index].source = hunted.subject.source.clone();
-        }
         self.books[index].enter(&hunted);
         self.processes.insert(hunted.subject.slot, hunted);
+        self.settle_source(index);
     }
 
     fn forget_ended(&mut self) {
@@ -201,30 +207,6 @@ impl Chase {
                 self.sites.release(SiteNumber(site.0), true);
             }
         }
-    }
-
-    fn replaced(&mut self, slot: u32, epoch: u32) {
-        let Some(hunted) = self.processes.get_mut(&slot) else { return };
-        if hunted.epoch == epoch {
-            return;
-        }
-        let (pid, before) = (hunted.pid(), hunted.epoch);
-        hunted.epoch = epoch;
-        hunted.changed();
-        hunted.pages.clear();
-        let group = Arc::clone(&hunted.subject.group);
-        self.forget_blocks(slot, pid, &group, Some(before));
-    }
-
-    /// What lived in a process, or in its program of one epoch, lives no more.
-    fn forget_blocks(&mut self, slot: u32, pid: u32, group: &Arc<str>, epoch: Option<u32>) {
-        let Some(books) = self.books.iter_mut().find(|books| books.name == *group) else { return };
-        for (id, epoch, address) in books.ledger.living_in(pid, epoch) {
-            if let Err(error) = self.live.remove(&LiveKey { slot, epoch, address }, id) {
-                tracing::debug!("{error}");
-            }
-        }
-        books.ledger.process_ended(pid, epoch, crate::kernel::now_ns());
     }
 
     fn end(&mut self, slot: u32, death: Option<Death>) {
@@ -243,9 +225,11 @@ impl Chase {
         self.books[index].living = self.books[index].living.saturating_sub(1);
         self.books[index].last = report;
         self.forget_blocks(slot, pid, &group, None);
+        self.forget_pages(slot);
         if let Some(mut hunted) = self.processes.remove(&slot) {
             hunted.leave(&mut self.worker, &mut self.files);
         }
+        self.settle_source(index);
         if last && death.is_some() {
             let picture = self.publish(NAMING);
             (self.on_death)(&picture);
@@ -260,6 +244,9 @@ impl Chase {
                 Sample::Allocated(header, stack) => self.allocated(&header, &stack),
                 Sample::Page(header, stack) => self.page(&header, &stack),
                 Sample::Freed(header) => {
+                    if let Some(hunted) = self.processes.get_mut(&header.slot) {
+                        hunted.forget_page(header.address, header.id);
+                    }
                     if let Some(books) = self.books_of(header.slot) {
                         books.ledger.freed(header.id, header.at_ns);
                     }
@@ -277,8 +264,8 @@ impl Chase {
 
     /// The process of a sample, looked at if need be; `None` if nobody is to know of it.
     fn hunted(&mut self, header: &SampleHeader) -> Option<()> {
-        if !self.processes.contains_key(&header.slot) {
-            // Its beginning may have been told a moment later than its first sample.
+        if self.processes.get(&header.slot).is_none_or(|hunted| hunted.subject.source.is_err()) {
+            // What it is may be told a moment later than its first sample.
             self.take_orders();
         }
         let epoch = self.processes.get(&header.slot)?.epoch;
@@ -318,28 +305,6 @@ impl Chase {
         }
     }
 
-    fn page(&mut self, header: &SampleHeader, stack: &[u8]) {
-        let address = header.address & !(PAGE - 1);
-        if self.hunted(header).is_none() {
-            return;
-        }
-        let Some(hunted) = self.processes.get_mut(&header.slot) else { return };
-        if !hunted.grows_at(address) {
-            return;
-        }
-        if let Some(earlier) = hunted.pages.insert(address, header.id)
-            && let Some(books) = self.books_of(header.slot)
-        {
-            // It was given back and touched anew between two looks.
-            books.ledger.gone(earlier, header.at_ns);
-        }
-        if !self.book(header, stack, Source::Growth)
-            && let Some(hunted) = self.processes.get_mut(&header.slot)
-        {
-            hunted.pages.remove(&address);
-        }
-    }
-
     /// Enters a sample into the books; `false` if it isn't there now.
     fn book(&mut self, header: &SampleHeader, stack: &[u8], source: Source) -> bool {
         let Some(hunted) = self.processes.get(&header.slot) else { return false };
@@ -353,7 +318,7 @@ impl Chase {
             books.lost.of_allocator += 1;
             return false;
         }
-        if books.source != Ok(source) {
+        if books.source != Ok(source) || hunted.subject.source != books.source {
             books.lost.other_source += 1;
             return false;
         }
@@ -439,27 +404,6 @@ impl Chase {
             self.publish(NAMING);
             let pause = self.settings.interval.max(now.elapsed() * PICTURE_PACE);
             self.due.picture = Instant::now() + pause;
-        }
-    }
-
-    fn look_up_pages(&mut self) {
-        let now_ns = crate::kernel::now_ns();
-        for hunted in self.processes.values_mut().filter(|hunted| !hunted.pages.is_empty()) {
-            let Some(books) = self.books.iter_mut().find(|books| books.name == hunted.subject.group) else {
-                continue;
-            };
-            let mut addresses: Vec<u64> = hunted.pages.keys().copied().collect();
-            addresses.sort_unstable();
-            let states =
-                hunted.subject.process.pagemap().ok().and_then(|pages| pages.states(&addresses).ok());
-            // Without an answer nothing is known.
-            let Some(states) = states else { continue };
-            for (address, _) in addresses.iter().zip(&states).filter(|(_, state)| !state.is_own()) {
-                if let Some(id) = hunted.pages.remove(address) {
-                    books.ledger.gone(id, now_ns);
-                }
-            }
-            books.ledger.confirmed(now_ns);
         }
     }
 }

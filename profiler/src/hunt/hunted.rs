@@ -1,7 +1,7 @@
 //! One process under the hunt: its code, and the pages of it that are samples.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use super::files::Files;
 use crate::{
     leaks::Source,
     session::FileId,
-    target::{AddressSpace, MappedObject, Process, TargetError},
+    target::{AddressSpace, MappedObject, PageState, Pagemap, Process, TargetError},
     worker::{Code, FileKey, Module, Space, Worker, code_ranges},
 };
 
@@ -31,12 +31,29 @@ pub struct Subject {
     pub source: Result<Source, String>,
 }
 
+/// What the kernel makes of a page at most: a huge one (x86-64).
+const HUGE: u64 = 2 << 20;
+
+/// What there is at the address of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing, or nobody can tell.
+    Gone,
+    /// Others hold it, too.
+    Shared,
+    /// A page of its own.
+    Small,
+    /// A huge page of its own, so large, in which no other sample lies.
+    Huge(u64),
+}
+
 /// A process under the hunt.
 pub(super) struct Hunted {
     pub subject: Subject,
     pub epoch: u32,
     /// Page samples that live, by address.
-    pub pages: HashMap<u64, u64>,
+    pub pages: BTreeMap<u64, u64>,
+    pagemap: Option<Pagemap>,
     space: Space,
     objects: Vec<MappedObject>,
     keys: HashMap<FileId, FileKey>,
@@ -49,7 +66,8 @@ impl Hunted {
         Self {
             epoch: subject.epoch,
             subject,
-            pages: HashMap::new(),
+            pages: BTreeMap::new(),
+            pagemap: None,
             space: Space { id: 0, modules: Vec::new() },
             objects: Vec::new(),
             keys: HashMap::new(),
@@ -94,6 +112,8 @@ impl Hunted {
     /// The code is looked at again before the next stack.
     pub fn changed(&mut self) {
         self.looked = None;
+        // It belongs to the memory of a program.
+        self.pagemap = None;
     }
 
     /// Whether the code should be looked at (again) for the sake of this address.
@@ -128,6 +148,31 @@ impl Hunted {
             self.mappings = mappings;
         }
         self.mappings.at(address).is_some_and(|mapping| mapping.can_grow())
+    }
+
+    /// What is there now.
+    pub fn look_at_page(&mut self, address: u64) -> Look {
+        if self.pagemap.is_none() {
+            self.pagemap = self.subject.process.pagemap().ok();
+        }
+        let Some(pagemap) = &mut self.pagemap else { return Look::Gone };
+        match pagemap.states(&[address]).ok().as_deref() {
+            Some([PageState::Shared]) => Look::Shared,
+            Some([PageState::Own]) => {
+                let start = address & !(HUGE - 1);
+                let alone = self.pages.range(start..start.saturating_add(HUGE)).next().is_none();
+                if alone && pagemap.is_huge(address) == Some(true) { Look::Huge(HUGE) } else { Look::Small }
+            }
+            Some([PageState::Swapped]) => Look::Small,
+            _ => Look::Gone,
+        }
+    }
+
+    /// This sample is a page no more.
+    pub fn forget_page(&mut self, address: u64, id: u64) {
+        if self.pages.get(&address) == Some(&id) {
+            self.pages.remove(&address);
+        }
     }
 
     /// Gives its files back.

@@ -33,8 +33,8 @@ use std::{
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
-    kernel::{LiveSamples, SampleControl, SampleReader, now_ns},
-    leaks::{Picture, ledger::Limits},
+    kernel::{LivePages, LiveSamples, SampleControl, SampleReader, now_ns},
+    leaks::{Picture, Source, ledger::Limits},
     session::FileId,
     worker,
 };
@@ -50,6 +50,8 @@ use chase::Chase;
 pub struct Settings {
     /// One sample per so many bytes, on average, unless there are too many.
     pub sample_bytes: u64,
+    /// The same of pages.
+    pub growth_bytes: u64,
     /// See `leaks::Circumstances::patience`.
     pub patience: Duration,
     /// Look in the targets' memory whether anything still points to old blocks.
@@ -65,6 +67,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// One sample per so many bytes is asked for.
+    const fn mean(&self, source: Source) -> u64 {
+        match source {
+            Source::Allocator => self.sample_bytes,
+            Source::Growth => self.growth_bytes,
+        }
+    }
+
     /// What each target's books may take.
     fn limits(&self) -> Limits {
         let all = Limits::default();
@@ -100,6 +110,9 @@ impl OwnCalls {
     }
 }
 
+/// What the kernel side gives to the hunt: what it tells, what lives, and the switches.
+pub type Rings = (SampleReader, LiveSamples, Option<LivePages>, SampleControl);
+
 /// What the hunt is told.
 pub enum Order {
     /// A process is observed from now on.
@@ -108,6 +121,9 @@ pub enum Order {
     Loaded(u32),
     /// It has replaced its program, and is in this epoch now.
     Replaced(u32, u32),
+    /// Its samples come from there from now on, or not at all. And the functions that aren't sampled although they hand out
+    /// blocks.
+    Source(u32, Result<Source, String>, Vec<&'static str>),
     /// It is not observed any more: it has ended like this (or was let go).
     End(u32, Option<Death>),
     /// A search of memory has come to its end.
@@ -166,7 +182,7 @@ impl Hunt {
     ///
     /// If there is no descriptor or thread to be had.
     pub fn begin(
-        (reader, live, control): (SampleReader, LiveSamples, SampleControl),
+        rings: Rings,
         own_calls: OwnCalls,
         settings: Settings,
         on_death: impl Fn(&Arc<Picture>) + Send + 'static,
@@ -176,7 +192,6 @@ impl Hunt {
         let empty = Picture { taken_at: SystemTime::now(), targets: Vec::new() };
         let handle =
             Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))), worker: Arc::default() };
-        let rings = (reader, live, control);
         let chase = Chase::new(rings, (handle.clone(), queue), own_calls, settings, Box::new(on_death))?;
         let thread =
             std::thread::Builder::new().name("profiler-hunt".to_owned()).spawn(move || chase.run())?;

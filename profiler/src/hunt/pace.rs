@@ -9,7 +9,7 @@ use std::time::Duration;
 use profiler_common::sample::{LARGEST_MEAN, SampleHeader, Sampling};
 
 use super::{books::Books, chase::Chase};
-use crate::leaks::Source;
+use crate::{kernel::SampleControl, leaks::Source};
 
 /// So many samples a second are enough, of all targets together: each takes some 100 us of ours.
 const ENOUGH: f64 = 300.0;
@@ -55,7 +55,7 @@ impl Pace {
 
 impl Books {
     fn may_be_paced(&self) -> bool {
-        self.living > 0 && self.source == Ok(Source::Allocator)
+        self.living > 0 && self.source.is_ok()
     }
 
     /// One sample per so many bytes from now on.
@@ -73,9 +73,10 @@ impl Chase {
             return;
         };
         let Some(books) = self.books.iter_mut().find(|books| books.name == *group) else { return };
-        if books.mean != self.settings.sample_bytes {
+        let Ok(source) = books.source else { return };
+        if books.mean != self.settings.mean(source) {
             // A process that has come later, or has another program now, begins with the rate that was asked for.
-            self.control.change(header.slot, Sampling::with_mean(books.mean));
+            change(&self.control, header.slot, source, books.mean);
         }
         if header.at_ns <= books.share.changed_ns {
             return;
@@ -98,10 +99,12 @@ impl Chase {
         if drawn >= ENOUGH / 4.0 * QUIET.as_secs_f64() {
             return;
         }
-        let (now_ns, least) = (crate::kernel::now_ns(), self.settings.sample_bytes);
+        let now_ns = crate::kernel::now_ns();
         let quiet_ns = u64::try_from(QUIET.as_nanos()).unwrap_or(u64::MAX);
         for index in 0..self.books.len() {
             let books = &mut self.books[index];
+            let Ok(source) = books.source else { continue };
+            let least = self.settings.mean(source);
             if books.mean > least && now_ns.saturating_sub(books.share.changed_ns) >= quiet_ns {
                 books.change_mean((books.mean / 2).max(least), now_ns);
                 self.sample_at_its_mean(index);
@@ -112,10 +115,18 @@ impl Chase {
     /// All processes of a target are sampled as its books say.
     fn sample_at_its_mean(&self, index: usize) {
         let books = &self.books[index];
+        let Ok(source) = books.source else { return };
         for hunted in self.processes.values().filter(|hunted| hunted.subject.group == books.name) {
-            self.control.change(hunted.subject.slot, Sampling::with_mean(books.mean));
+            change(&self.control, hunted.subject.slot, source, books.mean);
         }
     }
+}
+
+fn change(control: &SampleControl, slot: u32, source: Source, mean: u64) {
+    match source {
+        Source::Allocator => control.change(slot, Sampling::with_mean(mean)),
+        Source::Growth => control.change_pages(slot, mean),
+    };
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ impl Chase {
         ended: Option<String>,
         naming: Duration,
     ) -> TargetReport {
+        self.settle_source(index);
         let now = this_moment();
         let name = Arc::clone(&self.books[index].name);
         let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);

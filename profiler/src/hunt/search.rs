@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,8 +11,8 @@ use super::{Order, chase::Chase};
 use crate::{
     leaks::Source,
     leaks::ledger::{Candidate, Looked},
-    target::Process,
-    worker::references::{Block, SearchRange, search},
+    target::{MemoryFiles, Process},
+    worker::references::{Block, Memory, Pages, SearchRange, search},
 };
 
 /// How often memory is searched, at most; and no more than this part of the time.
@@ -19,6 +20,11 @@ pub(super) const SEARCH: Duration = Duration::from_secs(5);
 /// See [`SEARCH`]: one hundredth of a CPU.
 const SEARCH_PACE: u32 = 100;
 /// A search that takes longer is given up.
+/// After so many bytes,
+const REST_AFTER: usize = 1 << 20;
+/// the search rests so long, for the process's sake: while memory is read, it waits where it maps any.
+const REST: Duration = Duration::from_millis(1);
+/// A search that takes longer is given up: some 30 GiB.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a search came to.
@@ -29,7 +35,7 @@ pub struct Found {
     pub looked: Vec<Looked>,
     /// Why it says nothing.
     pub trouble: Option<String>,
-    /// How long it took.
+    /// How long it took, without its rests.
     pub took: Duration,
 }
 
@@ -89,19 +95,53 @@ fn begin(
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("profiler-search".to_owned()).spawn(move || {
         let began = Instant::now();
-        let (looked, trouble) = match look(&process, &candidates, began + PATIENCE) {
+        let mut rested = Duration::ZERO;
+        let (looked, trouble) = match look(&process, &candidates, began + PATIENCE, &mut rested) {
             Ok(looked) => (looked, None),
             Err(trouble) => (Vec::new(), Some(trouble)),
         };
-        answers(Order::Found(Found { pid: process.pid(), looked, trouble, took: began.elapsed() }));
+        let took = began.elapsed().saturating_sub(rested);
+        answers(Order::Found(Found { pid: process.pid(), looked, trouble, took }));
     })?;
     Ok(())
 }
 
-fn look(process: &Process, candidates: &[Candidate], until: Instant) -> Result<Vec<Looked>, String> {
+/// Memory that is read with rests.
+struct Paced<'a> {
+    files: MemoryFiles,
+    /// Bytes since the last rest.
+    read: usize,
+    rested: &'a mut Duration,
+}
+
+impl Memory for Paced<'_> {
+    fn pages(&mut self, range: &SearchRange) -> io::Result<Option<Pages>> {
+        Memory::pages(&mut self.files, range)
+    }
+
+    fn read(&mut self, address: u64, into: &mut [u8]) -> io::Result<usize> {
+        if self.read >= REST_AFTER {
+            self.read = 0;
+            let began = Instant::now();
+            std::thread::sleep(REST);
+            *self.rested += began.elapsed();
+        }
+        let got = Memory::read(&mut self.files, address, into)?;
+        self.read += got;
+        Ok(got)
+    }
+}
+
+fn look(
+    process: &Process,
+    candidates: &[Candidate],
+    until: Instant,
+    rested: &mut Duration,
+) -> Result<Vec<Looked>, String> {
     let words = |error: &dyn std::error::Error| error.to_string();
     let plan = process.search_plan().map_err(|error| words(&error))?;
-    let mut memory = process.memory_files().map_err(|error| words(&error))?;
+    let files = process.memory_files().map_err(|error| words(&error))?;
+    let mut memory = Paced { files, read: 0, rested };
     let ranges: Vec<SearchRange> =
         plan.ranges.into_iter().map(|(addresses, shared)| SearchRange { addresses, shared }).collect();
     let blocks: Vec<Block> =

@@ -150,6 +150,17 @@ impl Kernel {
         Ok(self.switches.of(slot)?.epoch.load(Ordering::SeqCst))
     }
 
+    /// The process of this slot is not observed any more: what is left of it in the maps of samples can't be taken for the
+    /// next one's. (By two: the bank of the counts stays the same.)
+    ///
+    /// # Errors
+    ///
+    /// If there is no such slot.
+    pub fn retire_epoch(&mut self, slot: u32) -> Result<(), KernelError> {
+        self.switches.of(slot)?.epoch.fetch_add(2, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// The next [`super::Event::Loaded`] of this slot is wanted. To be called *before* looking at what is loaded.
     ///
     /// # Errors
@@ -215,6 +226,10 @@ impl Switchboard {
     fn at(&self, slot: u32, member: usize) -> Result<&AtomicU32, KernelError> {
         let offset = slot as usize * size_of::<Switches>() + member;
         self.0.word(offset).ok_or_else(|| KernelError::Unsupported(format!("there is no slot {slot}")))
+    }
+
+    pub(super) fn growth(&self, slot: u32) -> Result<&AtomicU32, KernelError> {
+        self.at(slot, offset_of!(Switches, growth))
     }
 
     pub(super) fn sampling(&self, slot: u32) -> Result<SamplingWords<'_>, KernelError> {

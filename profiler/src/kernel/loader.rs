@@ -22,7 +22,7 @@ use profiler_common::{
 use super::{
     Btf, EventReader, Facts, KernelError, KernelLog, Plan, Raw, SiteId,
     alloc::Switchboard,
-    growth::{GROWTH_TRACEPOINTS, GrowthKnobs, LivePages, VICTIM_TRACEPOINTS},
+    growth::{GROWTH_TRACEPOINTS, Growth, GrowthKnobs, LivePages, VICTIM_TRACEPOINTS},
     mapping::BreakOffsets,
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
@@ -62,6 +62,7 @@ pub struct Kernel {
     pub(super) retired: Array<MapData, Raw<Retired>>,
     pub(super) stalls: PerCpuArray<MapData, Raw<StallCounts>>,
     pub(super) live_pages: Option<LivePages>,
+    pub(super) growth: Growth,
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
@@ -75,6 +76,8 @@ pub struct Kernel {
     /// What can be done about returns.
     pub(super) returns: Returns,
     pub(super) samples: Option<Samples>,
+    /// See [`Kernel::sample_throwing`].
+    pub(super) throwing: bool,
 }
 
 impl Kernel {
@@ -91,7 +94,7 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let offsets = TaskOffsets::find(plan)?;
         let break_offsets = if plan.mappings { BreakOffsets::find()? } else { BreakOffsets::default() };
-        let growth = GrowthKnobs::find(plan)?;
+        let (growth, growth_obstacle) = GrowthKnobs::find(plan)?;
         let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
         // Below every level, so that the verifier removes the log statements.
         let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
@@ -121,7 +124,6 @@ impl Kernel {
             .override_global("EXIT_TELLS_GROUP_DEAD", &offsets.exit_tells_group_dead, true)
             .override_global("TASK_MM", &break_offsets.task_mm, true)
             .override_global("MM_BRK", &break_offsets.mm_brk, true)
-            .override_global("GROWTH_THRESHOLD", &growth.threshold, true)
             .override_global("TASK_PAGEFAULT_DISABLED", &growth.pagefault_disabled, true)
             .override_global("MARK_VICTIM_TELLS_TASK", &growth.victim_is_task, true);
         // The smallest ring buffer there is.
@@ -173,6 +175,7 @@ impl Kernel {
             retired: take(&mut ebpf, "RETIRED", Array::try_from)?,
             stalls: take(&mut ebpf, "STALLS", PerCpuArray::try_from)?,
             live_pages: None,
+            growth: Growth::new(growth_obstacle),
             mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
             mapping_links: Vec::new(),
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
@@ -186,6 +189,7 @@ impl Kernel {
             multi: None,
             returns: Returns::None("no samples are wanted".to_owned()),
             samples: None,
+            throwing: false,
         };
         if plan.events {
             let ring = take(&mut kernel.ebpf, "PROCESS_EVENTS", RingBuf::try_from)?;
@@ -193,9 +197,9 @@ impl Kernel {
         }
         let process = if plan.events { &PROCESS_TRACEPOINTS[..] } else { &[] };
         let sched = if plan.stalls { &SCHED_TRACEPOINTS[..] } else { &[] };
-        let growth = if plan.growth.is_some() { &GROWTH_TRACEPOINTS[..] } else { &[] };
         let victims = if plan.victims { &VICTIM_TRACEPOINTS[..] } else { &[] };
-        kernel.attach_tracepoints(&[process, sched, growth, victims].concat())?;
+        let waiting = if kernel.growth.is_possible() { &GROWTH_TRACEPOINTS[..] } else { &[] };
+        kernel.attach_tracepoints(&[process, sched, victims].concat(), waiting)?;
         if plan.mappings {
             kernel.attach_mappings()?;
         }
@@ -247,8 +251,13 @@ impl Kernel {
         Ok(())
     }
 
-    fn attach_tracepoints(&mut self, names: &[&'static str]) -> Result<(), KernelError> {
-        if names.is_empty() {
+    /// `waiting`: for sampling pages; loaded, and attached when that is wanted.
+    fn attach_tracepoints(
+        &mut self,
+        names: &[&'static str],
+        waiting: &[&'static str],
+    ) -> Result<(), KernelError> {
+        if names.is_empty() && waiting.is_empty() {
             return Ok(());
         }
         let btf = aya::Btf::from_sys_fs()
@@ -256,6 +265,13 @@ impl Kernel {
         for &name in names {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
             program.load(name, &btf).map_err(|source| refused("load", name, source))?;
+        }
+        for &name in waiting {
+            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
+            if let Err(source) = program.load(name, &btf) {
+                self.growth = Growth::new(Some(refused("load", name, source).to_string()));
+                break;
+            }
         }
         for &name in names {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
@@ -271,6 +287,11 @@ impl Kernel {
 
     /// A program for probes in user space.
     pub(super) fn uprobe(&mut self, name: &'static str) -> Result<&mut UProbe, KernelError> {
+        program(&mut self.ebpf, name)
+    }
+
+    /// A program for a tracepoint with typed arguments.
+    pub(super) fn btf_tracepoint(&mut self, name: &'static str) -> Result<&mut BtfTracePoint, KernelError> {
         program(&mut self.ebpf, name)
     }
 
@@ -417,86 +438,4 @@ impl TaskOffsets {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernel::place::{SESSIONS, UPROBES};
-    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
-    use profiler_common::{
-        process::Switches,
-        sample::{LiveKey, PendingKey, PendingSample},
-    };
-
-    /// Key and value size of a map as the object declares it (`bpf_map_def`: type, key size, value size, entries, flags).
-    fn declared(file: &object::File<'_>, map: &str) -> Option<(u32, u32)> {
-        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(map))?;
-        let section = file.section_by_index(symbol.section_index()?).ok()?;
-        let at = usize::try_from(symbol.address()).ok()?;
-        let word = |n: usize| {
-            Some(u32::from_le_bytes(section.data().ok()?.get(at + 4 * n..at + 4 * n + 4)?.try_into().ok()?))
-        };
-        Some((word(1)?, word(2)?))
-    }
-
-    #[test]
-    fn the_embedded_object_has_every_map_with_the_sizes_of_the_contract() {
-        let file = object::File::parse(OBJECT).unwrap();
-        let size = |bytes: usize| u32::try_from(bytes).unwrap();
-        let contract = [
-            ("ALLOC_SITES", size(size_of::<AllocSite>())),
-            ("SWITCHES", size(size_of::<Switches>())),
-            ("ALLOC_COUNTS", size(size_of::<SiteCounts>())),
-            ("TARGETS_BY_PID", size(size_of::<TargetEntry>())),
-            ("EVENT_SCOPE", 4),
-            ("TRIALS", 8),
-            ("SAMPLE_IDS", 8),
-            ("LIVE_FILTER", 8),
-            ("THREADS", size(size_of::<ThreadRecord>())),
-            ("HINTS", 4),
-            ("RETIRED", size(size_of::<Retired>())),
-            ("STALLS", size(size_of::<StallCounts>())),
-            ("MAPPING_COUNTS", size(size_of::<MappingCounts>())),
-            ("BREAKS", 8),
-            ("OUTCOMES", 8),
-        ];
-        for (map, value) in contract {
-            assert_eq!(declared(&file, map), Some((4, value)), "{map}");
-        }
-        let live = (size(size_of::<LiveKey>()), 8);
-        assert_eq!(declared(&file, "LIVE_SAMPLES"), Some(live));
-        let pending = (size(size_of::<PendingKey>()), size(size_of::<PendingSample>()));
-        assert_eq!(declared(&file, "PENDING_SAMPLES"), Some(pending));
-        for ring in ["PROCESS_EVENTS", "SAMPLES"] {
-            assert_eq!(declared(&file, ring), Some((0, 0)), "{ring}: a ring buffer has no keys");
-        }
-    }
-
-    #[test]
-    fn the_embedded_object_has_every_program_and_knob() {
-        let file = object::File::parse(OBJECT).unwrap();
-        let names: Vec<_> =
-            file.symbols().filter_map(|symbol| symbol.name().ok().map(str::to_owned)).collect();
-        let knobs = [
-            "AYA_LOG_LEVEL",
-            "STALL_THRESHOLD_NS",
-            "TASK_PID",
-            "TASK_TGID",
-            "TASK_STATE",
-            "TASK_IOWAIT_BYTE",
-            "TASK_IOWAIT_MASK",
-            "TASK_COMPAT_STATUS",
-            "TASK_FLAGS",
-            "TASK_SIGNAL",
-            "SIGNAL_LIVE",
-            "TASK_EXIT_CODE",
-            "EXIT_TELLS_GROUP_DEAD",
-            "TASK_MM",
-            "MM_BRK",
-        ];
-        let programs = PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).chain(UPROBES);
-        let programs = programs.chain(SESSIONS).chain(PAIRS);
-        let programs = programs.chain(super::super::mapping::programs());
-        for name in programs.chain(knobs) {
-            assert!(names.iter().any(|there| there == name), "{name} is missing");
-        }
-    }
-}
+mod tests;

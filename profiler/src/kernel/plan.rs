@@ -11,8 +11,8 @@ pub struct Wanted {
     pub stalls: bool,
     /// Count calls that map memory. Makes every system call of the machine dearer.
     pub mappings: bool,
-    /// Sample pages that are touched for the first time, one in so many bytes on average. Makes every page fault of the
-    /// machine a little dearer.
+    /// Be ready to sample pages that are touched for the first time, one in so many bytes on average
+    /// ([`super::Kernel::sample_pages`]).
     pub growth: Option<u64>,
     /// Sample allocations, if they are counted. Without this, counting costs nothing more than counting.
     pub samples: bool,
@@ -32,7 +32,8 @@ pub struct Plan {
     pub multi: bool,
     /// Load the probes of system calls that map memory.
     pub mappings: bool,
-    /// Load the probes of first touches of pages: one sample in so many bytes on average.
+    /// Load the probes of first touches of pages: one sample in so many bytes on average. They are attached when a target's
+    /// are wanted.
     pub growth: Option<u64>,
     /// Load the probe that tells of targets that are killed for memory.
     pub victims: bool,
@@ -67,6 +68,13 @@ impl Plan {
             Some(obstacle) => Err(KernelError::Unsupported(obstacle)),
             None => Ok(plan),
         }
+    }
+
+    /// Why pages can't be sampled here, if so.
+    pub fn obstacle_to_growth(facts: &Facts) -> Option<String> {
+        let growth = Some(profiler_common::sample::LARGEST_MEAN);
+        let alone = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth };
+        Self::decide(alone, facts).err().map(|error| error.to_string())
     }
 
     /// Whether anything comes through the ring of samples.

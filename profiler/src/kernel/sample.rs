@@ -244,6 +244,13 @@ impl SampleControl {
         words.certain.store(sampling.certain, Ordering::SeqCst);
         words.rate.compare_exchange(present, sampling.rate, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
+
+    /// The same for first touches of pages: one in so many bytes on average.
+    pub fn change_pages(&self, slot: u32, mean: u64) -> bool {
+        let Ok(word) = self.0.growth(slot) else { return false };
+        let (present, new) = (word.load(Ordering::SeqCst), super::growth::threshold_word(mean));
+        present != 0 && word.compare_exchange(present, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
 }
 
 /// What is handed out once.
@@ -286,6 +293,31 @@ impl Kernel {
     /// For whoever looks after the number of samples, on whatever thread.
     pub fn sample_control(&self) -> SampleControl {
         SampleControl(self.switches.clone())
+    }
+
+    /// How a target's allocations are sampled at present: [`Kernel::sample`], but for a target that has replaced its program
+    /// since then.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such slot.
+    pub fn sampling(&self, slot: u32) -> Result<Sampling, KernelError> {
+        let words = self.switches.sampling(slot)?;
+        Ok(Sampling {
+            rate: words.rate.load(Ordering::SeqCst),
+            certain: words.certain.load(Ordering::SeqCst),
+        })
+    }
+
+    /// Functions that throw exceptions are sampled as well, if their probes are placed from now on. An exception that comes
+    /// out of a call whose return is taken ends the program: the unwinder finds the kernel's address where that of the caller
+    /// was (`tests/sources.rs`).
+    pub const fn sample_throwing(&mut self, on: bool) {
+        self.throwing = on;
+    }
+
+    pub(crate) const fn samples_throwing(&self) -> bool {
+        self.throwing
     }
 
     /// The samples and the blocks that live, once, for whatever thread wants to read them. `None` the second time, or if none

@@ -1,5 +1,7 @@
 //! A process's allocator probes, through its whole life: fork, `execve`, objects that come and go.
 
+mod known;
+
 use std::{
     collections::HashSet,
     sync::Arc,

@@ -6,7 +6,7 @@ use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite, ONLY_COUNTED
 
 use super::{SessionError, images::FileId};
 use crate::{
-    binary::{Hook, Image, Layer, python::Bytes},
+    binary::{Hook, Image, Layer, NotSampled, python::Bytes},
     kernel::{AllocLink, Kernel, SiteId, SitePlan},
     snapshot::{FunctionCounts, SiteInfo},
     target::{BREAKPOINT, MappedObject, PinnedObject, Process},
@@ -41,6 +41,8 @@ pub struct PlacedSite {
     of_allocator: u64,
     /// What the present program's bank held when that program began.
     pub base: AllocCounts,
+    /// It hands out blocks that nobody samples, there or below.
+    pub blind: bool,
 }
 
 /// Whether the kernel's breakpoint is seen at a site; `None` if the process's memory can't be read.
@@ -64,6 +66,7 @@ impl PlacedSite {
             hits: 0,
             of_allocator: 0,
             base: AllocCounts::default(),
+            blind: false,
         }
     }
 
@@ -142,20 +145,26 @@ pub(super) fn place_object(
             let site = AllocSite { registers, flags: site.flags | ONLY_COUNTED, ..site };
             plans.push(SitePlan { file_offsets, site, sampled: false });
         }
-        let sampled = hook.not_sampled.is_none();
+        let sampled = match hook.not_sampled {
+            None => true,
+            // A return can be taken there, at the risk that its exception ends the program.
+            Some(NotSampled::Throws) => kernel.samples_throwing() && hook.site.at_entry_depth,
+            Some(_) => false,
+        };
         plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site, sampled });
-        hooks.push((hook, address));
+        let blind = !sampled && !matches!(hook.not_sampled, Some(NotSampled::Frees | NotSampled::Layer));
+        hooks.push((hook, address, blind));
     }
     let file_offsets = plans.iter().flat_map(|plan| &plan.file_offsets).copied().collect();
     let link = kernel.attach_alloc(process.pid(), &pinned.path(), &plans)?;
     let mut ids = link.sites().iter().copied();
     let mut sites = Vec::with_capacity(hooks.len());
-    for (hook, address) in hooks {
+    for (hook, address, blind) in hooks {
         let internal = if hook.internal_calls.is_empty() { None } else { ids.next() };
         let Some(own) = ids.next() else { break };
         let in_place = in_place(process, address, hook);
         let info = Arc::new(site_info(object, image, hook, in_place));
-        sites.push(PlacedSite::new(info, own, internal, Bytes::Counted));
+        sites.push(PlacedSite { blind, ..PlacedSite::new(info, own, internal, Bytes::Counted) });
     }
     Ok(PlacedObject { id: object.id(), placed: Instant::now(), link, file_offsets, sites })
 }

@@ -37,6 +37,9 @@ impl Session {
             if !watched.has_ended() {
                 let gone = watched.refresh(self.kernel.as_mut(), &mut self.images);
                 self.slots.drop_links(gone);
+                if let Some(kernel) = &mut self.kernel {
+                    self.hunt.judge(kernel, &watched)?;
+                }
             }
             losses.add(&watched);
             match watched.read(&mut self.kernel, &mut reading) {

@@ -101,6 +101,16 @@ impl Helper {
         answer
     }
 
+    /// Waits until it is ready once more: it has become another program.
+    pub fn ready(&self) {
+        assert_eq!(self.lines.next(LONG).as_deref(), Some(&b"ready"[..]), "the new program isn't ready");
+    }
+
+    /// What it says next; `None` if it has ended.
+    pub fn last_words(&self) -> Option<Vec<u8>> {
+        self.lines.next(LONG)
+    }
+
     /// Lets it work, to the end of its counted part.
     pub fn work(&mut self) -> Value {
         self.tell("start");
