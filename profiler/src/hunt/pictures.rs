@@ -19,8 +19,11 @@ impl Chase {
         self.settle_source(index);
         let now = this_moment();
         let name = Arc::clone(&self.books[index].name);
-        let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
-        self.books[index].read_memory(of_target, now.1);
+        if ended.is_none() {
+            // What is left of one that is just ending says nothing of what it had.
+            let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
+            self.books[index].read_memory(of_target, now.1);
+        }
         let mut tools = Tools {
             worker: &mut self.worker,
             files: &self.files,
