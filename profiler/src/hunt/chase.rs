@@ -35,6 +35,8 @@ use crate::{
 const BATCH: usize = 256;
 /// How often the books are compared with the kernel's map.
 const RECONCILE: Duration = Duration::from_secs(30);
+/// So few processes have their memory read every time that the rate is looked at, others with the pages.
+const FEW: usize = 16;
 /// How often page samples are looked up.
 const PAGES: Duration = Duration::from_secs(5);
 /// How often memory is searched, at most; and no more than this part of the time.
@@ -221,6 +223,7 @@ impl Chase {
         hunted.changed();
         hunted.pages.clear();
         let group = Arc::clone(&hunted.subject.group);
+        self.names.forget(pid);
         self.forget_blocks(slot, pid, &group, Some(before));
     }
 
@@ -241,7 +244,8 @@ impl Chase {
         let Some(index) = self.books.iter().position(|books| books.name == group) else { return };
         let last = self.books[index].living <= 1;
         let report = death.filter(|_| last).map(|death| {
-            let how = if self.books[index].killed_for_memory {
+            let killed = matches!(death, Death::Killed(_) | Death::Unknown);
+            let how = if self.books[index].killed_for_memory && killed {
                 "killed for memory".to_owned()
             } else {
                 death.to_string()
@@ -250,6 +254,7 @@ impl Chase {
         });
         self.books[index].living = self.books[index].living.saturating_sub(1);
         self.books[index].last = report;
+        self.names.forget(pid);
         self.forget_blocks(slot, pid, &group, None);
         if let Some(mut hunted) = self.processes.remove(&slot) {
             hunted.leave(&mut self.worker, &mut self.files);
@@ -420,10 +425,15 @@ impl Chase {
         if self.due.pace <= now {
             self.due.pace = now + PACE;
             self.keep_pace();
+            // A picture may be long in coming.
+            if self.processes.len() <= FEW {
+                self.read_memory();
+            }
         }
         if self.due.pages <= now {
             self.due.pages = now + PAGES;
             self.look_up_pages();
+            self.read_memory();
         }
         if self.due.reconcile <= now {
             self.due.reconcile = now + RECONCILE;
@@ -462,6 +472,15 @@ impl Chase {
                 books.mean = new;
                 books.ledger.sampled_every(new);
             }
+        }
+    }
+
+    fn read_memory(&mut self) {
+        let now_ns = crate::kernel::now_ns();
+        for books in self.books.iter_mut().filter(|books| books.living > 0) {
+            let name = Arc::clone(&books.name);
+            let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
+            books.read_memory(of_target, now_ns);
         }
     }
 
@@ -574,12 +593,15 @@ impl Chase {
         let name = Arc::clone(&self.books[index].name);
         let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
         self.books[index].read_memory(of_target, now.1);
+        let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
+        let processes = of_target.map(|hunted| Arc::clone(&hunted.subject.process)).collect();
         let mut tools = Tools {
             worker: &mut self.worker,
             files: &self.files,
             names: &mut self.names,
             sites: &self.sites,
             settings: &self.settings,
+            processes,
             now,
             until: Instant::now() + naming,
         };
