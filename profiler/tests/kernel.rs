@@ -274,7 +274,7 @@ fn the_end_of_a_process_comes_with_its_last_thread() {
         _ => None,
     });
     let ended = at(&|event| match event {
-        Event::Exit { pid, at_ns } if u64::from(*pid) == child => Some(*at_ns),
+        Event::Exit { pid, at_ns, .. } if u64::from(*pid) == child => Some(*at_ns),
         _ => None,
     });
     assert!(ended - began >= 30_000_000, "{} ns", ended - began);

@@ -43,8 +43,8 @@ pub fn progress(picture: &Picture, lasting: Option<Duration>, style: Style) -> S
         let mut parts = vec![
             style.bold(&target.target),
             format!("watched {elapsed}{total}"),
-            format!("{} samples", grouped(samples as f64)),
-            format!("{} sites", grouped(target.sites.len() as f64)),
+            several(usize::try_from(samples).unwrap_or(usize::MAX), "sample"),
+            several(target.sites.len(), "site"),
         ];
         if let Some(ended) = &target.ended {
             parts.push(style.warn(&format!("ended: {ended}")));
@@ -61,7 +61,12 @@ pub fn progress(picture: &Picture, lasting: Option<Duration>, style: Style) -> S
 /// What a history has, in a line.
 pub fn kept(told: &Told, style: Style) -> String {
     let Some((first, last)) = told.range else { return "the history is empty".to_owned() };
-    let mut text = format!("{} moments, {} to {}", grouped(told.moments as f64), moment(first), moment(last));
+    let mut text = format!(
+        "{}, {} to {}",
+        several(usize::try_from(told.moments).unwrap_or(usize::MAX), "moment"),
+        moment(first),
+        moment(last)
+    );
     if told.thinned_moments + told.dropped_sites > 0 {
         let _infallible = write!(
             text,
@@ -119,7 +124,7 @@ fn target_lines(lines: &mut Vec<String>, target: &TargetReport, now: SystemTime,
     table(lines, shown, style);
     if target.sites.len() > shown.len() {
         let more = target.sites.len() - shown.len();
-        lines.push(style.dim(&format!("  and {} sites more (--top N)", grouped(more as f64))));
+        lines.push(style.dim(&format!("  and {} more (--top N)", several(more, "site"))));
     }
     for site in shown {
         lines.push(String::new());
@@ -151,6 +156,11 @@ fn prose(lines: &mut Vec<String>, indent: usize, text: &str, style: Style) {
 /// Characters of a text that set the look and take no place.
 fn codes(text: &str) -> usize {
     text.split('\x1b').skip(1).map(|code| 1 + code.find('m').map_or(0, |end| end + 1)).sum()
+}
+
+/// `1 site`, `2 sites`.
+fn several(count: usize, what: &str) -> String {
+    format!("{} {what}{}", grouped(count as f64), if count == 1 { "" } else { "s" })
 }
 
 /// Whether there is no room for intervals in a table.
@@ -421,7 +431,7 @@ mod tests {
                 && rows[0].contains("6.0 MiB (5.4 - 6.6)")
                 && rows[0].contains("4 min 10 s")
         );
-        assert!(text.contains("and 1 sites more") && !text.contains("read_config"), "{text}");
+        assert!(text.contains("and 1 site more") && !text.contains("read_config"), "{text}");
         assert!(text.contains("\n      handle (handle.c:214)\n"), "{text}");
     }
 
@@ -474,6 +484,27 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn in_a_narrow_terminal_prose_goes_on_below_and_the_table_has_no_intervals() {
+        let narrow = Style { colour: true, width: 60 };
+        let text = render(&leaking_server(600), narrow, 10);
+        let visible = |line: &str| line.chars().count() - codes(line);
+        assert!(text.lines().all(|line| visible(line) <= 60), "{text}");
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("made up: 6266880 bytes live here"), "{text}");
+        assert!(flat.contains("the sites explain 97 % (91 - 103) of it"), "{text}");
+        let row = text.lines().find(|line| line.starts_with("  a1b2c3d4e5f6")).unwrap();
+        assert!(row.contains("10.2 KiB/s") && !row.contains("(9.2"), "{row}");
+    }
+
+    #[test]
+    fn what_was_never_drawn_is_told_by_its_most() {
+        let estimate = |value, high| Estimate { value, low: 0.0, high };
+        assert_eq!(living(estimate(0.0, 1_887_437.0)), "less than 1.8 MiB");
+        assert_eq!(living(estimate(0.0, 0.0)), "0 B");
+        assert_eq!(living(estimate(0.0, f64::INFINITY)), "unknown");
     }
 
     #[test]

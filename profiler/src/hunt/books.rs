@@ -311,7 +311,11 @@ fn name_made_code(tools: &mut Tools<'_>, sites: impl Iterator<Item = SiteNumber>
 fn spread(readings: &[(u64, u64)]) -> impl Iterator<Item = (u64, u64)> {
     let step = readings.len().div_ceil(POINTS).max(1);
     let last = readings.len().saturating_sub(1);
-    readings.iter().enumerate().filter(move |(at, _)| (last - at) % step == 0).map(|(_, reading)| *reading)
+    readings
+        .iter()
+        .enumerate()
+        .filter(move |(at, _)| (last - at).is_multiple_of(step))
+        .map(|(_, reading)| *reading)
 }
 
 /// Verdicts of concern first, then by rate, then by what lives.

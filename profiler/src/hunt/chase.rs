@@ -444,8 +444,10 @@ impl Chase {
             self.search();
         }
         if self.due.picture <= now {
+            let (began, named) = (Instant::now(), self.names.spent);
             self.publish(NAMING);
-            let pause = self.settings.interval.max(now.elapsed() * PICTURE_PACE);
+            let took = began.elapsed().saturating_sub(self.names.spent.saturating_sub(named));
+            let pause = self.settings.interval.max(took * PICTURE_PACE);
             self.due.picture = Instant::now() + pause;
         }
     }

@@ -32,6 +32,8 @@ pub struct Names {
     stacks: HashMap<RawStack, Arc<Stack>>,
     /// Of code that was made at run time, by process: the same address is another function in another one.
     made: HashMap<u32, Made>,
+    /// Time that questions took. Each name is asked for once: this isn't what a picture costs.
+    pub spent: Duration,
 }
 
 /// Code that a process has made at run time.
@@ -86,7 +88,9 @@ impl Names {
                 break;
             }
             let offsets: Vec<u64> = places.iter().map(|place| place.offset).collect();
+            let asked = Instant::now();
             let names = worker.symbolise(key, &offsets);
+            self.spent += asked.elapsed();
             for (place, functions) in places.into_iter().zip(names) {
                 self.places.insert(place.clone(), (Arc::clone(&name), functions.into()));
             }
