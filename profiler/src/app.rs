@@ -297,9 +297,10 @@ fn conclude(config: &Config, finished: &Finished, keeper: &Keeper) -> anyhow::Re
         // Standard output is the program's.
         std::io::stderr().write_all(text.as_bytes())
     } else if SCREEN.is_live() && !config.json {
-        SCREEN.draw(text);
+        // Whatever the terminal's height: it scrolls.
+        SCREEN.draw(String::new());
         SCREEN.keep();
-        Ok(())
+        std::io::stdout().write_all(text.as_bytes())
     } else {
         std::io::stdout().write_all(text.as_bytes())
     };

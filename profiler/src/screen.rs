@@ -36,8 +36,9 @@ impl Screen {
 
     /// Draws a new block in place of the last one.
     pub fn draw(&self, text: String) {
-        let rows =
-            rustix::termios::tcgetwinsize(io::stdout()).map_or(24, |size| usize::from(size.ws_row).max(2));
+        // A terminal that doesn't say its size says zero.
+        let rows = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+        let rows = if rows == 0 { 24 } else { rows.max(2) };
         let mut block = self.lock();
         let mut out = io::stdout().lock();
         let text: String = text.lines().take(rows - 1).map(|line| format!("{line}\n")).collect();

@@ -156,6 +156,22 @@ families! {
         "Age of the figures that are dear to read: they are read so seldom that it costs at most half a percent of a CPU.";
     NOT_OBSERVED: Counter "profiler_processes_not_observed_total" ["reason"]
         "Processes that were chosen and are not observed: no place (max_targets), over before it could begin (ended_before), or refused (failed).";
+    WORKER_STARTS: Counter "profiler_worker_starts_total" []
+        "How often the process that reads what targets have made (files, copies of stacks, perf maps) was started. Only with --leaks.";
+    WORKER_DEATHS: Counter "profiler_worker_deaths_total" ["cause"]
+        "How often that process ended before its time, by cause: time (an answer took too long), crash (out of memory, a fault, a signal), refused (a system call that it must not make), unstartable. It is started again; what it was asked has no answer.";
+    WORKER_FAILED: Counter "profiler_worker_failed_requests_total" []
+        "Questions to that process that have no answer: stacks that end early, functions without names.";
+    WORKER_QUARANTINED: Counter "profiler_worker_quarantined_total" []
+        "Files and sets of mapped files that are not given to that process any more, because it died of them twice.";
+    HISTORY_PICTURES: Gauge "profiler_history_pictures" []
+        "Pictures of leaks that the history on disk has. This and the next three only with --history.";
+    HISTORY_THINNED: Counter "profiler_history_thinned_total" []
+        "Pictures that were left out of the history as they aged, to keep it small; since it was begun.";
+    HISTORY_DROPPED: Counter "profiler_history_dropped_sites_total" []
+        "Small sites that were left out of pictures in the history, each counted once per picture; since it was begun.";
+    HISTORY_FAILED: Counter "profiler_history_failed_total" []
+        "Pictures that could not be written to the history.";
     FORGOTTEN: Counter "profiler_targets_forgotten_total" []
         "Targets of which no process lived any more and whose series are gone: as many ended ones are kept as processes can be observed.";
     LEFT_OUT: Gauge "profiler_targets_left_out" []

@@ -8,7 +8,7 @@ use std::{
 use super::terminal::{Style, bytes, cut, duration, grouped, interval};
 use crate::{
     history::Told,
-    leaks::{Judgement, Picture, SiteReport, TargetReport, Verdict},
+    leaks::{Estimate, Judgement, Picture, SiteReport, TargetReport, Verdict},
     stack::{Frame, Stack},
 };
 
@@ -29,7 +29,7 @@ pub fn render(picture: &Picture, style: Style, top: usize) -> String {
     if picture.targets.is_empty() {
         lines.push("nothing was watched".to_owned());
     }
-    finished(lines, style)
+    finished(&lines, style)
 }
 
 /// The live block, while it watches. `lasting`: how long it will.
@@ -43,25 +43,30 @@ pub fn progress(picture: &Picture, lasting: Option<Duration>, style: Style) -> S
         let mut parts = vec![
             style.bold(&target.target),
             format!("watched {elapsed}{total}"),
-            format!("{} samples", grouped(samples as f64)),
-            format!("{} sites", grouped(target.sites.len() as f64)),
+            several(usize::try_from(samples).unwrap_or(usize::MAX), "sample"),
+            several(target.sites.len(), "site"),
         ];
         if let Some(ended) = &target.ended {
             parts.push(style.warn(&format!("ended: {ended}")));
         }
         lines.push(parts.join(" · "));
-        lines.push(format!("  {}", verdict_in_words(target, picture.taken_at, style)));
+        prose(&mut lines, 2, &judgement_in_words(&target.judgement, picture.taken_at, style), style);
         for site in target.sites.iter().take(TOP_MEANWHILE) {
             lines.push(format!("  {}", site_in_a_line(site, style)));
         }
     }
-    finished(lines, style)
+    finished(&lines, style)
 }
 
 /// What a history has, in a line.
 pub fn kept(told: &Told, style: Style) -> String {
     let Some((first, last)) = told.range else { return "the history is empty".to_owned() };
-    let mut text = format!("{} moments, {} to {}", grouped(told.moments as f64), moment(first), moment(last));
+    let mut text = format!(
+        "{}, {} to {}",
+        several(usize::try_from(told.moments).unwrap_or(usize::MAX), "moment"),
+        moment(first),
+        moment(last)
+    );
     if told.thinned_moments + told.dropped_sites > 0 {
         let _infallible = write!(
             text,
@@ -90,11 +95,9 @@ fn since(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
-fn finished(mut lines: Vec<String>, style: Style) -> String {
-    while lines.last().is_some_and(String::is_empty) {
-        lines.pop();
-    }
-    lines.iter().map(|line| format!("{}\n", cut(line, style.width))).collect()
+fn finished(lines: &[String], style: Style) -> String {
+    let end = lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1);
+    lines[..end].iter().map(|line| format!("{}\n", cut(line, style.width))).collect()
 }
 
 fn target_lines(lines: &mut Vec<String>, target: &TargetReport, now: SystemTime, style: Style, top: usize) {
@@ -108,9 +111,9 @@ fn target_lines(lines: &mut Vec<String>, target: &TargetReport, now: SystemTime,
         .as_ref()
         .map_or(String::new(), |how| format!(" · {}", style.warn(&format!("ended: {how}"))));
     lines.push(format!("{} · {who} · watched {watched}{ended}", style.bold(&target.target)));
-    lines.push(format!("  {}", verdict_in_words(target, now, style)));
+    prose(lines, 2, &verdict_in_words(target, now, style), style);
     if !target.judgement.reason.is_empty() && target.judgement.verdict != Verdict::Unjudged {
-        lines.push(format!("  {}", style.dim(&target.judgement.reason)));
+        prose(lines, 2, &target.judgement.reason, style);
     }
     rest_lines(lines, target, style);
     if target.sites.is_empty() {
@@ -121,7 +124,7 @@ fn target_lines(lines: &mut Vec<String>, target: &TargetReport, now: SystemTime,
     table(lines, shown, style);
     if target.sites.len() > shown.len() {
         let more = target.sites.len() - shown.len();
-        lines.push(style.dim(&format!("  and {} sites more (--top N)", grouped(more as f64))));
+        lines.push(style.dim(&format!("  and {} more (--top N)", several(more, "site"))));
     }
     for site in shown {
         lines.push(String::new());
@@ -129,10 +132,65 @@ fn target_lines(lines: &mut Vec<String>, target: &TargetReport, now: SystemTime,
     }
 }
 
+/// Text that goes on below where the terminal ends, indented; `indent` is that of its first line.
+fn prose(lines: &mut Vec<String>, indent: usize, text: &str, style: Style) {
+    let plain = |word: &str| word.chars().count().saturating_sub(codes(word));
+    let mut line = " ".repeat(indent);
+    let mut shown = indent;
+    for (number, word) in text.split(' ').enumerate() {
+        let length = plain(word);
+        if number > 0 && style.width > 0 && shown + 1 + length > style.width {
+            let further = if indent < 12 { indent + 2 } else { indent };
+            lines.push(std::mem::replace(&mut line, " ".repeat(further)));
+            shown = further;
+        } else if number > 0 {
+            line.push(' ');
+            shown += 1;
+        }
+        line.push_str(word);
+        shown += length;
+    }
+    lines.push(line);
+}
+
+/// Characters of a text that set the look and take no place.
+fn codes(text: &str) -> usize {
+    text.split('\x1b').skip(1).map(|code| 1 + code.find('m').map_or(0, |end| end + 1)).sum()
+}
+
+/// `1 site`, `2 sites`.
+fn several(count: usize, what: &str) -> String {
+    format!("{} {what}{}", grouped(count as f64), if count == 1 { "" } else { "s" })
+}
+
+/// Whether there is no room for intervals in a table.
+const fn narrow(style: Style) -> bool {
+    style.width > 0 && style.width < 110
+}
+
+/// An estimate, with its interval if there is room.
+fn in_room(estimate: Estimate, per: &str, style: Style) -> String {
+    if narrow(style) { format!("{}{per}", bytes(estimate.value)) } else { interval(estimate, per) }
+}
+
+/// What lives. Of what was never drawn, only its most is known.
+fn living(estimate: Estimate) -> String {
+    match estimate.high {
+        _ if estimate.value > 0.0 => interval(estimate, ""),
+        0.0 => "0 B".to_owned(),
+        high if high.is_finite() => format!("less than {}", bytes(high)),
+        _ => "unknown".to_owned(),
+    }
+}
+
 /// What the verdict rests on, and what to doubt.
 fn rest_lines(lines: &mut Vec<String>, target: &TargetReport, style: Style) {
     let row = |lines: &mut Vec<String>, label: &str, text: &str| {
-        lines.push(format!("  {} {text}", style.dim(&format!("{label:<9}"))));
+        let from = lines.len();
+        prose(lines, 12, text, style);
+        if let Some(first) = lines.get_mut(from) {
+            *first = format!("  {} {}", style.dim(&format!("{label:<9}")), first.trim_start());
+        }
     };
     let sampled = match &target.source {
         Ok(source) => format!("{}, one sample per {}", source.name(), bytes(target.sample_bytes as f64)),
@@ -146,26 +204,30 @@ fn rest_lines(lines: &mut Vec<String>, target: &TargetReport, style: Style) {
     row(
         lines,
         "before",
-        &format!("{before} were there when the watch began{own}: of these nothing is known"),
+        &format!("{before} were there when the watch began{own}; nothing is known of these"),
     );
     let growth = target.anon_bytes as f64 - target.before.anon_bytes as f64;
-    let sign = if growth < 0.0 { "-" } else { "+" };
+    let changed = match growth {
+        0.0 => "as at the beginning".to_owned(),
+        growth if growth < 0.0 => format!("{} less than at the beginning", bytes(-growth)),
+        growth => format!("{} more than at the beginning", bytes(growth)),
+    };
     let explained = target.explained.map_or_else(String::new, |share| {
         let percent = |part: f64| part * 100.0;
         format!(
-            " · the sites explain {:.0} % ({:.0} - {:.0}) of it",
+            "; the sites explain {:.0} % ({:.0} - {:.0}) of it",
             percent(share.value),
             percent(share.low),
             percent(share.high)
         )
     });
-    let live = interval(target.live_bytes, "");
-    let since = format!("{sign}{} since", bytes(growth.abs()));
-    row(lines, "live", &format!("{live} of what came since · anonymous memory {since}{explained}"));
+    if target.source.is_ok() {
+        row(lines, "live", &format!("{} of what was allocated since", living(target.live_bytes)));
+    }
+    row(lines, "memory", &format!("anonymous: {}, {changed}{explained}", bytes(target.anon_bytes as f64)));
     if target.other.0 > 0 {
         let (samples, live) = target.other;
-        let text =
-            format!("{} of small sites together ({} samples)", interval(live, ""), grouped(samples as f64));
+        let text = format!("{} of small sites together ({} samples)", living(live), grouped(samples as f64));
         row(lines, "other", &text);
     }
     let lost: Vec<_> = target.losses.iter().filter(|(_, count)| *count > 0).collect();
@@ -231,8 +293,8 @@ fn table(lines: &mut Vec<String>, sites: &[SiteReport], style: Style) {
         .iter()
         .map(|site| {
             [
-                site.judgement.rate.map_or_else(|| "-".to_owned(), |rate| interval(rate, "/s")),
-                interval(site.live_bytes, ""),
+                site.judgement.rate.map_or_else(|| "-".to_owned(), |rate| in_room(rate, "/s", style)),
+                if narrow(style) { bytes(site.live_bytes.value) } else { living(site.live_bytes) },
                 duration(site.ages.median.as_secs_f64()),
                 in_a_line(&site.stack),
             ]
@@ -258,15 +320,26 @@ fn table(lines: &mut Vec<String>, sites: &[SiteReport], style: Style) {
 }
 
 fn site_in_a_line(site: &SiteReport, style: Style) -> String {
-    let rate = site.judgement.rate.map_or(String::new(), |rate| format!(" · {}", interval(rate, "/s")));
+    let rate = site.judgement.rate.map_or(String::new(), |rate| format!(" · {}", in_room(rate, "/s", style)));
     let verdict = column(site.judgement.verdict, style);
-    format!("{verdict} live {}{rate} · {}", interval(site.live_bytes, ""), in_a_line(&site.stack))
+    let live = if narrow(style) { bytes(site.live_bytes.value) } else { living(site.live_bytes) };
+    format!("{verdict} live {live}{rate} · {}", in_a_line(&site.stack))
 }
 
 /// A site's stack, a line per function, and why it is judged so.
 fn site_lines(lines: &mut Vec<String>, site: &SiteReport, style: Style) {
     let reason = if site.judgement.reason.is_empty() { "" } else { &*site.judgement.reason };
-    lines.push(format!("  {}  {}  {reason}", style.bold(&site.id), word(site.judgement.verdict, style)));
+    prose(
+        lines,
+        2,
+        &format!("{}  {}  {reason}", style.bold(&site.id), word(site.judgement.verdict, style)),
+        style,
+    );
+    if narrow(style) {
+        let rate =
+            site.judgement.rate.map_or(String::new(), |rate| format!(" · grows {}", interval(rate, "/s")));
+        prose(lines, 4, &format!("live {}{rate}", living(site.live_bytes)), style);
+    }
     stack_lines(lines, &site.stack, style);
 }
 
@@ -359,7 +432,7 @@ mod tests {
                 && rows[0].contains("6.0 MiB (5.4 - 6.6)")
                 && rows[0].contains("4 min 10 s")
         );
-        assert!(text.contains("and 1 sites more") && !text.contains("read_config"), "{text}");
+        assert!(text.contains("and 1 site more") && !text.contains("read_config"), "{text}");
         assert!(text.contains("\n      handle (handle.c:214)\n"), "{text}");
     }
 
@@ -412,6 +485,27 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.lines().count(), 5, "{text}");
+    }
+
+    #[test]
+    fn in_a_narrow_terminal_prose_goes_on_below_and_the_table_has_no_intervals() {
+        let narrow = Style { colour: true, width: 60 };
+        let text = render(&leaking_server(600), narrow, 10);
+        let visible = |line: &str| line.chars().count() - codes(line);
+        assert!(text.lines().all(|line| visible(line) <= 60), "{text}");
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains("made up: 6266880 bytes live here"), "{text}");
+        assert!(flat.contains("the sites explain 97 % (91 - 103) of it"), "{text}");
+        let row = text.lines().find(|line| line.starts_with("  a1b2c3d4e5f6")).unwrap();
+        assert!(row.contains("10.2 KiB/s") && !row.contains("(9.2"), "{row}");
+    }
+
+    #[test]
+    fn what_was_never_drawn_is_told_by_its_most() {
+        let estimate = |value, high| Estimate { value, low: 0.0, high };
+        assert_eq!(living(estimate(0.0, 1_887_437.0)), "less than 1.8 MiB");
+        assert_eq!(living(estimate(0.0, 0.0)), "0 B");
+        assert_eq!(living(estimate(0.0, f64::INFINITY)), "unknown");
     }
 
     #[test]

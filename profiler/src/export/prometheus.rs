@@ -82,6 +82,8 @@ impl Collector for SnapshotCollector {
             process(&mut out, target, &self.snapshot);
             leaks::target(&mut out, &self.snapshot, &target.name);
         }
+        leaks::worker(&mut out, &self.snapshot);
+        leaks::history(&mut out, &self.snapshot);
         out.count(&c::LEFT_OUT, &[], left_out);
         out.count(&c::FORGOTTEN, &[], self.snapshot.forgotten);
         for (reason, count) in &self.snapshot.not_observed {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -11,7 +11,7 @@ use super::{
     Settings,
     files::Files,
     hunted::Hunted,
-    names::Names,
+    names::{Names, is_made},
     pace::Share,
     sites::{SiteNumber, Sites},
 };
@@ -32,6 +32,8 @@ const JUDGED: usize = 2_000;
 pub const REPORTED: usize = 200;
 /// Readings of anonymous memory that are kept; every second one is dropped when there are more.
 const READINGS: usize = 512;
+/// Between two readings passes this much, at least.
+const READING_NS: u64 = 500_000_000;
 /// Points of a graph.
 const POINTS: usize = 64;
 
@@ -94,6 +96,8 @@ pub(super) struct Tools<'a> {
     pub names: &'a mut Names,
     pub sites: &'a Sites,
     pub settings: &'a Settings,
+    /// The target's processes that live, or have just ended.
+    pub processes: Vec<Arc<Process>>,
     /// This moment by both clocks.
     pub now: (SystemTime, u64),
     /// No more names are asked for after this.
@@ -160,6 +164,9 @@ impl Books {
 
     /// Reads how much anonymous memory its processes have.
     pub fn read_memory<'a>(&mut self, processes: impl Iterator<Item = &'a Hunted>, now_ns: u64) {
+        if self.anon.back().is_some_and(|(last_ns, _)| now_ns.saturating_sub(*last_ns) < READING_NS) {
+            return;
+        }
         let usages: Vec<_> = processes.filter_map(|hunted| hunted.subject.process.usage().ok()).collect();
         // One that is ending has none any more, which isn't what it had.
         let living: Vec<_> = usages.iter().filter(|usage| usage.image.0 != 0).collect();
@@ -235,6 +242,9 @@ impl Books {
         sites.sort_by(by_concern);
         sites.truncate(REPORTED);
         let time_of = |at_ns: u64| time - Duration::from_nanos(now_ns.saturating_sub(at_ns));
+        if tools.settings.perf_map {
+            name_made_code(tools, sites.iter().map(|(site, _, _)| SiteNumber(site.0)));
+        }
         let sites = sites.into_iter().filter_map(|(site, judgement, figures)| {
             let mut report = self.site(tools, SiteNumber(site.0), judgement)?;
             figures.put_into(&mut report, time_of);
@@ -279,7 +289,7 @@ impl Books {
     fn site(&self, tools: &mut Tools<'_>, number: SiteNumber, judgement: Judgement) -> Option<SiteReport> {
         let raw = tools.sites.stack(number)?;
         let id = Arc::clone(tools.sites.id(number)?);
-        let stack = tools.names.of(tools.worker, tools.files, &raw, tools.until);
+        let stack = tools.names.of((tools.worker, tools.files), &raw, &self.pids, tools.until);
         let source = *self.source.as_ref().ok()?;
         Some(SiteReport {
             id,
@@ -327,11 +337,26 @@ impl Books {
     }
 }
 
+/// Learns the names of code that was made at run time, of all these sites at once: a perf map is read from end to end.
+fn name_made_code(tools: &mut Tools<'_>, sites: impl Iterator<Item = SiteNumber>) {
+    let stacks = sites.filter_map(|site| tools.sites.stack(site));
+    let addresses: HashSet<u64> = stacks
+        .flat_map(|stack| {
+            stack.places.iter().filter(|place| is_made(place)).map(|place| place.offset).collect::<Vec<_>>()
+        })
+        .collect();
+    tools.names.ask_made(tools.worker, tools.processes.iter().map(|process| &**process), &addresses);
+}
+
 /// At most [`POINTS`] of the readings, the last one among them.
 fn spread(readings: &[(u64, u64)]) -> impl Iterator<Item = (u64, u64)> {
     let step = readings.len().div_ceil(POINTS).max(1);
     let last = readings.len().saturating_sub(1);
-    readings.iter().enumerate().filter(move |(at, _)| (last - at) % step == 0).map(|(_, reading)| *reading)
+    readings
+        .iter()
+        .enumerate()
+        .filter(move |(at, _)| (last - at).is_multiple_of(step))
+        .map(|(_, reading)| *reading)
 }
 
 /// Verdicts of concern first, then by rate, then by what lives.

@@ -215,7 +215,8 @@ impl Chase {
         let Some(index) = self.books.iter().position(|books| books.name == group) else { return };
         let last = self.books[index].living <= 1;
         let report = death.filter(|_| last).map(|death| {
-            let how = if self.books[index].killed_for_memory {
+            let killed = matches!(death, Death::Killed(_) | Death::Unknown);
+            let how = if self.books[index].killed_for_memory && killed {
                 "killed for memory".to_owned()
             } else {
                 death.to_string()
@@ -224,6 +225,7 @@ impl Chase {
         });
         self.books[index].living = self.books[index].living.saturating_sub(1);
         self.books[index].last = report;
+        self.names.forget(pid);
         self.forget_blocks(slot, pid, &group, None);
         self.forget_pages(slot);
         if let Some(mut hunted) = self.processes.remove(&slot) {
@@ -397,12 +399,15 @@ impl Chase {
             self.reconcile();
         }
         if self.due.search <= now {
+            // Another one is due when this one has come to its end.
             self.due.search = now + SEARCH;
             self.search();
         }
         if self.due.picture <= now {
+            let (began, named) = (Instant::now(), self.names.spent);
             self.publish(NAMING);
-            let pause = self.settings.interval.max(now.elapsed() * PICTURE_PACE);
+            let took = began.elapsed().saturating_sub(self.names.spent.saturating_sub(named));
+            let pause = self.settings.interval.max(took * PICTURE_PACE);
             self.due.picture = Instant::now() + pause;
         }
     }

@@ -24,12 +24,15 @@ impl Chase {
             let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
             self.books[index].read_memory(of_target, now.1);
         }
+        let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
+        let processes = of_target.map(|hunted| Arc::clone(&hunted.subject.process)).collect();
         let mut tools = Tools {
             worker: &mut self.worker,
             files: &self.files,
             names: &mut self.names,
             sites: &self.sites,
             settings: &self.settings,
+            processes,
             now,
             until: Instant::now() + naming,
         };
@@ -41,11 +44,11 @@ impl Chase {
 
     /// Makes a picture and hands it out.
     pub(super) fn publish(&mut self, naming: Duration) -> Arc<Picture> {
-        let until = Instant::now() + naming;
+        let (taken_at, until) = (this_moment().0, Instant::now() + naming);
         let targets = (0..self.books.len())
             .map(|index| self.report_of(index, None, until.saturating_duration_since(Instant::now())))
             .collect();
-        let picture = Arc::new(Picture { taken_at: this_moment().0, targets });
+        let picture = Arc::new(Picture { taken_at, targets });
         *self.handle.worker.lock().unwrap_or_else(PoisonError::into_inner) = self.worker.figures();
         *self.handle.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&picture);
         picture

@@ -15,11 +15,12 @@ use crate::{
     worker::references::{Block, Memory, Pages, SearchRange, search},
 };
 
-/// How often memory is searched, at most; and no more than this part of the time.
+/// How often a process's memory is searched, at most.
 pub(super) const SEARCH: Duration = Duration::from_secs(5);
-/// See [`SEARCH`]: one hundredth of a CPU.
+/// Between the searches of two processes.
+const PAUSE: Duration = Duration::from_millis(100);
+/// All searches together take this part of a CPU at most: one hundredth.
 const SEARCH_PACE: u32 = 100;
-/// A search that takes longer is given up.
 /// After so many bytes,
 const REST_AFTER: usize = 1 << 20;
 /// the search rests so long, for the process's sake: while memory is read, it waits where it maps any.
@@ -35,7 +36,7 @@ pub struct Found {
     pub looked: Vec<Looked>,
     /// Why it says nothing.
     pub trouble: Option<String>,
-    /// How long it took, without its rests.
+    /// CPU time that it took.
     pub took: Duration,
 }
 
@@ -56,6 +57,9 @@ impl Chase {
             }
             for (pid, candidates) in by_pid {
                 let searched = self.searched.get(&pid).copied();
+                if searched.is_some_and(|at| at.elapsed() < SEARCH) {
+                    continue;
+                }
                 let rank =
                     (searched.map_or(u64::MAX, |at: Instant| at.elapsed().as_secs()), candidates.len());
                 if best.as_ref().is_none_or(|(_, _, known)| rank > *known) {
@@ -77,7 +81,7 @@ impl Chase {
         self.searching = false;
         self.searched.retain(|_, at| at.elapsed() < Duration::from_secs(3600));
         self.searched.insert(found.pid, Instant::now());
-        self.due.search = Instant::now() + SEARCH.max(found.took * SEARCH_PACE);
+        self.due.search = Instant::now() + PAUSE.max(found.took * SEARCH_PACE);
         let group = self.processes.values().find(|hunted| hunted.pid() == found.pid);
         let Some(group) = group.map(|hunted| Arc::clone(&hunted.subject.group)) else { return };
         if let Some(books) = self.books.iter_mut().find(|books| books.name == group) {
@@ -94,27 +98,26 @@ fn begin(
     answers: impl Fn(Order) + Send + 'static,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("profiler-search".to_owned()).spawn(move || {
-        let began = Instant::now();
-        let mut rested = Duration::ZERO;
-        let (looked, trouble) = match look(&process, &candidates, began + PATIENCE, &mut rested) {
+        let (looked, trouble) = match look(&process, &candidates, Instant::now() + PATIENCE) {
             Ok(looked) => (looked, None),
             Err(trouble) => (Vec::new(), Some(trouble)),
         };
-        let took = began.elapsed().saturating_sub(rested);
+        // Since the thread began, so all of it is the search's. On a busy machine the time that passed would say nothing.
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let took = Duration::new(cpu.tv_sec.unsigned_abs(), u32::try_from(cpu.tv_nsec).unwrap_or(0));
         answers(Order::Found(Found { pid: process.pid(), looked, trouble, took }));
     })?;
     Ok(())
 }
 
 /// Memory that is read with rests.
-struct Paced<'a> {
+struct Paced {
     files: MemoryFiles,
     /// Bytes since the last rest.
     read: usize,
-    rested: &'a mut Duration,
 }
 
-impl Memory for Paced<'_> {
+impl Memory for Paced {
     fn pages(&mut self, range: &SearchRange) -> io::Result<Option<Pages>> {
         Memory::pages(&mut self.files, range)
     }
@@ -122,9 +125,7 @@ impl Memory for Paced<'_> {
     fn read(&mut self, address: u64, into: &mut [u8]) -> io::Result<usize> {
         if self.read >= REST_AFTER {
             self.read = 0;
-            let began = Instant::now();
             std::thread::sleep(REST);
-            *self.rested += began.elapsed();
         }
         let got = Memory::read(&mut self.files, address, into)?;
         self.read += got;
@@ -132,16 +133,11 @@ impl Memory for Paced<'_> {
     }
 }
 
-fn look(
-    process: &Process,
-    candidates: &[Candidate],
-    until: Instant,
-    rested: &mut Duration,
-) -> Result<Vec<Looked>, String> {
+fn look(process: &Process, candidates: &[Candidate], until: Instant) -> Result<Vec<Looked>, String> {
     let words = |error: &dyn std::error::Error| error.to_string();
     let plan = process.search_plan().map_err(|error| words(&error))?;
     let files = process.memory_files().map_err(|error| words(&error))?;
-    let mut memory = Paced { files, read: 0, rested };
+    let mut memory = Paced { files, read: 0 };
     let ranges: Vec<SearchRange> =
         plan.ranges.into_iter().map(|(addresses, shared)| SearchRange { addresses, shared }).collect();
     let blocks: Vec<Block> =

@@ -206,7 +206,7 @@ fn sure(false_discoveries: f64, most: f64) -> f64 {
 
 fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judgement {
     if site.drawn == 0 {
-        return unjudged("nothing of it was sampled yet".to_owned());
+        return unjudged("nothing was sampled so far (it allocates little, or nothing)".to_owned());
     }
     let course = &site.course;
     let how_long = site.for_how_long(circumstances.now_ns);

@@ -186,6 +186,26 @@ impl Process {
         read_text(&self.proc, self.pid, name)
     }
 
+    /// Its id as it sees it itself, and the user that its files belong to (as we see it).
+    ///
+    /// # Errors
+    ///
+    /// If it has ended.
+    pub fn inner_id_and_user(&self) -> Result<(u32, u32), TargetError> {
+        let status = self.read_text("status")?;
+        // NSpid: in every pid namespace, ours first. Uid: real, effective, saved, of the file system (proc_pid_status(5)).
+        let word = |label: &str, number: Option<usize>| {
+            let mut words =
+                status.lines().find_map(|line| line.strip_prefix(label))?.split_ascii_whitespace();
+            let word = match number {
+                Some(number) => words.nth(number),
+                None => words.next_back(),
+            };
+            word?.parse().ok()
+        };
+        Ok((word("NSpid:", None).unwrap_or(self.pid), word("Uid:", Some(3)).unwrap_or(0)))
+    }
+
     /// The process's own root directory, as a path that leads there from anywhere.
     pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.pid))

@@ -1,4 +1,4 @@
-//! Live bytes over time: the sum of the sites, and the largest of them.
+//! Live bytes over time: all sites together, the largest of them, and how anonymous memory has grown meanwhile.
 
 use std::{
     fmt::Write as _,
@@ -17,6 +17,9 @@ use crate::{
 /// Lines of single sites.
 const MAX_LINES: usize = 5;
 
+/// The name of that line.
+const MEMORY: &str = "growth of anonymous memory";
+
 /// Moments of the sum.
 const MOMENTS: u32 = 64;
 
@@ -28,7 +31,8 @@ const TOP: f64 = 8.0;
 
 /// The graph with its legend.
 pub fn render(target: &TargetReport, taken_at: SystemTime) -> String {
-    let times = target.sites.iter().flat_map(|site| &site.history).map(|point| point.at);
+    let of_sites = target.sites.iter().flat_map(|site| &site.history);
+    let times = of_sites.chain(&target.history).map(|point| point.at);
     let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
         return "<p class=\"dim\">No history yet.</p>".to_owned();
     };
@@ -37,14 +41,15 @@ pub fn render(target: &TargetReport, taken_at: SystemTime) -> String {
         return "<p class=\"dim\">No history yet.</p>".to_owned();
     }
     let moments: Vec<_> = (0..=MOMENTS).map(|i| first + span / MOMENTS * i).collect();
-    let sum: Vec<_> = moments
-        .iter()
-        .map(|at| Point {
-            at: *at,
-            live_bytes: target.sites.iter().map(|site| value_at(&site.history, *at)).sum(),
-        })
-        .collect();
-    let top = sum.iter().map(|point| point.live_bytes).fold(0.0, f64::max);
+    let (sum, all): (Vec<_>, _) = if target.history.len() > 1 {
+        (target.history.clone(), "all sites")
+    } else {
+        let listed = |at: &SystemTime| target.sites.iter().map(|site| value_at(&site.history, *at)).sum();
+        let points = moments.iter().map(|at| Point { at: *at, live_bytes: listed(at) });
+        (points.collect(), "all sites that are listed")
+    };
+    let anonymous = growth_of_memory(target, first, last);
+    let top = sum.iter().chain(&anonymous).map(|point| point.live_bytes).fold(0.0, f64::max);
     let unit = step(top / 4.0);
     let scale = Scale { first, span, top: ((top / unit).ceil() * unit).max(unit) };
     let mut text = String::new();
@@ -54,12 +59,18 @@ pub fn render(target: &TargetReport, taken_at: SystemTime) -> String {
         "<svg class=\"graph\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"live bytes over time\">"
     );
     scale.axes(&mut text, unit, taken_at);
-    scale.line(&mut text, "sum", &sum, "all sites that are listed");
+    if anonymous.len() > 1 {
+        scale.line(&mut text, "anon", &anonymous, MEMORY);
+    }
+    scale.line(&mut text, "sum", &sum, all);
     let shown: Vec<_> = target.sites.iter().filter(|site| site.history.len() > 1).take(MAX_LINES).collect();
     for (number, site) in shown.iter().enumerate() {
         scale.line(&mut text, &format!("s{number}"), &site.history, &name(site));
     }
-    text.push_str("</svg><ul class=\"legend\"><li class=\"sum\">all sites that are listed</li>");
+    let _infallible = write!(text, "</svg><ul class=\"legend\"><li class=\"sum\">{all}</li>");
+    if anonymous.len() > 1 {
+        let _infallible = write!(text, "<li class=\"anon\">{MEMORY}</li>");
+    }
     for (number, site) in shown.iter().enumerate() {
         let word =
             if site.judgement.verdict == Verdict::Unjudged { "" } else { site.judgement.verdict.name() };
@@ -72,6 +83,15 @@ pub fn render(target: &TargetReport, taken_at: SystemTime) -> String {
     }
     text.push_str("</ul>");
     text
+}
+
+/// By how much anonymous memory was above its first reading: what live bytes explain, or don't.
+fn growth_of_memory(target: &TargetReport, first: SystemTime, last: SystemTime) -> Vec<Point> {
+    let begin = target.anon_history.first().map_or(0, |point| point.anon_bytes);
+    let within = target.anon_history.iter().filter(|point| (first..=last).contains(&point.at));
+    within
+        .map(|point| Point { at: point.at, live_bytes: point.anon_bytes.saturating_sub(begin) as f64 })
+        .collect()
 }
 
 fn name(site: &SiteReport) -> String {

@@ -21,6 +21,32 @@ pub(super) fn target(out: &mut Families, snapshot: &Snapshot, name: &str) {
     sites(out, report);
 }
 
+/// The process that reads what targets have made.
+pub(super) fn worker(out: &mut Families, snapshot: &Snapshot) {
+    let Some(figures) = &snapshot.worker else { return };
+    out.count(&c::WORKER_STARTS, &[], figures.started);
+    let deaths = [
+        ("time", figures.killed_for_time),
+        ("crash", figures.crashed),
+        ("refused", figures.refused),
+        ("unstartable", figures.unstartable),
+    ];
+    for (cause, count) in deaths {
+        out.count(&c::WORKER_DEATHS, &[cause], count);
+    }
+    out.count(&c::WORKER_FAILED, &[], figures.failed);
+    out.count(&c::WORKER_QUARANTINED, &[], figures.quarantined);
+}
+
+/// The history on disk.
+pub(super) fn history(out: &mut Families, snapshot: &Snapshot) {
+    let Some(figures) = &snapshot.history else { return };
+    out.count(&c::HISTORY_PICTURES, &[], figures.moments);
+    out.count(&c::HISTORY_THINNED, &[], figures.thinned_moments);
+    out.count(&c::HISTORY_DROPPED, &[], figures.dropped_sites);
+    out.count(&c::HISTORY_FAILED, &[], figures.failed);
+}
+
 fn whole(out: &mut Families, report: &TargetReport) {
     let name = &*report.target;
     let judgement = &report.judgement;

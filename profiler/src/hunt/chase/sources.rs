@@ -25,6 +25,7 @@ impl Chase {
         }
         let (pid, before) = (hunted.pid(), hunted.epoch);
         let group = Arc::clone(&hunted.subject.group);
+        self.names.forget(pid);
         self.forget_pages(slot);
         self.forget_blocks(slot, pid, &group, Some(before));
         if let Some(hunted) = self.processes.get_mut(&slot) {
