@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{
     can_observe,
     hunt::{Deeds, Planted, distance, has_callers, hunt, hunt_each, names_function, report},
@@ -85,6 +87,41 @@ fn programs_that_do_not_leak_are_not_called_leaking() {
     let live = programs[cache].value_at("cache_item", pictures[cache].taken_at, Deeds::live_bytes);
     let estimate = site(cache, "cache_one_item").live_bytes;
     assert!(distance(&estimate, live) <= BAD_LUCK, "{live} bytes live, and not {estimate:?}");
+}
+
+#[test]
+fn in_a_flood_of_samples_rates_are_lowered_and_estimates_stay_right() {
+    let Some(program) =
+        can_observe().then(|| Planted::start("steady.c", &["cache", "capacity=8e6", "rate=20000"])).flatten()
+    else {
+        return;
+    };
+    let mut programs = [program];
+    // Nearly every block is a sample at first.
+    let picture = hunt(&mut programs, Duration::from_secs(15), &["--sample-bytes", "512"]);
+    let report = report(&picture, &programs[0]);
+    println!("{}\n{:?} one in {} bytes", told(report), report.losses, report.sample_bytes);
+    assert!(report.sample_bytes >= 8 * 512, "{}", told(report));
+    // Whether a stack was left out or not, every block is at some site.
+    let sum = |value: fn(&profiler::leaks::SiteReport) -> &profiler::leaks::Estimate| {
+        let estimates = || report.sites.iter().map(value);
+        let side = |side: fn(&profiler::leaks::Estimate) -> f64| {
+            estimates().map(|estimate| side(estimate).powi(2)).sum::<f64>().sqrt()
+        };
+        let value = estimates().map(|estimate| estimate.value).sum::<f64>();
+        (value, side(|one| one.value - one.low), side(|one| one.high - one.value))
+    };
+    let at = picture.taken_at;
+    let allocated = programs[0].value_at("cache_item", at, |deeds| deeds.allocated_bytes as f64);
+    let live = programs[0].value_at("cache_item", at, Deeds::live_bytes);
+    for (what, truth, (value, below, above)) in [
+        ("allocated", allocated, sum(|site| &site.allocated_bytes)),
+        ("live", live, sum(|site| &site.live_bytes)),
+    ] {
+        println!("{what}: {truth}, and estimated {value} -{below} +{above}");
+        let inside = value - BAD_LUCK * below..=value + BAD_LUCK * above;
+        assert!(inside.contains(&truth), "{what}: {truth}, and not {value} -{below} +{above}");
+    }
 }
 
 #[test]

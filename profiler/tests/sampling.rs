@@ -88,6 +88,8 @@ struct Sampled {
     own: HashSet<u64>,
     file: Scratch,
     reading: Arc<AtomicBool>,
+    /// Nothing is read as long as this is so.
+    held: Arc<AtomicBool>,
     reader: Option<std::thread::JoinHandle<Vec<Sample>>>,
 }
 
@@ -124,10 +126,11 @@ impl Sampled {
         let (reader, live) = kernel.take_samples().expect("samples");
         assert!(kernel.take_samples().is_none(), "once only");
         let reading = Arc::new(AtomicBool::new(true));
-        let goes_on = Arc::clone(&reading);
-        let reader = std::thread::spawn(move || read(reader, &goes_on));
+        let held = Arc::new(AtomicBool::new(false));
+        let (goes_on, waits) = (Arc::clone(&reading), Arc::clone(&held));
+        let reader = std::thread::spawn(move || read(reader, &goes_on, &waits));
         let reader = Some(reader);
-        Some(Self { kernel, helper, link, live: Some(live), own, file, reading, reader })
+        Some(Self { kernel, helper, link, live: Some(live), own, file, reading, held, reader })
     }
 
     fn sample(&mut self, sampling: Sampling) {
@@ -186,10 +189,13 @@ impl Sampled {
 }
 
 /// Reads until told to end, and then what is left.
-fn read(mut reader: SampleReader, goes_on: &AtomicBool) -> Vec<Sample> {
+fn read(mut reader: SampleReader, goes_on: &AtomicBool, held: &AtomicBool) -> Vec<Sample> {
     let mut samples = Vec::new();
     loop {
         let last = !goes_on.load(Ordering::SeqCst);
+        while held.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         while let Some(sample) = reader.next() {
             samples.push(sample);
         }
@@ -222,13 +228,23 @@ fn with_a_point_in_every_byte_each_block_is_told_once_with_its_address_size_and_
     let _turn = turn();
     for way in Way::ALL {
         for threads in [1, 3] {
-            let Some(mut sampled) = Sampled::start(way, "exact", threads, 1500) else { return };
-            sampled.sample(Sampling::with_mean(1));
-            let before = profiler::kernel::now_ns();
-            sampled.helper.work();
-            sampled.stop();
-            let after = profiler::kernel::now_ns();
-            let told = sampled.told();
+            let mut tries = 20;
+            let (mut sampled, told, before, after) = loop {
+                let Some(mut sampled) = Sampled::start(way, "exact", threads, 1500) else { return };
+                sampled.sample(Sampling::with_mean(1));
+                let before = profiler::kernel::now_ns();
+                sampled.helper.work();
+                sampled.stop();
+                let after = profiler::kernel::now_ns();
+                let told = sampled.told();
+                // On a busy machine the ring isn't read soon enough, and not every block is chosen.
+                let whole = allocated(&told).iter().all(|(header, _)| header.threshold == CERTAIN);
+                tries -= 1;
+                assert!(whole || tries > 0, "{way:?} {threads}: never was the ring read soon enough");
+                if whole {
+                    break (sampled, told, before, after);
+                }
+            };
             let (blocks, gone) = sampled.list();
             let pid = sampled.helper.pid();
 
@@ -349,7 +365,38 @@ fn nothing_is_told_while_sampling_is_off_and_counts_are_the_same() {
 }
 
 #[test]
-fn what_nobody_reads_is_counted_as_lost_and_the_live_blocks_stay_true() {
+fn a_flood_that_nobody_reads_is_thinned_out_and_nothing_of_it_is_lost() {
+    let _turn = turn();
+    for way in Way::ALL {
+        let (mut sum, mut truth, mut variance) = (0.0, 0.0, 0.0);
+        let (mut certain, mut left_out, mut ends) = (0, 0, 0);
+        for _round in 0..3 {
+            let Some(mut sampled) = Sampled::start(way, "plenty", 2, 4000) else { return };
+            // Nobody reads while it works.
+            sampled.held.store(true, Ordering::SeqCst);
+            sampled.sample(Sampling::with_mean(1));
+            truth += sampled.helper.work()["bytes"].as_f64().expect("a number");
+            sampled.stop();
+            sampled.held.store(false, Ordering::SeqCst);
+            let told = sampled.told();
+            for (header, stack) in allocated(&told) {
+                let (weight, size) = (weight(header.threshold), header.bytes as f64);
+                sum += weight * size;
+                variance += size * size * weight * (weight - 1.0);
+                certain += u32::from(header.threshold == CERTAIN);
+                left_out += u32::from(stack.is_empty());
+            }
+            ends += freed(&told).len();
+        }
+        println!("{way:?}: {certain} certain, {left_out} stacks left out, {ends} ends, {sum} of {truth}");
+        let tolerance = 5.0 * f64::sqrt(variance);
+        assert!((sum - truth).abs() < tolerance, "{way:?}: {sum} of {truth}, tolerance {tolerance}");
+        assert!(certain > 100 && ends > 100, "{way:?}");
+    }
+}
+
+#[test]
+fn what_nobody_ever_reads_fills_no_ring_and_the_live_blocks_stay_true() {
     let _turn = turn();
     let Some(mut sampled) = Sampled::start(Way::Session, "plenty", 2, 4000) else { return };
     // Nobody reads from now on.
@@ -361,8 +408,8 @@ fn what_nobody_reads_is_counted_as_lost_and_the_live_blocks_stay_true() {
     sampled.stop();
     let lost = sampled.kernel.outcomes().expect("outcomes");
     let full = lost.iter().find(|(outcome, _)| *outcome == Outcome::SamplesFull).expect("an outcome").1;
-    assert!(full > 4000, "{lost:?}");
-    // A block that couldn't be told isn't sampled: of two threads with 64 blocks each, few were told, and fewer live.
+    assert_eq!(full, 0, "{lost:?}");
+    // Two threads with 64 blocks each.
     let mut live = sampled.live.take().expect("once");
     assert!(live.entries().expect("a map").len() <= 128);
     live.forget(SLOT, Some(0)).expect("a map");
