@@ -5,12 +5,14 @@
 //! take turns within one run, round after round, so that a machine whose speed drifts disturbs all of them alike.
 //! `cargo xtask bench pair` and `cargo xtask bench leaks` run this.
 
+#[path = "bench/private.rs"]
+mod private;
 #[path = "bench/script.rs"]
 mod script;
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    process::{Child, ChildStdin, ChildStdout, ExitCode, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -27,7 +29,7 @@ use profiler_common::{
     sample::Sampling,
 };
 
-use self::script::Script;
+use self::{private::PrivateLibrary, script::Script};
 
 /// Blocks that live at once.
 const SLOTS: usize = 512;
@@ -158,6 +160,7 @@ impl Way {
 }
 
 struct Bench {
+    _private: PrivateLibrary,
     worker: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -256,7 +259,9 @@ impl Results<'_> {
 
 impl Bench {
     fn start() -> anyhow::Result<Self> {
-        let mut worker = Command::new(std::env::current_exe()?)
+        let private = PrivateLibrary::new()?;
+        let mut worker = private
+            .command()?
             .arg(WORKER)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -282,7 +287,17 @@ impl Bench {
                 let symbols = [symbol(malloc)?, symbol(free)?];
                 let plans = [malloc, free].map(plan).to_vec();
                 let library = object.path.clone();
-                return Ok(Self { worker, input, output, pinned, library, sites, plans, symbols });
+                return Ok(Self {
+                    _private: private,
+                    worker,
+                    input,
+                    output,
+                    pinned,
+                    library,
+                    sites,
+                    plans,
+                    symbols,
+                });
             }
         }
         bail!("the worker has no allocator that profiler knows");

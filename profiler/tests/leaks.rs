@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{
     can_observe,
-    hunt::{Deeds, Planted, distance, has_callers, hunt, hunt_each, names_function, report},
+    hunt::{Deeds, Planted, distance, has_callers, hunt, hunt_each, moment, names_function, report},
     planted::{KINDS, SMALL, Scale, compare, told},
 };
 use profiler::leaks::Verdict;
@@ -84,7 +84,8 @@ fn programs_that_do_not_leak_are_not_called_leaking() {
     let idle = report(&pictures[idle], &programs[idle]);
     assert_eq!(idle.sites.len(), 0, "{}", told(idle));
     // Blocks that come and go are estimated as well as those that stay.
-    let live = programs[cache].value_at("cache_item", pictures[cache].taken_at, Deeds::live_bytes);
+    let at = moment(report(&pictures[cache], &programs[cache]));
+    let live = programs[cache].value_at("cache_item", at, Deeds::live_bytes);
     let estimate = site(cache, "cache_one_item").live_bytes;
     assert!(distance(&estimate, live) <= BAD_LUCK, "{live} bytes live, and not {estimate:?}");
 }

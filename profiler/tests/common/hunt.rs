@@ -253,6 +253,11 @@ pub fn report<'a>(picture: &'a Picture, program: &Planted) -> &'a TargetReport {
     reports.next().unwrap_or_else(|| panic!("{} isn't in the picture: {picture:#?}", program.name))
 }
 
+/// The moment of a report's figures. The picture is of a later one: functions were named in between.
+pub fn moment(report: &TargetReport) -> SystemTime {
+    report.since + report.watched
+}
+
 /// The functions of a stack, innermost first, inlined ones included.
 pub fn names(stack: &Stack) -> Vec<String> {
     stack.frames.iter().flat_map(profiler::stack::Frame::names).collect()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use profiler::leaks::{Picture, TargetReport, Verdict};
 
-use super::hunt::{Deeds, Planted, distance, has_callers, names, names_function, report};
+use super::hunt::{Deeds, Planted, distance, has_callers, moment, names, names_function, report};
 
 /// A kind of leak.
 pub struct Kind {
@@ -185,6 +185,7 @@ pub struct Compared {
 /// Compares what is told of a program with its own truth.
 pub fn compare(picture: &Picture, kind: &Kind, program: &Planted) -> Vec<Compared> {
     let report = report(picture, program);
+    let losses: Vec<_> = report.losses.iter().filter(|(_, count)| *count > 0).collect();
     let of_site = |site: &Site| {
         let at = report.sites.iter().position(|found| names_function(found, site.function));
         let Some(at) = at else {
@@ -201,8 +202,8 @@ pub fn compare(picture: &Picture, kind: &Kind, program: &Planted) -> Vec<Compare
         };
         let found = &report.sites[at];
         let planted = |found| kind.sites.iter().any(|site| names_function(found, site.function));
-        let live = program.value_at(site.name, picture.taken_at, Deeds::live_bytes);
-        let rate = program.rate_lost(site.name, report.since, picture.taken_at);
+        let live = program.value_at(site.name, moment(report), Deeds::live_bytes);
+        let rate = program.rate_lost(site.name, report.since, moment(report));
         let judgement = &found.judgement;
         Compared {
             function: site.function,
@@ -213,9 +214,10 @@ pub fn compare(picture: &Picture, kind: &Kind, program: &Planted) -> Vec<Compare
             live: distance(&found.live_bytes, live),
             live_ratio: found.live_bytes.value / live,
             told: format!(
-                "{live:.0} bytes live, told {:?}; lost {rate:.0} per second, told {judgement:?}; {:?}",
+                "{live:.0} bytes live, told {:?}; lost {rate:.0} per second, told {judgement:?}; {:?}; {} sites, {losses:?}",
                 found.live_bytes,
-                names(&found.stack)
+                names(&found.stack),
+                report.sites.len()
             ),
         }
     };
