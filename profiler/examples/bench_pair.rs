@@ -23,6 +23,7 @@ use profiler::{
     kernel::{Kernel, Plan, Returns, SitePlan, Sizes, Wanted},
     session::{Chosen, Images, Session},
     target::{PinnedObject, Process},
+    worker as sandboxed,
 };
 use profiler_common::{
     alloc::{AllocFunction, AllocSite},
@@ -37,6 +38,9 @@ const SLOTS: usize = 512;
 const WORKER: &str = "--worker";
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == sandboxed::ARGUMENT) {
+        return sandboxed::serve();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|argument| argument == WORKER) {
         worker();

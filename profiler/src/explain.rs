@@ -135,7 +135,7 @@ fn explain(images: &mut Images, process: &Process, object: &MappedObject) -> Obj
     match images.look_at(process, object) {
         None => explained.error = Some("it can't be opened".to_owned()),
         Some((_, analysis)) => match analysis.as_ref() {
-            Err(error) => explained.error = Some(error.clone()),
+            Err(error) => explained.error = Some(error.to_string()),
             Ok(image) => {
                 explained.fill(image);
                 explained.python = image.python.as_ref().map(|python| layers(process, object, python));

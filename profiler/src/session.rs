@@ -37,7 +37,7 @@ use alloc::Links;
 use group::{Counters, Group, Part};
 use hunted::HuntLine;
 pub use hunted::HuntWish;
-pub use images::{Analysis, FileId, Images};
+pub use images::{Analysis, AnalysisError, FileId, Images};
 use ledger::ThreadReading;
 use process::{Birth, Watched};
 pub use process::{DetailJob, DetailResult};

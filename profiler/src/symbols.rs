@@ -2,8 +2,9 @@
 //! named, from a debuginfod server.
 //!
 //! The target's root may belong to somebody hostile. Nothing outside it is reached through it, nothing but a regular
-//! file is opened, and no more is read than the symbols. What such a file says of a program may be a lie, and the program
-//! may be one that processes with other roots run, too: for those it must not be used.
+//! file is opened, and no more is read than the symbols; [`read`] does that, which is for the worker to call. What such a file
+//! says of a program may be a lie, and the program may be one that processes with other roots run, too: for those it must not
+//! be used.
 
 use std::{
     collections::HashMap,
@@ -55,15 +56,6 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A debug file that belongs to the program.
-#[derive(Clone, Debug)]
-pub struct DebugFile {
-    /// As long as the file. Only what concerns symbols was read, the rest is zero and takes no memory.
-    pub contents: Vec<u8>,
-    /// Where it is from.
-    pub origin: Origin,
-}
-
 /// Why a place has no debug file for us.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SymbolsError {
@@ -83,7 +75,7 @@ pub enum SymbolsError {
     },
     /// It belongs to another program, or has no symbols.
     #[error("{0}")]
-    Useless(#[from] binary::DebugFileError),
+    Useless(String),
     /// The system says no.
     #[error("it can't be read: {0}")]
     Io(Arc<io::Error>),
@@ -108,12 +100,18 @@ impl From<rustix::io::Errno> for SymbolsError {
 }
 
 /// What a search came to.
-#[derive(Debug, Default)]
-pub struct Search {
-    /// The file, if there is one.
-    pub found: Option<DebugFile>,
+#[derive(Debug)]
+pub struct Search<T> {
+    /// What was made of the file, and where it is from, if there is one.
+    pub found: Option<(T, Origin)>,
     /// The places without one before it, and why.
     pub tried: Vec<(Origin, SymbolsError)>,
+}
+
+impl<T> Default for Search<T> {
+    fn default() -> Self {
+        Self { found: None, tried: Vec::new() }
+    }
 }
 
 /// Finds debug files by build id. May take as long as [`Limits::total`] for each build if there is a server: not for a
@@ -132,30 +130,46 @@ impl SymbolFinder {
         Self { server, ..Self::default() }
     }
 
-    /// Looks on this machine, then in the target's root (`/proc/PID/root`), then asks the server.
-    pub fn find(&mut self, build_id: &str, root: Option<&Path>) -> Search {
+    /// Looks on this machine, then in the target's root (`/proc/PID/root`), then asks the server. `use_it` makes something of
+    /// a file or says why it is of no use; then the search goes on.
+    pub fn find<T>(
+        &mut self,
+        build_id: &str,
+        root: Option<&Path>,
+        mut use_it: impl FnMut(&File) -> Result<T, SymbolsError>,
+    ) -> Search<T> {
         let mut search = Search::default();
         let paths = binary::debug_files(build_id);
         for path in &paths {
-            if search.take(Origin::Host(path.clone()), read_inside(Path::new("/"), path, build_id)) {
+            let file = open_inside(Path::new("/"), path);
+            if search.take(Origin::Host(path.clone()), file.and_then(|file| use_it(&file))) {
                 return search;
             }
         }
         let inside = root.into_iter().flat_map(|root| paths.iter().map(move |path| (root, path)));
         for (root, path) in inside {
-            if search.take(Origin::Target(path.clone()), read_inside(root, path, build_id)) {
+            let file = open_inside(root, path);
+            if search.take(Origin::Target(path.clone()), file.and_then(|file| use_it(&file))) {
                 return search;
             }
         }
         if self.server.is_some() && binary::is_build_id(build_id) {
             let url = self.server.as_ref().map(|server| server.address_of(build_id)).unwrap_or_default();
-            let answer = self.ask(build_id).and_then(|file| read(&file, build_id));
-            search.take(Origin::Server(url), answer);
+            let file = self.fetch(build_id);
+            search.take(Origin::Server(url), file.and_then(|file| use_it(&file)));
         }
         search
     }
 
-    fn ask(&mut self, build_id: &str) -> Result<Arc<File>, SymbolsError> {
+    /// Asks the server for the debug file of a build, once.
+    ///
+    /// # Errors
+    ///
+    /// If there is no server or it has none.
+    pub fn fetch(&mut self, build_id: &str) -> Result<Arc<File>, SymbolsError> {
+        if !binary::is_build_id(build_id) {
+            return Err(SymbolsError::Missing);
+        }
         if let Some(answer) = self.answers.get(build_id) {
             return answer.clone();
         }
@@ -173,10 +187,10 @@ impl SymbolFinder {
     }
 }
 
-impl Search {
-    fn take(&mut self, origin: Origin, result: Result<Vec<u8>, SymbolsError>) -> bool {
+impl<T> Search<T> {
+    fn take(&mut self, origin: Origin, result: Result<T, SymbolsError>) -> bool {
         match result {
-            Ok(contents) => self.found = Some(DebugFile { contents, origin }),
+            Ok(found) => self.found = Some((found, origin)),
             Err(error) => self.tried.push((origin, error)),
         }
         self.found.is_some()
@@ -186,11 +200,6 @@ impl Search {
 /// Opens the debug file of a build below a root, if there is one. What is in it wasn't looked at.
 pub fn open_debug_file(root: &Path, build_id: &str) -> Option<File> {
     binary::debug_files(build_id).iter().find_map(|path| open_inside(root, path).ok())
-}
-
-/// Opens and reads a debug file below a root; links in its path lead to where a process with that root would get.
-fn read_inside(root: &Path, path: &Path, build_id: &str) -> Result<Vec<u8>, SymbolsError> {
-    read(&open_inside(root, path)?, build_id)
 }
 
 /// Opens a regular file below a root, for reading; links in its path lead to where a process with that root would get.
@@ -215,8 +224,13 @@ pub(crate) fn open_inside(root: &Path, path: &Path) -> Result<File, SymbolsError
     Ok(File::options().read(true).custom_flags(flags.bits().cast_signed()).open(name)?)
 }
 
-/// Reads what matters of a debug file and checks that it belongs to the program.
-fn read(file: &File, build_id: &str) -> Result<Vec<u8>, SymbolsError> {
+/// Reads what matters of a debug file and checks that it belongs to the program: as many bytes as it has, all of them zero but
+/// those that concern symbols. The zeroes take no memory.
+///
+/// # Errors
+///
+/// If it can't be read, is too large, belongs to another program or has no symbols.
+pub fn read(file: &File, build_id: &str) -> Result<Vec<u8>, SymbolsError> {
     let size = file.metadata()?.len();
     if size > FILE_LIMIT {
         return Err(SymbolsError::TooLarge { size, limit: FILE_LIMIT });
@@ -237,7 +251,8 @@ fn read(file: &File, build_id: &str) -> Result<Vec<u8>, SymbolsError> {
             done.push(part);
         }
     }
-    binary::check_debug_file(build_id, &contents)?;
+    binary::check_debug_file(build_id, &contents)
+        .map_err(|error| SymbolsError::Useless(error.to_string()))?;
     Ok(contents)
 }
 

@@ -26,8 +26,9 @@ use common::{
 use profiler::{
     binary::{self, SymbolSource},
     session::Images,
-    symbols::{Limits, Origin, Search, Server, SymbolFinder, SymbolsError},
+    symbols::{self, Limits, Origin, Server, SymbolFinder, SymbolsError},
     target::Process,
+    worker,
 };
 
 /// A static program without symbols, its debug file, its build id, and where `nm` says that its functions are.
@@ -37,6 +38,20 @@ struct Program {
     debug: PathBuf,
     build_id: String,
     truth: BTreeSet<(String, u64)>,
+}
+
+/// What was read of a debug file, or why none was found.
+type Search = symbols::Search<Vec<u8>>;
+
+fn find(finder: &mut SymbolFinder, build_id: &str, root: Option<&Path>) -> Search {
+    finder.find(build_id, root, |file| symbols::read(file, build_id))
+}
+
+/// Analyses are made by the program under test.
+fn images() -> Images {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_profiler"));
+    let limits = worker::Limits { program, ..worker::Limits::for_analyses() };
+    Images::new(None, true).expect("no address").with_limits(limits)
 }
 
 const NAMES: [&str; 4] = ["malloc", "free", "calloc", "main"];
@@ -88,12 +103,12 @@ impl Program {
 
     /// The functions of the stripped program are where they are, by what was found.
     fn is_known_by(&self, search: &Search) {
-        let debug = search.found.as_ref().unwrap_or_else(|| panic!("{:?}", search.tried));
+        let (debug, _) = search.found.as_ref().unwrap_or_else(|| panic!("{:?}", search.tried));
         let image = std::fs::read(&self.stripped).expect("it can be read");
         let wanted = |name: &[u8]| NAMES.iter().any(|wanted| wanted.as_bytes() == name);
         let bare = binary::symbols(&image, None, &wanted).expect("it is an ELF file");
         assert!(bare.functions.is_empty() && bare.is_stripped && bare.is_static);
-        let symbols = binary::symbols(&image, Some(&debug.contents), &wanted).expect("it is an ELF file");
+        let symbols = binary::symbols(&image, Some(debug), &wanted).expect("it is an ELF file");
         assert_eq!(symbols.problems, []);
         let found: BTreeSet<_> =
             symbols.functions.iter().map(|function| (function.name.clone(), function.address)).collect();
@@ -104,9 +119,9 @@ impl Program {
     /// Why there is no file in that root.
     fn refusal(&self, root: &Path) -> String {
         let began = Instant::now();
-        let search = SymbolFinder::default().find(&self.build_id, Some(root));
+        let search = find(&mut SymbolFinder::default(), &self.build_id, Some(root));
         assert!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
-        assert!(search.found.is_none(), "{:?}", search.found.map(|found| found.origin));
+        assert!(search.found.is_none(), "{:?}", search.found.map(|(_, origin)| origin));
         assert!(matches!(search.tried[0], (Origin::Host(_), SymbolsError::Missing)));
         let inside = |(origin, _): &&(Origin, SymbolsError)| matches!(origin, Origin::Target(_));
         search.tried.iter().find(inside).expect("it was looked for").1.to_string()
@@ -162,13 +177,13 @@ fn a_debug_file_in_one_processs_root_says_nothing_of_a_process_with_another() {
     let outside = Helper::start(&program.stripped, &["5", "20"]);
     let (honest, forged) = (inside(&true_root), inside(&forged_root));
     let pids = [outside.pid(), honest.pid(), forged.pid()];
-    let alone = pids.map(|pid| looked_at(&mut Images::new(None, true).expect("no address"), pid));
+    let alone = pids.map(|pid| looked_at(&mut images(), pid));
     assert_eq!(alone[0], (Vec::new(), false));
     assert!(alone[1].1 && !alone[1].0.is_empty(), "{alone:?}");
     assert!(alone[2].1 && alone[2].0 != alone[1].0, "{alone:?}");
     // Whoever was looked at before.
     for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-        let mut images = Images::new(None, true).expect("no address");
+        let mut images = images();
         for index in [order, order].concat() {
             assert_eq!(looked_at(&mut images, pids[index]), alone[index], "{order:?}");
         }
@@ -181,11 +196,11 @@ fn a_debug_file_in_the_targets_root_is_found() {
     let copy = |place: &Path| {
         std::fs::copy(&program.debug, place).expect("it can be copied");
     };
-    let find = |root: &Scratch| SymbolFinder::default().find(&program.build_id, Some(root.path()));
+    let find = |root: &Scratch| find(&mut SymbolFinder::default(), &program.build_id, Some(root.path()));
     let plain = find(&program.root(copy));
     program.is_known_by(&plain);
     assert!(matches!(plain.tried[..], [(Origin::Host(_), SymbolsError::Missing)]));
-    assert!(matches!(plain.found.map(|found| found.origin), Some(Origin::Target(_))));
+    assert!(matches!(plain.found.map(|(_, origin)| origin), Some(Origin::Target(_))));
 
     // Distributions link from there to the file; absolute links mean the target's root.
     let root = program.root(|place| symlink("/somewhere/program.debug", place).expect("it can be made"));
@@ -204,7 +219,7 @@ fn of_a_large_debug_file_only_the_symbols_are_read() {
     });
     let mut finder = SymbolFinder::default();
     let before = resident();
-    let search = finder.find(&program.build_id, Some(root.path()));
+    let search = find(&mut finder, &program.build_id, Some(root.path()));
     let grown = resident().saturating_sub(before);
     program.is_known_by(&search);
     assert!(grown < 200 << 20, "{grown} bytes for a few kilobytes of symbols");
@@ -270,7 +285,7 @@ fn what_a_hostile_root_has_instead_of_a_debug_file_is_refused() {
     };
     assert!(refusal(&other).contains(&format!(", not {}", program.build_id)));
     for wrong in ["", "../../../etc/passwd", "ABCDEF"] {
-        let search = SymbolFinder::default().find(wrong, None);
+        let search = find(&mut SymbolFinder::default(), wrong, None);
         assert!(search.found.is_none() && search.tried.is_empty(), "{wrong}");
     }
 }
@@ -295,7 +310,7 @@ fn server(answer: impl Fn(&mut TcpStream, &str) + Send + 'static) -> (String, Ar
 }
 
 fn ask(finder: &mut SymbolFinder, build_id: &str) -> String {
-    let mut search = finder.find(build_id, None);
+    let mut search = find(finder, build_id, None);
     assert!(search.found.is_none());
     let (origin, error) = search.tried.pop().expect("something was tried");
     assert!(matches!(origin, Origin::Server(_)), "{origin}");
@@ -321,9 +336,9 @@ fn a_server_is_asked_once_for_each_build() {
     });
     let mut finder = finder(&format!("{url}/"), Limits::default());
     for _ in 0..3 {
-        let search = finder.find(&program.build_id, None);
+        let search = find(&mut finder, &program.build_id, None);
         program.is_known_by(&search);
-        let Some(Origin::Server(from)) = search.found.map(|found| found.origin) else { panic!() };
+        let Some(Origin::Server(from)) = search.found.map(|(_, origin)| origin) else { panic!() };
         assert_eq!(from, format!("{url}/buildid/{}/debuginfo", program.build_id));
         assert!(matches!(search.tried[..], [(Origin::Host(_), SymbolsError::Missing)]));
     }
@@ -424,7 +439,8 @@ fn a_real_server_has_the_symbols() {
         let mut search = Search::default();
         within(LONG, || {
             // Until it listens and has looked at its files; each finder asks only once.
-            search = finder("http://127.0.0.1:8002", Limits::default()).find(&program.build_id, None);
+            let mut finder = finder("http://127.0.0.1:8002", Limits::default());
+            search = find(&mut finder, &program.build_id, None);
             search.found.is_some()
         });
         program.is_known_by(&search);

@@ -16,10 +16,12 @@
 //! - `sampling`: the same for functions whose returns are to be taken.
 //! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
 //! - `glibc`: everything together for glibc; `hooks`: for all others.
+//! - `coded`: how the result is written down, for another process.
 //! - [`python`]: the allocator interfaces of a Python interpreter.
 
 mod callers;
 mod candidates;
+mod coded;
 mod debug_file;
 mod elf;
 mod error;
@@ -45,6 +47,7 @@ mod wrappers;
 use std::fmt;
 
 use profiler_common::alloc::{AllocFunction, AllocOp, Register};
+use serde::{Deserialize, Serialize};
 
 pub use callers::MAX_INTERNAL_CALLS;
 pub use debug_file::{check_debug_file, debug_file_parts, debug_files, is_build_id};
@@ -54,7 +57,7 @@ pub use site::{Site, SiteError, SiteKind};
 pub use symbols::{Function, SymbolSource, Symbols, symbols};
 
 /// What kind of file it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Class {
     /// 64 bit code for x86-64: the kind that is analysed.
     Elf64X86_64,
@@ -66,7 +69,7 @@ pub enum Class {
 }
 
 /// A part of the file that is mapped (`PT_LOAD`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Segment {
     /// Where it is mapped, as the file has it (before relocation).
     pub virtual_address: u64,
@@ -92,7 +95,7 @@ impl Segment {
 }
 
 /// An allocator, by what it is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Allocator {
     /// The GNU C library's (`malloc/malloc.c`), in `libc.so.6` or linked into the program.
     Glibc,
@@ -129,7 +132,7 @@ impl fmt::Display for Allocator {
 }
 
 /// The domains of CPython's own layers (`Include/cpython/pymem.h`, `PyMemAllocatorDomain`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PythonDomain {
     /// `PyMem_RawMalloc` and its like: the C library's allocator, thinly wrapped.
     Raw,
@@ -155,7 +158,7 @@ impl PythonDomain {
 
 /// Whose function it is. The layers stand on each other: what is counted in a Python domain may be counted in the
 /// allocator below as well, so that they are never added up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Layer {
     /// An allocator that takes its memory from the kernel.
     Allocator(Allocator),
@@ -177,7 +180,7 @@ impl Layer {
 }
 
 /// Everything that is told of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// What kind of file it is.
     pub class: Class,
@@ -210,7 +213,7 @@ pub struct Image {
 
 /// The function that a dynamic linker calls when objects have been mapped or are to be unmapped; it does nothing and is
 /// there for debuggers (`r_brk` in `<link.h>`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoaderHook {
     /// Virtual address of `_dl_debug_state`.
     pub address: u64,
@@ -236,17 +239,21 @@ impl Image {
 }
 
 /// One place where calls are counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     /// Whose function it is.
     pub layer: Layer,
     /// The function; where several names share the address, the first in the order of [`AllocFunction::ALL`].
+    #[serde(with = "coded::function")]
     pub function: AllocFunction,
     /// What its calls do.
+    #[serde(with = "coded::op")]
     pub op: AllocOp,
     /// The registers that hold the operation's arguments at the site; of [`AllocOp::arguments`] of them.
+    #[serde(with = "coded::registers")]
     pub registers: [Register; 3],
     /// The registers that hold them at the function's entry, and where it is called.
+    #[serde(with = "coded::registers")]
     pub entry_registers: [Register; 3],
     /// All names at that address: those of the C interface first, in the order of [`AllocFunction::ALL`], then C++ operators,
     /// then those with prefixes.
@@ -272,7 +279,7 @@ pub struct Hook {
 ///
 /// It is proven to be an instruction, by following the code from where a function is known to begin: a probe in the
 /// middle of another instruction would change that one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InternalCall {
     /// Virtual address of the instruction.
     pub address: u64,
@@ -285,7 +292,7 @@ pub struct InternalCall {
 }
 
 /// A function of a known allocator without a hook.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Whose function it is.
     pub layer: Layer,
@@ -302,17 +309,17 @@ impl fmt::Display for LeftOut {
 }
 
 /// Why a function has no hook.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
 pub enum LeftOutReason {
     /// The library exports no such function (`reallocarray`: since glibc 2.26; `aligned_alloc`: since 2.16).
     #[error("the library doesn't export it")]
     Missing,
     /// It is another name of a function that has a hook.
     #[error("it is the same code as {}, and counted under that name", .0.name())]
-    SameAddressAs(AllocFunction),
+    SameAddressAs(#[serde(with = "coded::function")] AllocFunction),
     /// It does nothing but check its arguments and pass them on, so that the other function's hook sees every call.
     #[error("it only passes its arguments on, so its calls are counted as {}", .0.name())]
-    WrapperOf(AllocFunction),
+    WrapperOf(#[serde(with = "coded::function")] AllocFunction),
     /// It goes on through a pointer, to nobody knows where: to count it could be to count twice.
     #[error("it passes its calls on through a pointer; what they get to is counted there")]
     Forwards,

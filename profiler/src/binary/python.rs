@@ -22,6 +22,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use profiler_common::alloc::{AllocCounts, AllocFunction, AllocOp, Register, ZERO_RESIZES};
+use serde::{Deserialize, Serialize};
 
 use super::callers::places;
 use super::elf::Elf;
@@ -39,7 +40,7 @@ pub use table::{Current, Table};
 pub const MAX_HOOKS: usize = 2048;
 
 /// An allocator interface of the interpreter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Domain {
     /// `PyMem_Raw*`: callable without the interpreter's lock; usually the C library's allocator.
     Raw,
@@ -89,7 +90,7 @@ impl Domain {
 }
 
 /// Where the bytes that a hook's calls ask for are known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Bytes {
     /// From the registers, as with every hook.
     Counted,
@@ -115,7 +116,7 @@ impl Bytes {
 }
 
 /// One place where calls of a domain's function are counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PythonHook {
     /// Whose function it is.
     pub domain: Domain,
@@ -129,7 +130,7 @@ pub struct PythonHook {
 }
 
 /// What is known of an interpreter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Python {
     /// Where to count, whatever allocators are in use. By address of the site.
     pub hooks: Vec<PythonHook>,

@@ -1,6 +1,7 @@
 //! Choosing the site of a function whose calls are to be sampled: at their return, the block's address is known.
 
 use profiler_common::alloc::{AllocFunction, AllocOp, RESULT_IN_MEMORY, Register};
+use serde::{Deserialize, Serialize};
 
 use super::flow::Flow;
 use super::site::{choose_in, disassemble};
@@ -8,7 +9,7 @@ use super::text::Text;
 use super::{Hook, InternalCall, Site, SiteError};
 
 /// Why the calls of a function can't be sampled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
 pub enum NotSampled {
     /// It hands out no blocks.
     #[error("it only gives blocks back")]

@@ -8,6 +8,7 @@ use iced_x86::{
     FlowControl, Formatter, GasFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
 };
 use profiler_common::alloc::Register;
+use serde::{Deserialize, Serialize};
 
 use super::flow::Flow;
 use super::text::{Text, ends_path};
@@ -18,7 +19,7 @@ pub const MAX_BYTES: u64 = 64;
 pub const MAX_INSTRUCTIONS: usize = 16;
 
 /// What the kernel does with the instruction under the probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SiteKind {
     /// It is emulated: one trap per call.
     Emulated,
@@ -37,7 +38,7 @@ impl SiteKind {
 }
 
 /// Where to probe a function: every call passes here exactly once, with all arguments that matter still in registers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
     /// Bytes behind the function's entry.
     pub offset: u64,
@@ -55,7 +56,7 @@ pub struct Site {
 }
 
 /// Why a function can't be probed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
 pub enum SiteError {
     /// The entry isn't in an executable segment, or has no bytes in the file.
     #[error("its entry has no executable bytes in the file")]

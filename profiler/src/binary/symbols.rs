@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use object::LittleEndian;
 use object::elf::{self, Sym64, Versym};
 use object::read::elf::Sym as _;
+use serde::{Deserialize, Serialize};
 
 use super::elf::{Elf, LE};
 use super::sections::Sections;
@@ -26,7 +27,7 @@ const MAX_STARTS: usize = 1 << 21;
 const MAX_MATCHES: usize = 1 << 16;
 
 /// Where a symbol was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SymbolSource {
     /// The symbols for the dynamic linker: what other objects may use.
     Dynamic,

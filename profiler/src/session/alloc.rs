@@ -12,7 +12,7 @@ use profiler_common::alloc::AllocCounts;
 
 use super::{
     SessionError,
-    images::{FileId, Images},
+    images::{AnalysisError, FileId, Images},
     placed::{PlacedObject, PlacedSite, place_object},
     python::PythonWatch,
 };
@@ -282,12 +282,20 @@ impl AllocWatch {
             if looked.is_none() && !process.is_alive() {
                 return Err(TargetError::Gone(process.pid()).into());
             }
-            let image = looked
-                .as_ref()
-                .and_then(|(pinned, analysis)| Some((pinned, analysis.as_ref().as_ref().ok()?)));
-            let Some((pinned, image)) = image else {
-                self.nothing_in.insert(id);
-                continue;
+            let analysis = looked.as_ref().map(|(pinned, analysis)| (pinned, analysis.as_ref().as_ref()));
+            let (pinned, image) = match analysis {
+                Some((pinned, Ok(image))) => (pinned, image),
+                Some((_, Err(AnalysisError::Lost { why, again }))) => {
+                    self.note(object, None, "", why.to_string());
+                    if !again {
+                        self.nothing_in.insert(id);
+                    }
+                    continue;
+                }
+                Some((_, Err(AnalysisError::File(_)))) | None => {
+                    self.nothing_in.insert(id);
+                    continue;
+                }
             };
             self.note_unhooked(object, image);
             if let Some(loader) = image.loader.as_ref().filter(|_| self.loader.is_none()) {
@@ -323,20 +331,24 @@ impl AllocWatch {
         Ok(mapped)
     }
 
+    fn note(&mut self, object: &MappedObject, layer: Option<Layer>, name: &str, reason: String) {
+        let (name, object) = (clean(name), clean(&object.path));
+        let unhooked = Unhooked { layer, name, object, reason };
+        if !self.unhooked.iter().any(|known| **known == unhooked) {
+            self.unhooked.push(Arc::new(unhooked));
+        }
+    }
+
     fn note_unhooked(&mut self, object: &MappedObject, image: &Image) {
-        let mut note = |layer, name: &str, reason: String| {
-            let (name, object) = (clean(name), clean(&object.path));
-            let unhooked = Unhooked { layer, name, object, reason };
-            if !self.unhooked.iter().any(|known| **known == unhooked) {
-                self.unhooked.push(Arc::new(unhooked));
-            }
-        };
+        // What was lost before has been found.
+        let path = clean(&object.path);
+        self.unhooked.retain(|one| one.layer.is_some() || one.object != path);
         let of_python = image.python.iter().flat_map(|python| &python.left_out);
         for left in image.left_out.iter().chain(of_python).filter(|left| left.reason.loses_calls()) {
-            note(Some(left.layer), &left.name, left.reason.to_string());
+            self.note(object, Some(left.layer), &left.name, left.reason.to_string());
         }
         if let Some(reason) = image.lacks_symbols() {
-            note(None, "", reason.to_owned());
+            self.note(object, None, "", reason.to_owned());
         }
     }
 

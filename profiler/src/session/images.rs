@@ -1,12 +1,15 @@
-//! What is known of the files that targets have mapped: each is read and analysed once.
+//! What is known of the files that targets have mapped: each is analysed once, in a process of its own.
 
 use std::{
     collections::HashMap,
     fs::File,
-    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
 };
@@ -14,15 +17,18 @@ use std::{
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::{
-    binary::{self, Image},
+    binary::Image,
     hunt::OwnCalls,
     symbols::{Limits, Search, Server, SymbolFinder, SymbolsError},
     target::{MappedObject, PinnedObject, Process},
     text::clean,
+    worker::{self, Analysed, Analyst, NoAnalysis},
 };
 
 /// Files of which the analysis is kept; a process has some dozens, and those of one machine share most of them.
 const KEPT: usize = 1024;
+/// A file of which so many analyses were lost isn't analysed again.
+const STRIKES: u8 = 2;
 
 /// What a file is, whatever its name: device and inode.
 pub type FileId = ((i32, i32), u64);
@@ -54,12 +60,31 @@ struct ForeignRoot {
     id: RootId,
 }
 
+/// Why a file has no analysis.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnalysisError {
+    /// The file can't be read, or is none that can be analysed.
+    #[error("{0}")]
+    File(String),
+    /// The process that was to analyse it has failed: whether an allocator is in the file isn't known.
+    #[error("{why}")]
+    Lost {
+        /// What has happened.
+        why: NoAnalysis,
+        /// Whether it is worth another look.
+        again: bool,
+    },
+}
+
 /// A file's analysis, or why there is none.
-pub type Analysis = Result<Image, String>;
+pub type Analysis = Result<Image, AnalysisError>;
 
 /// The analyses made so far.
 pub struct Images {
     known: HashMap<Key, (Arc<Analysis>, u64)>,
+    /// How many analyses of a file were lost.
+    lost: HashMap<Key, u8>,
+    analyst: Analyst,
     uses: u64,
     /// Whether Python interpreters are looked into.
     python: bool,
@@ -93,6 +118,8 @@ impl Images {
         });
         Ok(Self {
             known: HashMap::new(),
+            lost: HashMap::new(),
+            analyst: Analyst::new(worker::Limits::for_analyses()),
             uses: 0,
             python: false,
             finder: SymbolFinder::default(),
@@ -104,6 +131,11 @@ impl Images {
     /// Whether Python interpreters are looked into, which takes some tens of milliseconds each.
     pub fn with_python(self, python: bool) -> Self {
         Self { python, ..self }
+    }
+
+    /// What analyses may use, instead of the usual.
+    pub fn with_limits(self, limits: worker::Limits) -> Self {
+        Self { analyst: Analyst::new(limits), ..self }
     }
 
     /// See [`Images::with_python`].
@@ -160,21 +192,18 @@ impl Images {
             *used = self.uses;
             return Arc::clone(analysis);
         }
-        let analysis = pinned.read().map_err(|error| error.to_string());
-        let analysis = analysis.and_then(|bytes| {
-            let mut image = self.analyse(&bytes, root)?;
-            if self.python {
-                match binary::python::find(&bytes) {
-                    Ok(python) => image.python = python,
-                    Err(error) => image.symbol_problems.push(format!("Python's layers: {error}")),
-                }
-            }
-            Ok(image)
-        });
+        let analysis = self.analyse(pinned, root).map_err(|error| self.judge(key, error));
         if let Err(error) = &analysis {
-            tracing::debug!("{}: {error}", clean(&object.path));
+            match error {
+                AnalysisError::File(words) => tracing::debug!("{}: {words}", clean(&object.path)),
+                AnalysisError::Lost { why, .. } => tracing::warn!("{}: {why}", clean(&object.path)),
+            }
         }
+        let again = matches!(analysis, Err(AnalysisError::Lost { again: true, .. }));
         let analysis = Arc::new(analysis);
+        if again {
+            return analysis;
+        }
         if self.known.len() >= KEPT {
             let oldest = self.known.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
             oldest.map(|key| self.known.remove(&key));
@@ -183,23 +212,48 @@ impl Images {
         analysis
     }
 
+    /// Counts a lost analysis, unless no file can help it.
+    fn judge(&mut self, key: Key, error: AnalysisError) -> AnalysisError {
+        let AnalysisError::Lost { why, .. } = error else { return error };
+        if matches!(why, NoAnalysis::Unstartable(_)) {
+            return AnalysisError::Lost { why, again: true };
+        }
+        if self.lost.len() >= KEPT {
+            self.lost.clear();
+        }
+        let strikes = self.lost.entry(key).or_default();
+        *strikes = strikes.saturating_add(1);
+        AnalysisError::Lost { why, again: *strikes < STRIKES }
+    }
+
     /// Analyses a file, with its debug file if it lacks symbols and there is one.
-    fn analyse(&mut self, bytes: &[u8], root: Option<&Path>) -> Analysis {
-        let words = |error: binary::BinaryError| error.to_string();
-        let mut image = binary::analyse(bytes, None).map_err(words)?;
+    fn analyse(&mut self, pinned: &PinnedObject, root: Option<&Path>) -> Analysis {
+        let Self { analyst, finder, remote, python, .. } = self;
+        let (file, size) = (pinned.as_fd(), pinned.size());
+        let analysed = analyst.analyse(file, None, size, *python);
+        let analysed = analysed.map_err(|why| AnalysisError::Lost { why, again: true })?;
+        let mut image = analysed.image.map_err(AnalysisError::File)?;
         let Some(build_id) = image.build_id.clone().filter(|_| image.wants_symbols) else {
             return Ok(image);
         };
-        let mut search = self.finder.find(&build_id, root);
+        let mut with = |debug: &File| {
+            let useless = |words: String| SymbolsError::Useless(words);
+            match analyst.analyse(file, Some(debug.as_fd()), size, *python) {
+                Err(why) => Err(useless(why.to_string())),
+                Ok(Analysed { debug_problem: Some(problem), .. }) => Err(useless(problem)),
+                Ok(Analysed { image, .. }) => image.map_err(useless),
+            }
+        };
+        let mut search = finder.find(&build_id, root, &mut with);
         if search.found.is_none()
-            && let Some(remote) = &mut self.remote
+            && let Some(remote) = remote
         {
-            let more = remote.find(&build_id);
+            let more = remote.find(&build_id, &mut with);
             search.found = more.found;
             search.tried.extend(more.tried);
         }
-        if let Some(debug) = search.found {
-            image = binary::analyse(bytes, Some(&debug.contents)).map_err(words)?;
+        if let Some((with_symbols, _)) = search.found {
+            image = with_symbols;
         } else {
             let tried = search.tried.iter().map(|(origin, error)| format!("{origin}: {error}"));
             image.symbol_problems.extend(tried);
@@ -256,18 +310,17 @@ fn open_directory(path: &Path) -> Option<File> {
 
 impl Remote {
     /// Asks, once for each build. Without waiting, the answer is at first that there is none yet.
-    fn find(&mut self, build_id: &str) -> Search {
-        let finder = Arc::clone(&self.finder);
-        let find =
-            move |build_id: &str| finder.lock().unwrap_or_else(PoisonError::into_inner).find(build_id, None);
+    fn find<T>(&mut self, build_id: &str, use_it: impl FnMut(&File) -> Result<T, SymbolsError>) -> Search<T> {
         // What was answered once is remembered there.
         if self.waits || self.asked.get(build_id) == Some(&true) {
-            return find(build_id);
+            return lock(&self.finder).find(build_id, None, use_it);
         }
         if self.asked.insert(build_id.to_owned(), false).is_none() {
+            let finder = Arc::clone(&self.finder);
             let (id, answers) = (build_id.to_owned(), self.answers.0.clone());
             let ask = move || {
-                find(&id);
+                // The answer, whatever it is, is remembered.
+                let _answer = lock(&finder).fetch(&id);
                 // Nobody listens any more: we are on the way out.
                 let _heard = answers.send(id);
             };
@@ -276,4 +329,8 @@ impl Remote {
         }
         Search::default()
     }
+}
+
+fn lock(finder: &Mutex<SymbolFinder>) -> MutexGuard<'_, SymbolFinder> {
+    finder.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read as _, Seek as _},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -188,26 +188,43 @@ impl PinnedObject {
         self.file.into()
     }
 
-    /// The file's bytes. Read and not mapped: its owner may cut it short at any time, which would kill us with SIGBUS.
+    /// The file's bytes, see [`read_object`].
     ///
     /// # Errors
     ///
-    /// If it can't be read, or is larger than 1 GiB.
+    /// As there.
     pub fn read(&self) -> std::io::Result<Vec<u8>> {
-        if self.size > OBJECT_LIMIT {
-            return Err(std::io::Error::other(format!("{} bytes are more than we read (1 GiB)", self.size)));
-        }
-        let mut magic = [0; 4];
-        self.file.read_exact_at(&mut magic, 0)?;
-        if magic != *b"\x7fELF" {
-            return Err(std::io::Error::other("it is no ELF file"));
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(self.size).unwrap_or(0) + 1);
-        // It may have been read before.
-        (&self.file).rewind()?;
-        (&self.file).take(OBJECT_LIMIT).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        read_object(&self.file)
     }
+}
+
+impl AsFd for PinnedObject {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A program's or library's bytes. Read and not mapped: its owner may cut it short at any time, which would kill us with
+/// SIGBUS.
+///
+/// # Errors
+///
+/// If it can't be read, is no ELF file, or is larger than 1 GiB.
+pub fn read_object(mut file: &File) -> std::io::Result<Vec<u8>> {
+    let size = file.metadata()?.len();
+    if size > OBJECT_LIMIT {
+        return Err(std::io::Error::other(format!("{size} bytes are more than we read (1 GiB)")));
+    }
+    let mut magic = [0; 4];
+    file.read_exact_at(&mut magic, 0)?;
+    if magic != *b"\x7fELF" {
+        return Err(std::io::Error::other("it is no ELF file"));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+    // It may have been read before.
+    file.rewind()?;
+    file.take(OBJECT_LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads the lines of /proc/PID/maps that stand for executable parts of files.

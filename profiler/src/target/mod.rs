@@ -24,7 +24,7 @@ pub use cgroup::Cgroups;
 pub use facts::ProcessFacts;
 pub use glob::Glob;
 pub use identity::{Process, ThreadSighting};
-pub use maps::{BREAKPOINT, MappedObject, MappedRange, PinnedObject, objects_of};
+pub use maps::{BREAKPOINT, MappedObject, MappedRange, PinnedObject, objects_of, read_object};
 pub use memory::{AddressSpace, MappingUse, MemoryFiles, MemoryMapping, SEARCH_LIMIT, SearchPlan};
 pub use pagemap::{PAGE, PageState, Pagemap, Resident};
 pub use program::{Program, ProgramCache};

@@ -4,7 +4,12 @@
 //! [`Worker`] is the client: it starts the process when it is first needed, hands it descriptors of the files (the process
 //! can't open any that the system wouldn't open for `nobody`), asks, and waits for each answer no longer than [`Limits`] say.
 //! A file, or a set of mapped files, that the process dies of twice is not given to it again.
+//!
+//! [`Analyst`] is the client for analyses of files, by which probes are placed in targets: it starts such a process for each.
 
+mod analyse;
+mod analyst;
+mod believable;
 mod client;
 mod elf;
 mod perf_map;
@@ -25,6 +30,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::stack::End;
 
+pub use analyse::Analysed;
+pub use analyst::{Analyst, NoAnalysis};
 pub use client::{Figures, Worker};
 pub use perf_map::{PerfMapError, open as open_perf_map};
 pub use serve::{ARGUMENT, serve};
@@ -39,8 +46,18 @@ pub struct Limits {
     pub unwind: Duration,
     /// How long naming the places of one request may take, reading debug information included.
     pub symbolise: Duration,
+    /// How long analysing one file may take, the start of a process for it included.
+    pub analyse: Duration,
     /// The program to start; its first argument will be [`ARGUMENT`].
     pub program: PathBuf,
+}
+
+impl Limits {
+    /// For an [`Analyst`]: a file and its debug file are in memory at once, a gigabyte each at most. What isn't read of the
+    /// second takes addresses only.
+    pub fn for_analyses() -> Self {
+        Self { memory: 4 << 30, ..Self::default() }
+    }
 }
 
 impl Default for Limits {
@@ -49,6 +66,8 @@ impl Default for Limits {
             memory: 2 << 30,
             unwind: Duration::from_secs(10),
             symbolise: Duration::from_secs(30),
+            // A browser of 300 MB takes half a second where nobody else is at work.
+            analyse: Duration::from_secs(20),
             // What we run, even if its file has been replaced since.
             program: PathBuf::from("/proc/self/exe"),
         }

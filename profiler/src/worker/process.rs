@@ -57,7 +57,7 @@ impl Running {
     /// If the system can't.
     pub fn start(limits: &Limits) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let longest = limits.unwind.max(limits.symbolise).as_secs() + 5;
+        let longest = limits.unwind.max(limits.symbolise).max(limits.analyse).as_secs() + 5;
         let child = Command::new(&limits.program)
             .args([ARGUMENT, &limits.memory.to_string(), &longest.to_string()])
             .env_clear()

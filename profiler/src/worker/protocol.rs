@@ -3,10 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Module, RawUnwound};
+use super::{Analysed, Module, RawUnwound};
 use crate::stack::Function;
 
-/// What the client asks or tells. Only the last three are answered.
+/// What the client asks or tells. Only the last four are answered.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request<'a> {
     /// A file; its descriptor comes along, and a second one, of its debug file, if there is one.
@@ -21,6 +21,8 @@ pub enum Request<'a> {
     Symbolise { key: u32, offsets: Vec<u64> },
     /// Addresses to name by a perf map, whose descriptor comes along.
     PerfMap { addresses: Vec<u64> },
+    /// A file to analyse; its descriptor comes along, and a second one, of its debug file, if there is one.
+    Analyse { python: bool },
 }
 
 /// What the process says.
@@ -36,6 +38,8 @@ pub enum Reply {
     Names(Vec<Vec<Function>>),
     /// To `PerfMap`: for every address, the name.
     Jitted(Vec<Option<String>>),
+    /// To `Analyse`.
+    Analysed(Box<Analysed>),
     /// It gave up on this one.
     Failed,
 }

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     Code, FileKey, Module, RawUnwound,
+    analyse::analyse,
     elf::{Image, Source as _},
     perf_map,
     protocol::{Reply, Request, decode, encode},
@@ -146,6 +147,11 @@ impl Server {
             Request::PerfMap { addresses } => {
                 let names = descriptors.next().and_then(|map| perf_map::names(&map, &addresses));
                 Ok(Some(names.map_or(Reply::Failed, Reply::Jitted)))
+            }
+            Request::Analyse { python } => {
+                let (file, debug) = (descriptors.next(), descriptors.next());
+                let analysed = file.map(|file| analyse(&file, debug.as_ref(), python));
+                Ok(Some(analysed.map_or(Reply::Failed, |analysed| Reply::Analysed(Box::new(analysed)))))
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use profiler_common::alloc::AllocFunction;
+use serde::{Deserialize, Serialize};
 
 use super::super::elf::Elf;
 use super::super::flow::Flow;
@@ -16,7 +17,7 @@ const MAX_BEHIND: usize = 64;
 const MAX_CALLED: usize = 8;
 
 /// The table of a domain: context, malloc, calloc, realloc, free; 8 bytes each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// Whose.
     pub domain: Domain,
