@@ -228,8 +228,12 @@ fn a_target_that_is_killed_for_memory_is_told() {
 
 /// Prints; run by hand: what a fault costs with and without.
 #[test]
-#[ignore = "measures"]
+// Measures.
 fn what_a_fault_costs() {
+    if std::env::var_os("PROFILER_LONG_TESTS").is_none() {
+        println!("left out: set PROFILER_LONG_TESTS to run it");
+        return;
+    }
     let _alone = alone();
     let Some(program) = program() else { return };
     let mut helper = Helper::start::<&str>(&program, &[]);

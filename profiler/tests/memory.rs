@@ -158,8 +158,12 @@ fn searching_makes_nothing_resident() {
 
 /// Prints; run by hand: how fast a gigabyte is searched, and how much slower a process maps memory meanwhile.
 #[test]
-#[ignore = "measures"]
+// Measures.
 fn what_a_search_costs() {
+    if std::env::var_os("PROFILER_LONG_TESTS").is_none() {
+        println!("left out: set PROFILER_LONG_TESTS to run it");
+        return;
+    }
     let (true, Some(program)) = (can_observe(), program()) else { return };
     let mut helper = Helper::start::<&str>(&program, &[]);
     say(&mut helper, "blocks");

@@ -268,7 +268,7 @@ fn nothing_that_was_committed_is_lost_by_kill_9() {
     let program = std::env::current_exe().unwrap();
     for round in 0..4 {
         let mut child = Command::new(&program)
-            .args(["--exact", "history::tests::writes_until_it_is_killed", "--ignored", "--nocapture"])
+            .args(["--exact", "history::tests::writes_until_it_is_killed", "--nocapture"])
             .env("PROFILER_TEST_HISTORY", place.file())
             .env("PROFILER_TEST_ROUND", round.to_string())
             .stdout(Stdio::piped())
@@ -302,7 +302,6 @@ fn nothing_that_was_committed_is_lost_by_kill_9() {
 }
 
 #[test]
-#[ignore = "a part of the test above"]
 fn writes_until_it_is_killed() {
     let Some(path) = std::env::var_os("PROFILER_TEST_HISTORY") else { return };
     let round: u64 = std::env::var("PROFILER_TEST_ROUND").unwrap().parse().unwrap();

@@ -203,20 +203,32 @@ fn planted_leaks_are_found_and_nothing_else_is() {
 }
 
 #[test]
-#[ignore = "minutes, and only with --release"]
+// Minutes, and only with --release.
 fn in_a_thousand_hours_of_harmless_programs_none_is_said_to_leak() {
+    if std::env::var_os("PROFILER_LONG_TESTS").is_none() {
+        println!("left out: set PROFILER_LONG_TESTS to run it");
+        return;
+    }
     assert_eq!(play_harmless(&harmless(), 1000.0, 43_200.0, 990_017), 0);
 }
 
 #[test]
-#[ignore = "a figure for docs/leaks.md, not a promise"]
+// A figure for docs/leaks.md, not a promise.
 fn what_nobody_can_tell_from_a_leak_is_mistaken_for_one() {
+    if std::env::var_os("PROFILER_LONG_TESTS").is_none() {
+        println!("left out: set PROFILER_LONG_TESTS to run it");
+        return;
+    }
     assert!(play_harmless(&deceptive(), 200.0, 43_200.0, 5) > 0);
 }
 
 #[test]
-#[ignore = "minutes, and only with --release"]
+// Minutes, and only with --release.
 fn rates_of_leaks_lie_within_their_intervals_in_95_of_100_runs() {
+    if std::env::var_os("PROFILER_LONG_TESTS").is_none() {
+        println!("left out: set PROFILER_LONG_TESTS to run it");
+        return;
+    }
     let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(100);
     for (name, hunt) in play_leaking(runs, 20.0) {
         assert!(hunt.found >= 95 && hunt.first >= 95, "{name}: {} found", hunt.found);

@@ -312,8 +312,12 @@ fn the_part_that_lives_on_is_that_of_kaplan_and_meier() {
 /// 24 hours of 100 samples a second: of a million stacks, most of them never seen again, and of 19,000 that are busy all day;
 /// one block in 130 is never given back.
 #[test]
-#[ignore = "takes some seconds; prints figures"]
+// Takes some seconds; prints figures.
 fn a_day_with_a_million_stacks_stays_below_the_cap() {
+    if std::env::var_os("PROFILER_LONG_TESTS").is_none() {
+        println!("left out: set PROFILER_LONG_TESTS to run it");
+        return;
+    }
     let mut ledger = ledger(Limits::default());
     ledger.sampled_every(512 << 10);
     let before = resident_bytes();
