@@ -149,8 +149,8 @@ mod tests {
     #[test]
     fn more_than_enough_is_noticed_however_little_it_is() {
         assert!(too_many(330, 10) >= 1);
-        // 600 a second empty 100 in a third of a second; each time anew.
-        assert_eq!(too_many(600, 3), 8);
+        // Of 600 a second, 300 are too many: 100 of these in a third of a second, nine times in three.
+        assert_eq!(too_many(600, 3), 9);
     }
 
     #[test]
