@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    LONG, can_observe,
+    LONG, Scratch, can_observe,
     child::{Guarded, Lines, run},
     has_program,
     helper::{Helper, compiled},
@@ -43,8 +43,11 @@ fn with_allocator() -> Option<PathBuf> {
 
 /// A hunt of so many seconds in a helper, which does its work meanwhile. What is said of it in the end.
 fn hunt(helper: &mut Helper, seconds: u32, more: &[&str], work: impl FnOnce(&mut Helper)) -> TargetReport {
-    let mut command = profiler(["leaks", "--json", "--for"]);
+    let file = Scratch::name("picture.json");
+    // Not --json, which says nothing of the beginning.
+    let mut command = profiler(["leaks", "--for"]);
     command.arg(format!("{seconds}s")).args(["--pid", &helper.pid().to_string()]).args(more);
+    command.arg("--report").arg(file.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Guarded(command.spawn().expect("profiler starts"));
     let mut stdout = child.0.stdout.take().expect("it is a pipe");
@@ -70,7 +73,8 @@ fn hunt(helper: &mut Helper, seconds: u32, more: &[&str], work: impl FnOnce(&mut
         stderr.rest().iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
     assert_eq!(status.code(), Some(0), "{complaints:#?}");
     let stdout = stdout.join().expect("a reader doesn't panic");
-    let picture: Picture = serde_json::from_slice(&stdout)
+    let report = std::fs::read(file.path()).unwrap_or_default();
+    let picture: Picture = serde_json::from_slice(&report)
         .unwrap_or_else(|error| panic!("{error}: {}\n{complaints:#?}", String::from_utf8_lossy(&stdout)));
     picture.targets.into_iter().next().expect("a target")
 }

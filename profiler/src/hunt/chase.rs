@@ -393,6 +393,8 @@ impl Chase {
         if self.due.pages <= now {
             self.due.pages = now + PAGES;
             self.look_up_pages();
+            // A picture may be long in coming.
+            self.read_memory();
         }
         if self.due.reconcile <= now {
             self.due.reconcile = now + RECONCILE;

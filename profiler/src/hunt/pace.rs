@@ -67,13 +67,14 @@ impl Books {
 }
 
 impl Chase {
-    /// An allocation was drawn: if that makes too many, less is drawn.
+    /// An allocation or a page was drawn: if that makes too many, less is drawn.
     pub(super) fn keep_pace(&mut self, header: &SampleHeader) {
-        let Some(group) = self.processes.get(&header.slot).map(|hunted| &hunted.subject.group) else {
-            return;
-        };
-        let Some(books) = self.books.iter_mut().find(|books| books.name == *group) else { return };
+        let Some(subject) = self.processes.get(&header.slot).map(|hunted| &hunted.subject) else { return };
+        let Some(books) = self.books.iter_mut().find(|books| books.name == subject.group) else { return };
         let Ok(source) = books.source else { return };
+        if subject.source != books.source {
+            return;
+        }
         if books.mean != self.settings.mean(source) {
             // A process that has come later, or has another program now, begins with the rate that was asked for.
             change(&self.control, header.slot, source, books.mean);
@@ -116,12 +117,16 @@ impl Chase {
     fn sample_at_its_mean(&self, index: usize) {
         let books = &self.books[index];
         let Ok(source) = books.source else { return };
-        for hunted in self.processes.values().filter(|hunted| hunted.subject.group == books.name) {
-            change(&self.control, hunted.subject.slot, source, books.mean);
+        let subjects = self.processes.values().map(|hunted| &hunted.subject);
+        for subject in
+            subjects.filter(|subject| subject.group == books.name && subject.source == books.source)
+        {
+            change(&self.control, subject.slot, source, books.mean);
         }
     }
 }
 
+/// One sample per so many bytes from now on.
 fn change(control: &SampleControl, slot: u32, source: Source, mean: u64) {
     match source {
         Source::Allocator => control.change(slot, Sampling::with_mean(mean)),

@@ -42,6 +42,16 @@ impl Chase {
         }
     }
 
+    /// Reads how much anonymous memory the processes have.
+    pub(super) fn read_memory(&mut self) {
+        let now_ns = this_moment().1;
+        for books in self.books.iter_mut().filter(|books| books.living > 0) {
+            let name = Arc::clone(&books.name);
+            let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
+            books.read_memory(of_target, now_ns);
+        }
+    }
+
     /// Makes a picture and hands it out.
     pub(super) fn publish(&mut self, naming: Duration) -> Arc<Picture> {
         let (taken_at, until) = (this_moment().0, Instant::now() + naming);

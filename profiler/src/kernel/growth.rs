@@ -94,6 +94,11 @@ impl LivePages {
     }
 }
 
+/// `Switches::growth` for one page in so many bytes.
+pub(super) fn page_threshold(mean: u64) -> u32 {
+    u32::try_from(threshold(PAGE, Sampling::with_mean(mean))).unwrap_or(u32::MAX)
+}
+
 /// Whether pages can be sampled, and whose are.
 pub(super) struct Growth {
     obstacle: Option<String>,
@@ -110,11 +115,6 @@ impl Growth {
     pub(super) const fn is_possible(&self) -> bool {
         self.obstacle.is_none()
     }
-}
-
-/// What `Switches::growth` must be for one sample in so many bytes.
-pub(super) fn threshold_word(mean: u64) -> u32 {
-    u32::try_from(threshold(PAGE, Sampling::with_mean(mean))).unwrap_or(u32::MAX)
 }
 
 impl Kernel {
@@ -142,7 +142,8 @@ impl Kernel {
             }
             self.attach_growth()?;
         }
-        self.switches.growth(slot)?.store(mean.map_or(0, threshold_word), Ordering::SeqCst);
+        let word = mean.map_or(0, page_threshold);
+        self.switches.growth(slot)?.store(word, Ordering::SeqCst);
         match mean {
             Some(_) => _ = self.growth.slots.insert(slot),
             None => _ = self.growth.slots.remove(&slot),

@@ -11,7 +11,9 @@ use profiler_common::sample::{
 };
 use thiserror::Error;
 
-use super::{Kernel, KernelError, Raw, alloc::Switchboard, loader::map_error, sys::SharedWords};
+use super::{
+    Kernel, KernelError, Raw, alloc::Switchboard, growth::page_threshold, loader::map_error, sys::SharedWords,
+};
 
 /// Sampled blocks of all targets together that can live at once; about 80 bytes each.
 pub(super) const LIVE_SAMPLES: u32 = 65_536;
@@ -244,11 +246,14 @@ impl SampleControl {
         words.certain.store(sampling.certain, Ordering::SeqCst);
         words.rate.compare_exchange(present, sampling.rate, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
+}
 
-    /// The same for first touches of pages: one in so many bytes on average.
+impl SampleControl {
+    /// The same for pages: one in so many bytes.
     pub fn change_pages(&self, slot: u32, mean: u64) -> bool {
         let Ok(word) = self.0.growth(slot) else { return false };
-        let (present, new) = (word.load(Ordering::SeqCst), super::growth::threshold_word(mean));
+        let present = word.load(Ordering::SeqCst);
+        let new = page_threshold(mean);
         present != 0 && word.compare_exchange(present, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
@@ -295,7 +300,7 @@ impl Kernel {
         SampleControl(self.switches.clone())
     }
 
-    /// How a target's allocations are sampled at present: [`Kernel::sample`], but for a target that has replaced its program
+    /// How a target's allocations are sampled at present: as by [`Kernel::sample`], unless the target has replaced its program
     /// since then.
     ///
     /// # Errors
@@ -303,10 +308,8 @@ impl Kernel {
     /// If there is no such slot.
     pub fn sampling(&self, slot: u32) -> Result<Sampling, KernelError> {
         let words = self.switches.sampling(slot)?;
-        Ok(Sampling {
-            rate: words.rate.load(Ordering::SeqCst),
-            certain: words.certain.load(Ordering::SeqCst),
-        })
+        let (rate, certain) = (words.rate.load(Ordering::SeqCst), words.certain.load(Ordering::SeqCst));
+        Ok(Sampling { rate, certain })
     }
 
     /// Functions that throw exceptions are sampled as well, if their probes are placed from now on. An exception that comes

@@ -7,9 +7,10 @@ use profiler_common::sample::{LiveKey, SampleHeader};
 use super::Chase;
 use crate::{hunt::hunted::Look, kernel::now_ns, leaks::Source, target::PAGE};
 
-/// A page is there so long after the fault at the latest: 2 MiB have to be zeroed first.
-const MADE_NS: u64 = 2_000_000;
-/// What is waited for it.
+/// A page is there so long after the fault at the latest, usually: 2 MiB may have to be zeroed first, by a thread that others
+/// hold up. Samples that have waited longer in the ring aren't waited for.
+const MADE_NS: u64 = 20_000_000;
+/// What is waited between two looks.
 const MAKING: Duration = Duration::from_millis(1);
 
 impl Chase {
@@ -17,10 +18,11 @@ impl Chase {
     pub(super) fn page(&mut self, header: &SampleHeader, stack: &[u8]) {
         let mut header = *header;
         header.address &= !(PAGE - 1);
-        if self.hunted(&header).is_none()
-            || !self.keeps(&mut header)
-            || !self.book(&header, stack, Source::Growth)
-        {
+        let known = self.hunted(&header).is_some();
+        if known {
+            self.keep_pace(&header);
+        }
+        if !known || !self.keeps(&mut header) || !self.book(&header, stack, Source::Growth) {
             let key = LiveKey { slot: header.slot, epoch: header.epoch, address: header.address };
             if let Some(hunted) = self.processes.get_mut(&header.slot) {
                 hunted.forget_page(header.address, header.id);
@@ -38,7 +40,7 @@ impl Chase {
             return false;
         }
         let mut look = hunted.look_at_page(header.address);
-        if look == Look::Gone && now_ns().saturating_sub(header.at_ns) < MADE_NS {
+        while look == Look::Gone && now_ns().saturating_sub(header.at_ns) < MADE_NS {
             std::thread::sleep(MAKING);
             look = hunted.look_at_page(header.address);
         }
