@@ -38,7 +38,8 @@ fn a_true_analysis_goes_through_unchanged() {
 #[test]
 fn lies_are_not_believed() {
     let (_, size, image) = c_library();
-    let lies: [(&str, fn(&mut Image, u64)); 12] = [
+    type Lie = fn(&mut Image, u64);
+    let lies: [(&str, Lie); 12] = [
         ("a site outside", |image, size| image.hooks[0].site.file_offset = size),
         ("a site beyond the last address", |image, _| image.hooks[0].site.offset = u64::MAX),
         ("a flag that there isn't", |image, _| image.hooks[0].flags |= 1 << 31),
