@@ -112,11 +112,10 @@ impl Books {
         limits: Limits,
         mean: u64,
     ) -> Self {
-        let mut ledger = Ledger::new(now.1, limits);
-        ledger.sampled_every(mean);
         Self {
             name,
-            ledger,
+            // How often it is sampled is told when it is known by what.
+            ledger: Ledger::new(now.1, limits),
             source,
             booked: None,
             since: now,

@@ -1,5 +1,5 @@
 //! The thread of the hunt: orders and samples in, pictures out. `pages`: samples that are pages; `sources`: whose samples
-//! are booked; `upkeep`: what is done now and then.
+//! are booked.
 
 mod pages;
 mod sources;
