@@ -216,7 +216,7 @@ impl Sampler {
             allocations: wanted.samples,
             growth,
             sample_bytes: settings.sample_bytes,
-            throwing: config.mode == Leaks::On,
+            risky: config.mode == Leaks::On,
         };
         let keeper = Arc::clone(&self.keeper);
         let hunt = Hunt::begin(samples, own_calls.clone(), settings, move |picture| keeper.at_once(picture))

@@ -196,7 +196,10 @@ impl Session {
     pub fn join_hunt(&mut self, handle: hunt::Handle, own_calls: hunt::OwnCalls, wish: HuntWish) {
         self.images.tell_own_calls(own_calls);
         if let Some(kernel) = &mut self.kernel {
-            kernel.sample_throwing(wish.throwing);
+            kernel.sample_throwing(wish.risky);
+            if !wish.risky {
+                kernel.take_no_returns_unasked();
+            }
         }
         self.hunt.join(handle, wish);
     }

@@ -63,6 +63,18 @@ impl Kernel {
         &self.returns
     }
 
+    /// Where the kernel can take all returns of a function or none (before Linux 6.13), it takes none from now on: those of a
+    /// program that a process will replace itself with (`execve`) would be taken before anybody has looked at it.
+    pub fn take_no_returns_unasked(&mut self) {
+        if self.returns == Returns::Probe {
+            self.returns = Returns::None(
+                "this kernel takes all returns of a function or none (Linux 6.13 leaves it to the program), which makes \
+                 allocations some 40 % dearer and can end programs of Go's that call C: --leaks on does it"
+                    .to_owned(),
+            );
+        }
+    }
+
     /// Finds it out, loading the programs that are needed.
     pub(super) fn find_returns(&mut self, sessions: bool, trials: &Array<MapData, u64>) {
         let asked = Instant::now();

@@ -37,9 +37,9 @@ pub struct HuntWish {
     pub growth: Result<u64, String>,
     /// One sample per so many bytes.
     pub sample_bytes: u64,
-    /// Functions that throw when there is no memory are sampled as well: such an exception ends the program, if it comes out
-    /// of a call that was chosen.
-    pub throwing: bool,
+    /// Where it may do harm, too, it was asked for: functions that throw when there is no memory (such an exception ends the
+    /// program, if it comes out of a call that was chosen), and on kernels that take all returns of a function or none.
+    pub risky: bool,
 }
 
 impl HuntWish {
@@ -216,6 +216,11 @@ fn obstacle(
         AllocState::Off => return Some("allocations are not counted: not asked for".to_owned()),
         AllocState::NotCounting(reason) => return Some(reason.clone()),
     }
+    harm_of_returns(process, programs)
+}
+
+/// Why no return of any function of a process may be taken.
+pub(super) fn harm_of_returns(process: &Process, programs: &mut ProgramCache) -> Option<String> {
     if is_go(process, programs) {
         return Some("Go moves stacks, so that the returns of functions can't be observed there".to_owned());
     }

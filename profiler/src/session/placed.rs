@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Instant};
 
 use profiler_common::alloc::{AllocCounts, AllocFunction, AllocSite, ONLY_COUNTED};
 
-use super::{SessionError, images::FileId};
+use super::{SessionError, hunted::harm_of_returns, images::FileId};
 use crate::{
     binary::{Hook, Image, Layer, NotSampled, python::Bytes},
-    kernel::{AllocLink, Kernel, SiteId, SitePlan},
+    kernel::{AllocLink, Kernel, Returns, SiteId, SitePlan},
     snapshot::{FunctionCounts, SiteInfo},
-    target::{BREAKPOINT, MappedObject, PinnedObject, Process},
+    target::{BREAKPOINT, MappedObject, PinnedObject, Process, ProgramCache},
     text::clean,
 };
 
@@ -124,6 +124,9 @@ pub(super) fn place_object(
 ) -> Result<PlacedObject, SessionError> {
     let mut plans = Vec::new();
     let mut hooks = Vec::new();
+    // Where every return of a probed function is taken, and not only those that somebody chooses, it must be known before.
+    let all_returns = *kernel.returns() == Returns::Probe;
+    let harmless = !all_returns || harm_of_returns(process, &mut ProgramCache::default()).is_none();
     for hook in &image.hooks {
         let Some(address) = object.address_of(hook.site.file_offset) else {
             tracing::warn!("{}: {} is not mapped executable", clean(&object.path), hook.function.name());
@@ -145,12 +148,13 @@ pub(super) fn place_object(
             let site = AllocSite { registers, flags: site.flags | ONLY_COUNTED, ..site };
             plans.push(SitePlan { file_offsets, site, sampled: false });
         }
-        let sampled = match hook.not_sampled {
-            None => true,
-            // A return can be taken there, at the risk that its exception ends the program.
-            Some(NotSampled::Throws) => kernel.samples_throwing() && hook.site.at_entry_depth,
-            Some(_) => false,
-        };
+        let sampled = harmless
+            && match hook.not_sampled {
+                None => true,
+                // A return can be taken there, at the risk that its exception ends the program.
+                Some(NotSampled::Throws) => kernel.samples_throwing() && hook.site.at_entry_depth,
+                Some(_) => false,
+            };
         plans.push(SitePlan { file_offsets: vec![hook.site.file_offset], site, sampled });
         let blind = !sampled && !matches!(hook.not_sampled, Some(NotSampled::Frees | NotSampled::Layer));
         hooks.push((hook, address, blind));
