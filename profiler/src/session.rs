@@ -196,10 +196,7 @@ impl Session {
     pub fn join_hunt(&mut self, handle: hunt::Handle, own_calls: hunt::OwnCalls, wish: HuntWish) {
         self.images.tell_own_calls(own_calls);
         if let Some(kernel) = &mut self.kernel {
-            kernel.sample_throwing(wish.risky);
-            if !wish.risky {
-                kernel.take_no_returns_unasked();
-            }
+            kernel.take_risks(wish.risky);
         }
         self.hunt.join(handle, wish);
     }

@@ -34,6 +34,8 @@ pub const REPORTED: usize = 200;
 const READINGS: usize = 512;
 /// Between two readings passes this much, at least.
 const READING_NS: u64 = 500_000_000;
+/// Processes of a target that are remembered: the latest.
+const PIDS: usize = 256;
 /// Points of a graph.
 const POINTS: usize = 64;
 
@@ -45,7 +47,7 @@ pub(super) struct Books {
     /// What the samples on the books came from.
     pub booked: Option<Source>,
     pub since: (SystemTime, u64),
-    /// Processes that belong or have belonged to it.
+    /// Processes that belong or have belonged to it, the latest ones.
     pub pids: Vec<u32>,
     /// Living processes.
     pub living: usize,
@@ -98,6 +100,8 @@ pub(super) struct Tools<'a> {
     pub settings: &'a Settings,
     /// The target's processes that live, or have just ended.
     pub processes: Vec<Arc<Process>>,
+    /// The kernel's map of live samples of this source is full, or nearly: new ones are refused.
+    pub full: bool,
     /// This moment by both clocks.
     pub now: (SystemTime, u64),
     /// No more names are asked for after this.
@@ -152,13 +156,19 @@ impl Books {
     /// One more process belongs to it.
     pub fn enter(&mut self, hunted: &Hunted) {
         if !self.pids.contains(&hunted.pid()) {
+            if self.pids.len() >= PIDS {
+                self.pids.remove(0);
+            }
             self.pids.push(hunted.pid());
         }
         self.living += 1;
         self.last = None;
-        if let Ok(usage) = hunted.subject.process.usage() {
-            self.before.anon_bytes += usage.anonymous_memory_bytes;
-        }
+        self.before.anon_bytes += hunted.before_bytes;
+    }
+
+    /// What a process had when it came has gone, with it or with its program.
+    pub fn forget_before(&mut self, bytes: u64) {
+        self.before.anon_bytes = self.before.anon_bytes.saturating_sub(bytes);
     }
 
     /// Reads how much anonymous memory its processes have.
@@ -214,7 +224,7 @@ impl Books {
             .filter_map(|(site, _)| Some((site, self.ledger.evidence(site, now_ns)?)))
             .collect();
         let (indices, evidence): (Vec<_>, Vec<_>) = judged.into_iter().unzip();
-        let judgements = judge(&evidence, &circumstances);
+        let mut judgements = judge(&evidence, &circumstances);
         let anon: Vec<(u64, u64)> = self.anon.iter().copied().collect();
         let total = self.ledger.evidence_of_all(now_ns);
         let mut whole = if self.source.is_ok() {
@@ -232,6 +242,10 @@ impl Books {
             && let Some(names) = self.blind_to()
         {
             whole.reason.push_str(&names);
+        }
+        if tools.full {
+            // What has come since isn't among the samples.
+            judgements.iter_mut().chain([&mut whole]).for_each(blind);
         }
         let mut sites: Vec<(SiteIndex, Judgement, Figures)> = indices
             .into_iter()
@@ -276,7 +290,7 @@ impl Books {
             judgement: whole,
             sites,
             other: self.ledger.other(),
-            losses: self.losses(),
+            losses: self.losses(tools.full),
             ended,
             history,
             anon_history: spread(&anon)
@@ -318,7 +332,7 @@ impl Books {
         Some(format!("; calls of {} are not sampled (--leaks on)", names.join(", ")))
     }
 
-    fn losses(&self) -> Vec<(String, u64)> {
+    fn losses(&self, full: bool) -> Vec<(String, u64)> {
         let counts = self.ledger.counts();
         let told = [
             ("cut_stacks", self.lost.cut_stacks),
@@ -327,12 +341,23 @@ impl Books {
             ("stacks_left_out", self.lost.left_out),
             ("sites_full", counts.other),
             ("samples_refused", counts.refused),
+            ("live_samples_full", u64::from(full)),
             ("late_samples", self.lost.late),
             ("ends_not_seen", counts.gone),
             ("other_source", self.lost.other_source),
             ("not_sampled_functions", self.not_sampled.len() as u64),
         ];
         told.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect()
+    }
+}
+
+/// Who can't see what is new must not say that nothing is.
+fn blind(judgement: &mut Judgement) {
+    if matches!(judgement.verdict, Verdict::Steady | Verdict::Unjudged) {
+        let reason =
+            "too many sampled blocks live, so that new ones are refused: use a larger --sample-bytes"
+                .to_owned();
+        *judgement = Judgement { reason, ..Judgement::default() };
     }
 }
 

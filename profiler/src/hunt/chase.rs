@@ -46,7 +46,7 @@ const PICTURE_PACE: u32 = 20;
 /// For a picture, functions are named no longer than this.
 const NAMING: Duration = Duration::from_millis(500);
 /// For the last one.
-const LAST_NAMING: Duration = Duration::from_secs(20);
+const LAST_NAMING: Duration = Duration::from_secs(10);
 /// Targets that have ended and are remembered.
 const ENDED: usize = 64;
 
@@ -146,8 +146,6 @@ impl Chase {
             self.take_samples(BATCH);
             self.do_what_is_due();
         }
-        self.take_samples(usize::MAX);
-        self.publish(LAST_NAMING);
     }
 
     fn take_orders(&mut self) {
@@ -224,6 +222,10 @@ impl Chase {
             self.report_of(index, Some(how), LAST_NAMING)
         });
         self.books[index].living = self.books[index].living.saturating_sub(1);
+        let before = self.processes.get(&slot).map_or(0, |hunted| hunted.before_bytes);
+        if !last {
+            self.books[index].forget_before(before);
+        }
         self.books[index].last = report;
         self.names.forget(pid);
         self.forget_blocks(slot, pid, &group, None);

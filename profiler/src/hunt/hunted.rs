@@ -49,6 +49,8 @@ pub(super) enum Look {
 
 /// A process under the hunt.
 pub(super) struct Hunted {
+    /// Anonymous memory that it had when its observation began, and has as long as it has its program.
+    pub before_bytes: u64,
     pub subject: Subject,
     pub epoch: u32,
     /// Page samples that live, by address.
@@ -64,6 +66,7 @@ pub(super) struct Hunted {
 impl Hunted {
     pub fn new(subject: Subject) -> Self {
         Self {
+            before_bytes: subject.process.usage().map_or(0, |usage| usage.anonymous_memory_bytes),
             epoch: subject.epoch,
             subject,
             pages: BTreeMap::new(),

@@ -130,7 +130,7 @@ pub enum Order {
     Found(Found),
     /// Somebody wants a new picture.
     Picture(SyncSender<Arc<Picture>>),
-    /// The end of the hunt, with a last picture.
+    /// The end of the hunt.
     Stop,
 }
 

@@ -73,12 +73,14 @@ impl Chase {
         let Some(books) = self.books.iter_mut().find(|books| books.name == subject.group) else { return };
         let Ok(source) = books.source else { return };
         if subject.source != books.source {
+            // Nobody books these: as few of them as possible, until the books change to them.
+            if let Ok(theirs) = subject.source {
+                change(&self.control, header.slot, theirs, LARGEST_MEAN);
+            }
             return;
         }
-        if books.mean != self.settings.mean(source) {
-            // A process that has come later, or has another program now, begins with the rate that was asked for.
-            change(&self.control, header.slot, source, books.mean);
-        }
+        // A process that has come later, or has another program now, begins with the rate that was asked for.
+        change(&self.control, header.slot, source, books.mean);
         if header.at_ns <= books.share.changed_ns {
             return;
         }
@@ -114,7 +116,7 @@ impl Chase {
     }
 
     /// All processes of a target are sampled as its books say.
-    fn sample_at_its_mean(&self, index: usize) {
+    pub(super) fn sample_at_its_mean(&self, index: usize) {
         let books = &self.books[index];
         let Ok(source) = books.source else { return };
         let subjects = self.processes.values().map(|hunted| &hunted.subject);

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{books::Tools, chase::Chase, this_moment};
-use crate::leaks::{Picture, TargetReport};
+use crate::leaks::{Picture, Source, TargetReport};
+
+/// The kernel's maps have room for 65,536 (kernel/sample.rs, `LIVE_SAMPLES`); some of them are on their way.
+const LIVE_ENOUGH: usize = 64_000;
 
 impl Chase {
     /// The report of a target. `ended`: how it has ended, if it has.
@@ -26,7 +29,9 @@ impl Chase {
         }
         let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
         let processes = of_target.map(|hunted| Arc::clone(&hunted.subject.process)).collect();
+        let full = self.is_full(&self.books[index].source);
         let mut tools = Tools {
+            full,
             worker: &mut self.worker,
             files: &self.files,
             names: &mut self.names,
@@ -50,6 +55,12 @@ impl Chase {
             let of_target = self.processes.values().filter(|hunted| hunted.subject.group == name);
             books.read_memory(of_target, now_ns);
         }
+    }
+
+    /// Whether the kernel's map of live samples of this source refuses new ones, or nearly: all targets share it.
+    fn is_full(&self, source: &Result<Source, String>) -> bool {
+        let same = self.books.iter().filter(|books| books.source == *source);
+        source.is_ok() && same.map(|books| books.ledger.live_ids().count()).sum::<usize>() >= LIVE_ENOUGH
     }
 
     /// Makes a picture and hands it out.

@@ -136,6 +136,10 @@ impl Memory for Paced {
 fn look(process: &Process, candidates: &[Candidate], until: Instant) -> Result<Vec<Looked>, String> {
     let words = |error: &dyn std::error::Error| error.to_string();
     let plan = process.search_plan().map_err(|error| words(&error))?;
+    if plan.ranges.is_empty() {
+        // Its main thread has ended, and others go on.
+        return Err("its memory can't be seen".to_owned());
+    }
     let files = process.memory_files().map_err(|error| words(&error))?;
     let mut memory = Paced { files, read: 0 };
     let ranges: Vec<SearchRange> =
@@ -145,11 +149,11 @@ fn look(process: &Process, candidates: &[Candidate], until: Instant) -> Result<V
     let found = search(&blocks, &ranges, &plan.roots, &mut memory, || Instant::now() < until)
         .map_err(|error| words(&error))?;
     let complete = found.is_complete();
-    let looked = candidates.iter().zip(&found.referenced);
+    let looked = candidates.iter().zip(&found.referenced).zip(&found.doubtful);
     // What was found is true in any case; that nothing was found means something only if everything was searched.
     let looked: Vec<Looked> = looked
-        .filter(|(_, referenced)| complete || **referenced)
-        .map(|(one, referenced)| Looked { id: one.id, referenced: *referenced })
+        .filter(|((_, referenced), doubtful)| **referenced || (complete && !**doubtful))
+        .map(|((one, referenced), _)| Looked { id: one.id, referenced: *referenced })
         .collect();
     if complete {
         return Ok(looked);

@@ -76,7 +76,7 @@ pub struct Kernel {
     /// What can be done about returns.
     pub(super) returns: Returns,
     pub(super) samples: Option<Samples>,
-    /// See [`Kernel::sample_throwing`].
+    /// See [`Kernel::take_risks`].
     pub(super) throwing: bool,
 }
 

@@ -65,7 +65,7 @@ impl Kernel {
 
     /// Where the kernel can take all returns of a function or none (before Linux 6.13), it takes none from now on: those of a
     /// program that a process will replace itself with (`execve`) would be taken before anybody has looked at it.
-    pub fn take_no_returns_unasked(&mut self) {
+    pub(super) fn take_no_returns_unasked(&mut self) {
         if self.returns == Returns::Probe {
             self.returns = Returns::None(
                 "this kernel takes all returns of a function or none (Linux 6.13 leaves it to the program), which makes \
@@ -241,8 +241,7 @@ unsafe fn be_tried(wait: libc::c_int, start: libc::c_int, confinement: Confineme
         statement(libc::BPF_RET | libc::BPF_K, KILL),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: system calls with arguments that live through them; the last one doesn't return. Where there is no seccomp, no
-    // target is confined by it either.
+    // SAFETY: system calls with arguments that live through them; the last one doesn't return.
     unsafe {
         libc::close(start);
         let mut byte = 0_u8;
@@ -252,7 +251,11 @@ unsafe fn be_tried(wait: libc::c_int, start: libc::c_int, confinement: Confineme
         match confinement {
             Confinement::Filter => {
                 libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-                libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0);
+                // What wasn't tried isn't known to be safe.
+                if libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0) != 0
+                {
+                    libc::_exit(3);
+                }
             }
             Confinement::Strict => {
                 libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT, 0, 0, 0);

@@ -312,11 +312,15 @@ impl Kernel {
         Ok(Sampling { rate, certain })
     }
 
-    /// Functions that throw exceptions are sampled as well, if their probes are placed from now on. An exception that comes
+    /// What may do harm is done (or not): functions that throw exceptions are sampled as well, and returns are taken where
+    /// it is all or none ([`Returns::Probe`](super::Returns)), if their probes are placed from now on. An exception that comes
     /// out of a call whose return is taken ends the program: the unwinder finds the kernel's address where that of the caller
     /// was (`tests/sources.rs`).
-    pub const fn sample_throwing(&mut self, on: bool) {
+    pub fn take_risks(&mut self, on: bool) {
         self.throwing = on;
+        if !on {
+            self.take_no_returns_unasked();
+        }
     }
 
     pub(crate) const fn samples_throwing(&self) -> bool {

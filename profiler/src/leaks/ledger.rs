@@ -393,6 +393,9 @@ impl Ledger {
             if block.previous.is_none() {
                 site.first = block.next;
             }
+            if block.pointed == Pointed::Lost && matches!(fate, Fate::Freed { .. }) {
+                site.found_in_use = site.found_in_use.saturating_add(1);
+            }
             let before = site.cells();
             site.end(self.grid, shift, at_ns, &sum, fate, self.buckets < self.limits.buckets);
             let after = site.cells();

@@ -20,6 +20,8 @@ pub(super) struct Site {
     pub(super) missed: Missed,
     pub(super) track: Track,
     pub(super) ages: Ages,
+    /// Blocks that were given back although nothing seemed to point to them: the search doesn't see what points here.
+    pub(super) found_in_use: u32,
     /// When something last happened.
     pub(super) last_ns: u64,
 }

@@ -222,6 +222,9 @@ fn parse_line(line: &str) -> Option<MemoryMapping> {
     let of_memory = ["/dev/zero", "/dev/shm/", "/memfd:", "/SYSV", "/anon_hugepage"];
     let usage = if of_memory.iter().any(|prefix| path.starts_with(prefix)) {
         if shared { MappingUse::SharedMemory } else { MappingUse::PrivateFile }
+    } else if path.starts_with("/dev/hugepages/") {
+        // Memory, too (hugetlbfs).
+        if shared { MappingUse::SharedMemory } else { MappingUse::PrivateFile }
     } else if path.starts_with("/dev/") || path.starts_with("anon_inode:") {
         MappingUse::Special
     } else if inode != 0 {

@@ -141,6 +141,9 @@ impl Memory for crate::target::MemoryFiles {
 pub struct References {
     /// For each block, in the order in which they were given: whether anything points to it.
     pub referenced: Vec<bool>,
+    /// Likewise: whether something points to its last word, and nothing else does. That may be one of glibc's lists of free
+    /// chunks, or the program's own pointer: nobody can tell.
+    pub doubtful: Vec<bool>,
     /// Bytes that were searched.
     pub searched: u64,
     /// Pages that are swapped out, and were left there.
@@ -210,7 +213,7 @@ pub fn search(
                 if pages.next > rest.addresses.start { pages.next } else { rest.addresses.end };
         }
     }
-    found.referenced = finder.finish();
+    (found.referenced, found.doubtful) = finder.finish();
     Ok(found)
 }
 
@@ -236,6 +239,7 @@ struct Finder {
     /// Where each was among those given.
     order: Vec<usize>,
     referenced: Vec<bool>,
+    doubtful: Vec<bool>,
     /// Pointers from one block to another.
     edges: Vec<(u32, u32)>,
     low: u64,
@@ -262,6 +266,7 @@ impl Finder {
         let bits = (16 * granules(granule_shift)).next_power_of_two().clamp(1 << 12, 1 << 21);
         let mut finder = Self {
             referenced: vec![false; blocks.len()],
+            doubtful: vec![false; blocks.len()],
             edges: Vec::new(),
             low,
             span: high.saturating_sub(low),
@@ -328,7 +333,11 @@ impl Finder {
     #[cold]
     fn hit(&mut self, place: u64, value: u64) {
         let Some(to) = self.block_at(value) else { return };
-        if self.referenced[to] || !self.blocks[to].is_meant_by(value) {
+        if self.referenced[to] {
+            return;
+        }
+        if !self.blocks[to].is_meant_by(value) {
+            self.doubtful[to] |= self.block_at(place) != Some(to);
             return;
         }
         match self.block_at(place) {
@@ -340,7 +349,7 @@ impl Finder {
     }
 
     /// Follows the pointers inside blocks that are pointed to, and gives the answer in the order of the question.
-    fn finish(mut self) -> Vec<bool> {
+    fn finish(mut self) -> (Vec<bool>, Vec<bool>) {
         self.edges.sort_unstable();
         self.edges.dedup();
         let mut known: Vec<usize> = (0..self.blocks.len()).filter(|index| self.referenced[*index]).collect();
@@ -352,9 +361,10 @@ impl Finder {
                 }
             }
         }
-        let mut answer = vec![false; self.blocks.len()];
+        let mut answer = (vec![false; self.blocks.len()], vec![false; self.blocks.len()]);
         for (index, given) in self.order.iter().enumerate() {
-            answer[*given] = self.referenced[index];
+            answer.0[*given] = self.referenced[index];
+            answer.1[*given] = self.doubtful[index] && !self.referenced[index];
         }
         answer
     }

@@ -62,6 +62,7 @@ impl Chase {
     pub(super) fn look_up_pages(&mut self) {
         let now_ns = now_ns();
         let mut gone = Vec::new();
+        let mut silent = Vec::new();
         for hunted in self.processes.values_mut().filter(|hunted| !hunted.pages.is_empty()) {
             let Some(books) = self.books.iter_mut().find(|books| books.name == hunted.subject.group) else {
                 continue;
@@ -70,7 +71,10 @@ impl Chase {
             let states =
                 hunted.subject.process.pagemap().ok().and_then(|pages| pages.states(&addresses).ok());
             // Without an answer nothing is known.
-            let Some(states) = states else { continue };
+            let Some(states) = states else {
+                silent.push(std::sync::Arc::clone(&books.name));
+                continue;
+            };
             for (address, _) in addresses.iter().zip(&states).filter(|(_, state)| !state.is_own()) {
                 if let Some(id) = hunted.pages.remove(address) {
                     books.ledger.gone(id, now_ns);
@@ -78,7 +82,12 @@ impl Chase {
                     gone.push((LiveKey { slot, epoch, address: *address }, id));
                 }
             }
-            books.ledger.confirmed(now_ns);
+        }
+        // Only when all of it is booked, and only where everybody has answered.
+        for books in self.books.iter_mut().filter(|books| books.source == Ok(Source::Growth)) {
+            if !silent.contains(&books.name) {
+                books.ledger.confirmed(now_ns);
+            }
         }
         for (key, id) in gone {
             self.forget_live(&key, id);

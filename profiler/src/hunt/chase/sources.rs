@@ -30,6 +30,10 @@ impl Chase {
         self.forget_blocks(slot, pid, &group, Some(before));
         if let Some(hunted) = self.processes.get_mut(&slot) {
             hunted.epoch = epoch;
+            let before = std::mem::take(&mut hunted.before_bytes);
+            if let Some(books) = self.books.iter_mut().find(|books| books.name == group) {
+                books.forget_before(before);
+            }
             hunted.changed();
         }
     }
@@ -114,6 +118,7 @@ impl Chase {
         if let Some(mean) = mean {
             books.mean = mean;
             books.ledger.sampled_every(mean);
+            self.sample_at_its_mean(index);
         }
     }
 

@@ -37,6 +37,9 @@ pub struct Figures {
     pub history: Vec<(u64, f64)>,
 }
 
+/// One mistake may be a race; see `unreferenced`.
+const MISTAKES: u32 = 2;
+
 /// A live sample that is worth being looked for in its process's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -182,7 +185,7 @@ impl Ledger {
             windows,
             live: blocks.iter().map(live).collect(),
             lifetimes: site.ages.lifetimes(),
-            unreferenced: unreferenced(blocks),
+            unreferenced: unreferenced(site, blocks),
         }
     }
 
@@ -212,14 +215,19 @@ impl Ledger {
             ages: ages(blocks.iter().map(|block| (age(block), block.weight * block.bytes as f64)).collect()),
             survival: site.ages.survival(blocks.iter().map(|block| (age(block), block.weight))),
             samples: (site.allocated.n, site.live.n),
-            unreferenced: unreferenced(blocks),
+            unreferenced: unreferenced(site, blocks),
             history: windows.iter().map(|window| (window.end_ns, window.live_at_end.bytes)).collect(),
         }
     }
 }
 
 /// How many were looked for (those that weren't found only once are still undecided), and how many nothing points to.
-fn unreferenced(blocks: &[&Block]) -> Option<(u32, u32)> {
+/// What searches of memory say of a site's blocks. Nothing, if blocks were given back that seemed lost: what points to them is
+/// where nobody looks (the kernel's queues, say).
+fn unreferenced(site: &Site, blocks: &[&Block]) -> Option<(u32, u32)> {
+    if site.found_in_use >= MISTAKES {
+        return None;
+    }
     let (mut looked, mut lost) = (0, 0);
     for block in blocks {
         match block.pointed {

@@ -176,6 +176,23 @@ fn a_block_is_lost_when_two_searches_in_a_row_found_nothing() {
 }
 
 #[test]
+fn blocks_that_are_freed_although_they_seemed_lost_prove_the_search_wrong() {
+    let mut ledger = ledger(Limits::default());
+    for id in 0..10 {
+        ledger.allocated(sample(id, 3, 100, CERTAIN, 0));
+    }
+    let looks: Vec<Looked> = (0..10).map(|id| Looked { id, referenced: false }).collect();
+    ledger.set_unreferenced(&looks, SINCE + 60 * SECOND);
+    ledger.set_unreferenced(&looks, SINCE + 70 * SECOND);
+    let told = |ledger: &Ledger| ledger.evidence(SiteIndex(3), SINCE + 90 * SECOND).unwrap().unreferenced;
+    assert_eq!(told(&ledger), Some((10, 10)));
+    ledger.freed(0, SINCE + 80 * SECOND);
+    assert_eq!(told(&ledger), Some((9, 9)), "one may be a race");
+    ledger.freed(1, SINCE + 81 * SECOND);
+    assert_eq!(told(&ledger), None);
+}
+
+#[test]
 fn sites_that_grow_are_looked_for_first_and_old_blocks_only() {
     let limits = Limits { candidates: 30, candidates_of_site: 20, ..Limits::default() };
     let mut ledger = ledger(limits);
