@@ -94,7 +94,10 @@ fn sites(out: &mut Families, report: &TargetReport) {
         let (function, object) = (shortened(&function, NAME_LIMIT), shortened(object, NAME_LIMIT));
         out.value(&c::SITE_INFO, &[name, &site.id, &function, &object], 1.0);
     }
-    let sum = |of: fn(&SiteReport) -> f64| rest.iter().map(of).filter(|value| value.is_finite()).sum::<f64>();
+    // Not `sum`, which is -0 for nothing.
+    let sum = |of: fn(&SiteReport) -> f64| {
+        rest.iter().map(of).filter(|value| value.is_finite()).fold(0.0, |sum, value| sum + value)
+    };
     let labels = [name, "other"];
     let unplaced = report.other.1.value;
     let unplaced = if unplaced.is_finite() { unplaced } else { 0.0 };
