@@ -209,22 +209,6 @@ impl LiveSamples {
         entries.dedup_by_key(|(key, _)| *key);
         Ok(entries)
     }
-
-    /// Forgets all samples of a slot: to be called before another target gets it, and when the slot's process has replaced
-    /// its program (then up to, not including, the epoch that it is in now).
-    ///
-    /// # Errors
-    ///
-    /// If the map can't be read or written.
-    pub fn forget(&mut self, slot: u32, present_epoch: Option<u32>) -> Result<(), KernelError> {
-        for (key, _) in self.entries()? {
-            if key.slot != slot || present_epoch == Some(key.epoch) {
-                continue;
-            }
-            self.take_out(&key)?;
-        }
-        Ok(())
-    }
 }
 
 /// Changes how often targets are sampled that are sampled.
