@@ -261,6 +261,19 @@ impl Results<'_> {
     }
 }
 
+/// Probes of allocators and nothing else.
+const PLAN: Plan = Plan {
+    alloc: true,
+    stalls: false,
+    mappings: false,
+    events: false,
+    multi: true,
+    samples: false,
+    sessions: false,
+    growth: None,
+    victims: false,
+};
+
 impl Bench {
     fn start() -> anyhow::Result<Self> {
         let private = PrivateLibrary::new()?;
@@ -330,18 +343,7 @@ impl Bench {
     }
 
     fn with_empty(&mut self, way: Way, offsets: [u64; 2]) -> anyhow::Result<f64> {
-        let plan = Plan {
-            alloc: true,
-            stalls: false,
-            mappings: false,
-            events: false,
-            multi: true,
-            samples: false,
-            sessions: false,
-            growth: None,
-            victims: false,
-        };
-        let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 1 }, Duration::from_millis(1), false)?;
+        let mut kernel = Kernel::load(PLAN, Sizes { targets: 1, sites: 1 }, Duration::from_millis(1), false)?;
         let mut links = Vec::new();
         for offset in offsets {
             links.push(kernel.attach_empty(self.worker.id(), &self.pinned.path(), offset)?);
@@ -352,17 +354,7 @@ impl Bench {
     /// As a session does it, with a reader that keeps up.
     fn with_samples(&mut self, way: Way) -> anyhow::Result<f64> {
         let sessions = way == Way::Sampling;
-        let plan = Plan {
-            alloc: true,
-            stalls: false,
-            mappings: false,
-            events: false,
-            multi: true,
-            samples: true,
-            sessions,
-            growth: None,
-            victims: false,
-        };
+        let plan = Plan { samples: true, sessions, ..PLAN };
         let mut kernel = Kernel::load(plan, Sizes { targets: 1, sites: 4 }, Duration::from_millis(1), false)?;
         let expected = if sessions { Returns::Session } else { Returns::Probe };
         if *kernel.returns() != expected {
