@@ -20,6 +20,7 @@ pub mod leaks;
 pub mod lookback;
 pub mod own_file;
 pub mod ps;
+pub mod push;
 pub mod sampler;
 pub mod screen;
 pub mod server;

@@ -7,6 +7,7 @@ pub mod folded;
 pub mod html;
 pub mod json;
 pub mod leaks;
+pub mod line_protocol;
 pub mod page;
 pub mod pprof;
 pub mod prometheus;

@@ -1,0 +1,1 @@
+//! A batch until every line of it is stored or set aside.

@@ -1,0 +1,1 @@
+//! What an answer of a server means. Pure.

@@ -1,0 +1,1 @@
+//! Batches on disk, a file each, until they are acknowledged.
