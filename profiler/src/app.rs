@@ -21,7 +21,8 @@ use tokio::{
 use crate::{
     config::{Choice, Config, LEAKING_CODE, View, What},
     export::{
-        json, leaks, prometheus,
+        families::{Context, TOP_SITES},
+        json, leaks,
         terminal::{self, Style},
     },
     history::{History, Limits},
@@ -217,9 +218,10 @@ fn serve(
     let state = AppState {
         latest: started.snapshots.clone(),
         ask: Arc::new(move || handle.ask(Request::Sample)),
-        context: prometheus::Context {
+        context: Context {
             stall_threshold: config.stall_threshold,
             max_series: config.max_series,
+            top_sites: TOP_SITES,
         },
         waits: waits_for(config).is_some(),
         pictures: Arc::new(move |moment| keeper.nearest(moment)),

@@ -60,8 +60,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let images = Images::new(debuginfod.as_deref(), true)?.with_python(true);
             return explain::run(pid, json, all, images);
         }
-        Some(Command::Metrics { markdown }) => {
-            print_text(&if markdown { export::catalogue::markdown() } else { export::catalogue::list() });
+        Some(Command::Metrics { markdown, json }) => {
+            print_text(&match (markdown, json) {
+                (true, _) => export::catalogue::markdown(),
+                (_, true) => format!("{}\n", export::catalogue::json()?),
+                _ => export::catalogue::list(),
+            });
             return Ok(ExitCode::SUCCESS);
         }
         Some(Command::Run { options, command }) => (options, Some(command), None),

@@ -22,8 +22,9 @@ use tokio::sync::watch;
 
 use crate::{
     export::{
+        families::{Context, Families},
         json,
-        prometheus::{self, CONTENT_TYPE, Context},
+        prometheus::{self, CONTENT_TYPE},
     },
     leaks::Picture,
     snapshot::{Snapshot, TargetSnapshot},
@@ -90,7 +91,7 @@ pub fn router(state: AppState) -> Router {
 }
 
 async fn metrics(State(state): State<AppState>) -> Response {
-    match prometheus::render(&state.fresh().await, state.context) {
+    match prometheus::render(Families::of(&*state.fresh().await, state.context)) {
         Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
         Err(error) => failed(&error),
     }

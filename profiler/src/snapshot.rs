@@ -14,6 +14,7 @@ use profiler_common::{
 use crate::{
     binary::{Layer, SiteKind},
     leaks::Picture,
+    push::figures::PushFigures,
     stalls::Ledger,
     target::{ProcessUsage, UsageDetail},
     worker,
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub worker: Option<worker::Figures>,
     /// The history on disk; `None` if there is none.
     pub history: Option<HistoryFigures>,
+    /// The push to InfluxDB; `None` if nothing is pushed.
+    pub push: Option<PushFigures>,
 }
 
 /// What a history has, and what was left out of it or lost.

@@ -1,5 +1,6 @@
 //! Shared by unit tests.
 
+pub mod moment;
 pub mod picture;
 
 /// Says that a test can't run here. In CI (`PROFILER_TESTS_MUST_RUN`) that is a failure.

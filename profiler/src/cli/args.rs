@@ -104,11 +104,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List every metric that /metrics can show.
+    /// List every metric that /metrics can show, and InfluxDB's measurements.
     Metrics {
-        /// As a Markdown table.
+        /// As Markdown tables.
         #[arg(long)]
         markdown: bool,
+        /// Print JSON.
+        #[arg(long, conflicts_with = "markdown")]
+        json: bool,
     },
 }
 

@@ -2,6 +2,7 @@
 
 pub mod catalogue;
 pub mod comparison;
+pub mod families;
 pub mod flamegraph;
 pub mod folded;
 pub mod html;
@@ -9,6 +10,7 @@ pub mod json;
 pub mod leaks;
 pub mod line_protocol;
 pub mod page;
+pub mod points;
 pub mod pprof;
 pub mod prometheus;
 pub mod terminal;

@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod delivery;
+pub mod figures;
 pub mod policy;
 pub mod spool;

@@ -1,44 +1,16 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
-    time::Instant,
 };
 
 use super::*;
-use crate::{
-    snapshot::{AllocSnapshot, AllocState, LedgerSnapshot, ProcessInfo, ProcessSnapshot},
-    test_support::picture,
+use crate::test_support::{
+    moment::{self, CONTEXT},
+    picture,
 };
 
 fn snapshot(leaks: Option<Picture>) -> Arc<Snapshot> {
-    let info =
-        Arc::new(ProcessInfo { pid: 4711, comm: "shop".to_owned(), exe: Some("/usr/bin/shop".to_owned()) });
-    let target = TargetSnapshot {
-        name: "shop".into(),
-        processes: vec![ProcessSnapshot { info, up: true, alloc: AllocState::Counting }],
-        processes_seen: 1,
-        observed: Duration::from_secs(60),
-        cpu_seconds: 0.0,
-        faults: (0, 0),
-        usage: None,
-        detail: None,
-        alloc: AllocSnapshot::default(),
-        ledger: Some(LedgerSnapshot::default()),
-        mappings: None,
-    };
-    Arc::new(Snapshot {
-        taken_at: picture::at(picture::TAKEN_AT),
-        taken: Instant::now(),
-        targets: vec![target],
-        losses: Vec::new(),
-        not_observed: Vec::new(),
-        forgotten: 0,
-        held_back: Duration::ZERO,
-        own: None,
-        leaks: leaks.map(Arc::new),
-        worker: None,
-        history: None,
-    })
+    Arc::new(Snapshot { leaks: leaks.map(Arc::new), ..moment::snapshot(vec![moment::target("shop")]) })
 }
 
 struct Answer {
@@ -57,10 +29,10 @@ impl Answer {
 fn answers(leaks: Option<Picture>, paths: &[&str]) -> Vec<Answer> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (_sender, latest) = watch::channel(snapshot(leaks));
-    let context = Context { stall_threshold: Duration::from_millis(1), max_series: 1000 };
     // One older picture is kept, of an hour before.
     let kept = |moment| (moment < picture::at(picture::TAKEN_AT)).then(|| Arc::new(picture::realistic()));
-    let state = AppState { latest, ask: Arc::new(|| ()), context, waits: false, pictures: Arc::new(kept) };
+    let state =
+        AppState { latest, ask: Arc::new(|| ()), context: CONTEXT, waits: false, pictures: Arc::new(kept) };
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();

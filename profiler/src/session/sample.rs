@@ -68,6 +68,7 @@ impl Session {
             leaks: self.hunt.picture(),
             worker: self.hunt.worker(),
             history: None,
+            push: None,
             taken_at: SystemTime::now(),
             taken,
             targets,

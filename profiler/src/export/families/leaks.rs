@@ -2,23 +2,20 @@
 
 use super::Families;
 use crate::{
-    export::{catalogue as c, catalogue::Family, html::shortened, weigh},
+    export::{catalogue as c, html::shortened, weigh},
     leaks::{SiteReport, TargetReport, Verdict},
     snapshot::Snapshot,
 };
-
-/// Sites of a target that have series of their own.
-const TOP_SITES: usize = 10;
 
 /// Longest value of a label that holds a name, characters.
 const NAME_LIMIT: usize = 100;
 
 /// What the snapshot knows of a target's leaks, if anybody looks for them.
-pub(super) fn target(out: &mut Families, snapshot: &Snapshot, name: &str) {
+pub(super) fn target(out: &mut Families, snapshot: &Snapshot, name: &str, top_sites: usize) {
     let Some(picture) = &snapshot.leaks else { return };
     let Some(report) = picture.targets.iter().find(|report| *report.target == *name) else { return };
     whole(out, report);
-    sites(out, report);
+    sites(out, report, top_sites);
 }
 
 /// The process that reads what targets have made.
@@ -51,19 +48,19 @@ fn whole(out: &mut Families, report: &TargetReport) {
     let name = &*report.target;
     let judgement = &report.judgement;
     for verdict in Verdict::ALL {
-        let is = f64::from(u8::from(verdict == judgement.verdict));
-        out.value(&c::LEAK_VERDICT, &[name, verdict.name()], is);
+        let is = verdict == judgement.verdict;
+        out.flag(&c::LEAK_VERDICT, &[name, verdict.name()], is);
     }
     if let Some(rate) = judgement.rate {
-        finite(out, &c::LEAK_RATE, &[name], rate.value);
-        finite(out, &c::LEAK_RATE_LOW, &[name], rate.low);
-        finite(out, &c::LEAK_RATE_HIGH, &[name], rate.high);
+        out.finite(&c::LEAK_RATE, &[name], rate.value);
+        out.finite(&c::LEAK_RATE_LOW, &[name], rate.low);
+        out.finite(&c::LEAK_RATE_HIGH, &[name], rate.high);
     }
-    finite(out, &c::HEAP_LIVE, &[name], report.live_bytes.value);
-    finite(out, &c::HEAP_LIVE_LOW, &[name], report.live_bytes.low);
-    finite(out, &c::HEAP_LIVE_HIGH, &[name], report.live_bytes.high);
+    out.finite(&c::HEAP_LIVE, &[name], report.live_bytes.value);
+    out.finite(&c::HEAP_LIVE_LOW, &[name], report.live_bytes.low);
+    out.finite(&c::HEAP_LIVE_HIGH, &[name], report.live_bytes.high);
     if let Some(explained) = report.explained {
-        finite(out, &c::HEAP_EXPLAINED, &[name], explained.value);
+        out.finite(&c::HEAP_EXPLAINED, &[name], explained.value);
     }
     out.count(&c::HEAP_BEFORE, &[name], report.before.anon_bytes);
     let drawn: u64 = report.sites.iter().map(|site| site.samples.0).sum();
@@ -76,23 +73,23 @@ fn whole(out: &mut Families, report: &TargetReport) {
     }
 }
 
-fn sites(out: &mut Families, report: &TargetReport) {
+fn sites(out: &mut Families, report: &TargetReport, top_sites: usize) {
     let name = &*report.target;
-    let (top, rest) = report.sites.split_at(report.sites.len().min(TOP_SITES));
+    let (top, rest) = report.sites.split_at(report.sites.len().min(top_sites));
     for site in top {
         let labels = [name, &*site.id];
-        finite(out, &c::SITE_LIVE, &labels, site.live_bytes.value);
-        finite(out, &c::SITE_OBJECTS, &labels, site.live_objects.value);
+        out.finite(&c::SITE_LIVE, &labels, site.live_bytes.value);
+        out.finite(&c::SITE_OBJECTS, &labels, site.live_objects.value);
         if let Some(rate) = site.judgement.rate {
-            finite(out, &c::SITE_RATE, &labels, rate.value);
+            out.finite(&c::SITE_RATE, &labels, rate.value);
         }
         for verdict in Verdict::ALL {
-            let is = f64::from(u8::from(verdict == site.judgement.verdict));
-            out.value(&c::SITE_VERDICT, &[name, &site.id, verdict.name()], is);
+            let is = verdict == site.judgement.verdict;
+            out.flag(&c::SITE_VERDICT, &[name, &site.id, verdict.name()], is);
         }
         let (function, object) = weigh::culprit(&site.stack).unwrap_or_default();
         let (function, object) = (shortened(&function, NAME_LIMIT), shortened(object, NAME_LIMIT));
-        out.value(&c::SITE_INFO, &[name, &site.id, &function, &object], 1.0);
+        out.flag(&c::SITE_INFO, &[name, &site.id, &function, &object], true);
     }
     // Not `sum`, which is -0 for nothing.
     let sum = |of: fn(&SiteReport) -> f64| {
@@ -106,27 +103,21 @@ fn sites(out: &mut Families, report: &TargetReport) {
     out.value(&c::SITE_RATE, &labels, sum(|site| site.judgement.rate.map_or(0.0, |rate| rate.value)));
 }
 
-/// A value that isn't known isn't shown.
-fn finite(out: &mut Families, family: &'static Family, labels: &[&str], value: f64) {
-    if value.is_finite() {
-        out.value(family, labels, value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::picture;
+    use crate::{
+        export::{families::TOP_SITES, prometheus},
+        test_support::picture,
+    };
 
     fn rendered(reports: &[TargetReport]) -> String {
         let mut out = Families::default();
         for report in reports {
             whole(&mut out, report);
-            sites(&mut out, report);
+            sites(&mut out, report, TOP_SITES);
         }
-        let mut text = Vec::new();
-        prometheus::Encoder::encode(&prometheus::TextEncoder::new(), &out.finish(), &mut text).unwrap();
-        String::from_utf8(text).unwrap()
+        prometheus::render(out).unwrap()
     }
 
     #[test]

@@ -1,0 +1,153 @@
+//! Every figure of one moment, as families of rows: what Prometheus' text, OpenMetrics and InfluxDB's points are made of.
+//!
+//! There is one walk over a snapshot (`walk`, `leaks`, `push`), and a format only writes down what it has found.
+
+mod leaks;
+mod push;
+mod walk;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use profiler_common::sched::{STALL_BOUNDS, StallCounts, stall_bound_ns};
+
+use super::catalogue::Family;
+use crate::snapshot::Snapshot;
+
+/// What must be known beside the snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// An interval at least this long is a stall.
+    pub stall_threshold: Duration,
+    /// So many series at most, not counting what no target has; a target that has begun is shown whole.
+    pub max_series: usize,
+    /// Call sites of a target that have series of their own; the rest are one, named `other`.
+    pub top_sites: usize,
+}
+
+/// Call sites that have series of their own at `/metrics`: a family should have some ten series of a target, not hundreds.
+pub const TOP_SITES: usize = 10;
+
+/// A value, as exactly as it is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Counted or measured in whole units.
+    Whole(u64),
+    /// The same, and may be below zero.
+    Signed(i64),
+    /// Anything else.
+    Real(f64),
+    /// Counts by size.
+    Histogram(Histogram),
+}
+
+impl Value {
+    /// As a floating point number, which is exact up to 2^53.
+    pub fn to_f64(&self) -> f64 {
+        match self {
+            Self::Whole(value) => *value as f64,
+            Self::Signed(value) => *value as f64,
+            Self::Real(value) => *value,
+            Self::Histogram(histogram) => histogram.count as f64,
+        }
+    }
+}
+
+/// Counts by size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Upper bounds, growing, and how many are not above each. Those above the last are only in `count`.
+    pub buckets: Vec<(f64, u64)>,
+    /// How many.
+    pub count: u64,
+    /// All sizes together.
+    pub sum: f64,
+}
+
+/// A value and the labels that it belongs to, in the order of [`Family::labels`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Values of the labels.
+    pub labels: Vec<String>,
+    /// The value.
+    pub value: Value,
+}
+
+/// A family with its rows.
+#[derive(Clone, Debug)]
+pub struct Filled {
+    /// What it is.
+    pub family: &'static Family,
+    /// Its rows: each set of labels once.
+    pub rows: Vec<Row>,
+}
+
+/// All families of one moment, by name. What has vanished from the snapshot vanishes here.
+#[derive(Default)]
+pub struct Families {
+    filled: BTreeMap<&'static str, Filled>,
+    /// Label sets used so far: a second one of the same family would make a server refuse the whole scrape.
+    seen: HashSet<(&'static str, Vec<String>)>,
+}
+
+impl Families {
+    /// All figures of a snapshot.
+    pub fn of(snapshot: &Snapshot, context: Context) -> Self {
+        let mut out = Self::default();
+        walk::all(&mut out, snapshot, context);
+        out
+    }
+
+    /// The families, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Filled> {
+        self.filled.values()
+    }
+
+    fn value(&mut self, family: &'static Family, labels: &[&str], value: f64) {
+        self.push(family, labels, Value::Real(value));
+    }
+
+    fn count(&mut self, family: &'static Family, labels: &[&str], value: u64) {
+        self.push(family, labels, Value::Whole(value));
+    }
+
+    fn signed(&mut self, family: &'static Family, labels: &[&str], value: i64) {
+        self.push(family, labels, Value::Signed(value));
+    }
+
+    /// 1 for yes, 0 for no.
+    fn flag(&mut self, family: &'static Family, labels: &[&str], value: bool) {
+        self.push(family, labels, Value::Whole(u64::from(value)));
+    }
+
+    /// A value that isn't known isn't shown.
+    fn finite(&mut self, family: &'static Family, labels: &[&str], value: f64) {
+        if value.is_finite() {
+            self.value(family, labels, value);
+        }
+    }
+
+    fn histogram(&mut self, family: &'static Family, labels: &[&str], counts: &StallCounts) {
+        let mut cumulative = 0;
+        let buckets = (0..STALL_BOUNDS)
+            .map(|i| {
+                cumulative += counts.buckets[i];
+                (stall_bound_ns(i) as f64 / 1e9, cumulative)
+            })
+            .collect();
+        let histogram = Histogram { buckets, count: counts.count(), sum: counts.total_ns as f64 / 1e9 };
+        self.push(family, labels, Value::Histogram(histogram));
+    }
+
+    fn push(&mut self, family: &'static Family, labels: &[&str], value: Value) {
+        debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
+        let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        if self.seen.insert((family.name, labels.clone())) {
+            let filled =
+                self.filled.entry(family.name).or_insert_with(|| Filled { family, rows: Vec::new() });
+            filled.rows.push(Row { labels, value });
+        }
+    }
+}
