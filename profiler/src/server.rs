@@ -105,10 +105,16 @@ async fn targets(State(state): State<AppState>) -> Response {
 }
 
 async fn ready(State(state): State<AppState>) -> Response {
-    if state.waits || state.latest.borrow().targets.iter().any(TargetSnapshot::up) {
-        "profiler is ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "every target has ended\n").into_response()
+    let latest = Arc::clone(&state.latest.borrow());
+    if !state.waits && !latest.targets.iter().any(TargetSnapshot::up) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "every target has ended\n").into_response();
+    }
+    // It observes and serves, and keeps what it can't push: nobody should take it out of service for that.
+    match latest.push.as_ref().and_then(|push| push.trouble.as_deref()) {
+        Some(trouble) => {
+            format!("profiler is ready, but degraded: InfluxDB takes no points: {trouble}\n").into_response()
+        }
+        None => "profiler is ready\n".into_response(),
     }
 }
 

@@ -299,6 +299,9 @@ families! {
     INFLUX_SPOOL_FAILURES: Counter "profiler_influx_spool_failures_total" []
         => integer("profiler_push", "spool_failures"),
         "Batches that the spool's disk refused at the first attempt. They wait in memory and are tried again.";
+    INFLUX_MISSED: Counter "profiler_influx_windows_missed_total" []
+        => integer("profiler_push", "missed_windows"),
+        "Windows that were not closed in time, or for which there were no new figures: the machine slept, or had no time.";
     INFLUX_LAST_SUCCESS: Gauge "profiler_influx_last_success_timestamp_seconds" []
         => float("profiler_push", "last_success_seconds"),
         "When InfluxDB acknowledged something last, in seconds since the unix epoch. Absent until it has.";

@@ -33,6 +33,8 @@ pub struct PushFigures {
     pub spool_limit: Option<u64>,
     /// Batches that could not be written to the spool at the first attempt.
     pub spool_failures: u64,
+    /// Windows that were not closed in time, or for which there were no new figures: what they would have told isn't known.
+    pub missed_windows: u64,
     /// When the server acknowledged something last.
     pub last_success: Option<SystemTime>,
 }
@@ -57,6 +59,17 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
+        self.stored += other.stored;
+        self.rejected += other.rejected;
+        self.too_large += other.too_large;
+        self.busy += other.busy;
+        self.misconfigured += other.misconfigured;
+        self.broken += other.broken;
+        self.unreachable += other.unreachable;
+    }
+
     /// Names and counts.
     pub fn named(&self) -> [(&'static str, u64); 7] {
         [

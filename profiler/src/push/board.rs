@@ -1,0 +1,265 @@
+//! What the threads of the push know of each other. Nobody does I/O while holding its lock.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{figures::PushFigures, spool::BatchId};
+use crate::snapshot::Snapshot;
+
+/// What may wait in memory, while the disk takes nothing or there is no spool.
+const MEMORY: usize = 16 << 20;
+/// A disk that hasn't taken a batch by then hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Batches that are sent before the backlog, at most: after that they are backlog, too.
+const FRESH: usize = 64;
+
+/// Points of one window, encoded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// When the window was closed.
+    pub time: SystemTime,
+    /// The same, by the clock that never jumps.
+    pub closed: Instant,
+    /// Points: lines.
+    pub points: u32,
+    /// The lines.
+    pub text: String,
+}
+
+/// How far the end is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Far.
+    #[default]
+    Running,
+    /// The last window is to be closed.
+    Closing,
+    /// The last window is closed: it is to be kept and sent, until then at most.
+    Draining(Instant),
+    /// Over.
+    Over,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Arc<Batch>>,
+    bytes: usize,
+    fresh: VecDeque<BatchId>,
+    disk_fails: bool,
+    stage: Stage,
+    /// The last snapshot, to be closed.
+    last: Option<Box<Snapshot>>,
+    /// When sending ends.
+    until: Option<Instant>,
+    figures: PushFigures,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Board {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Board {
+    /// A thread that panicked has left whole values.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What became of the points so far, but for those on disk.
+    pub fn figures(&self) -> PushFigures {
+        let state = self.lock();
+        let points = state.waiting.iter().map(|batch| u64::from(batch.points)).sum();
+        let oldest = state.waiting.front().and_then(|batch| batch.time.elapsed().ok());
+        PushFigures {
+            backlog_points: points,
+            backlog_bytes: state.bytes as u64,
+            backlog_age: oldest.unwrap_or_default(),
+            memory_bytes: state.bytes as u64,
+            ..state.figures.clone()
+        }
+    }
+
+    /// Changes the counts.
+    pub fn count(&self, change: impl FnOnce(&mut PushFigures)) {
+        change(&mut self.lock().figures);
+    }
+
+    /// How far the end is.
+    pub fn stage(&self) -> Stage {
+        self.lock().stage
+    }
+
+    // ---- closing windows ----
+
+    /// Waits until then; true if the end has come before.
+    pub fn wait_for_window(&self, due: Instant) -> bool {
+        let mut state = self.lock();
+        loop {
+            if state.stage != Stage::Running {
+                return true;
+            }
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A window was closed. What was in memory longest gives way if there is no room.
+    pub fn add(&self, batch: Batch) {
+        let mut state = self.lock();
+        state.bytes += batch.text.len();
+        state.waiting.push_back(Arc::new(batch));
+        while state.bytes > MEMORY
+            && state.waiting.len() > 1
+            && let Some(oldest) = state.waiting.pop_front()
+        {
+            state.bytes -= oldest.text.len();
+            state.figures.dropped.memory_full += u64::from(oldest.points);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// This snapshot is the last one; sending ends then.
+    pub fn close(&self, last: Snapshot, until: Instant) {
+        let mut state = self.lock();
+        if state.stage == Stage::Running {
+            state.stage = Stage::Closing;
+            state.last = Some(Box::new(last));
+            state.until = Some(until);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The last snapshot.
+    pub fn take_last(&self) -> Option<Box<Snapshot>> {
+        self.lock().last.take()
+    }
+
+    /// The last window is closed.
+    pub fn closed(&self) {
+        let mut state = self.lock();
+        state.stage = Stage::Draining(state.until.unwrap_or_else(Instant::now));
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    // ---- keeping ----
+
+    /// The next batch that is to be written to disk; waits for one. `None`: there are no more.
+    pub fn next_to_keep(&self) -> Option<Arc<Batch>> {
+        let mut state = self.lock();
+        loop {
+            if let Some(batch) = state.waiting.front() {
+                return Some(Arc::clone(batch));
+            }
+            if matches!(state.stage, Stage::Draining(_) | Stage::Over) {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The disk has taken a batch. False if it has been sent from memory meanwhile.
+    pub fn kept(&self, batch: &Arc<Batch>, id: BatchId) -> bool {
+        let mut state = self.lock();
+        state.disk_fails = false;
+        let waited = remove(&mut state, batch);
+        if waited {
+            state.fresh.push_back(id);
+            if state.fresh.len() > FRESH {
+                state.fresh.pop_front();
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+        waited
+    }
+
+    /// The disk hasn't taken a batch: it is sent from memory. True if it took the one before.
+    pub fn disk_failed(&self) -> bool {
+        let mut state = self.lock();
+        let before = std::mem::replace(&mut state.disk_fails, true);
+        state.figures.spool_failures += 1;
+        drop(state);
+        self.changed.notify_all();
+        !before
+    }
+
+    // ---- sending ----
+
+    /// Batches that have just been written to disk, oldest first.
+    pub fn take_fresh(&self) -> Vec<BatchId> {
+        self.lock().fresh.drain(..).collect()
+    }
+
+    /// A batch that only memory has, if the disk doesn't take it.
+    pub fn from_memory(&self, without_spool: bool) -> Option<Arc<Batch>> {
+        let state = self.lock();
+        let batch = state.waiting.front()?;
+        let only_here = without_spool || state.disk_fails || batch.closed.elapsed() > PATIENCE;
+        only_here.then(|| Arc::clone(batch))
+    }
+
+    /// Whether batches wait that the disk may still take.
+    pub fn keeps(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// A batch was sent from memory.
+    pub fn sent(&self, batch: &Arc<Batch>) {
+        remove(&mut self.lock(), batch);
+    }
+
+    /// Of a batch in memory, this is left to be sent.
+    pub fn left_of(&self, batch: &Arc<Batch>, rest: Batch) {
+        let mut state = self.lock();
+        if remove(&mut state, batch) {
+            state.bytes += rest.text.len();
+            state.waiting.push_front(Arc::new(rest));
+        }
+    }
+
+    /// Waits until something happens, or for so long.
+    pub fn wait(&self, longest: Duration) {
+        let state = self.lock();
+        if state.stage != Stage::Over {
+            let _woken = self.changed.wait_timeout(state, longest);
+        }
+    }
+
+    /// Sending has ended.
+    pub fn over(&self) {
+        self.lock().stage = Stage::Over;
+        self.changed.notify_all();
+    }
+
+    /// Waits until sending has ended, or for so long.
+    pub fn wait_until_over(&self, longest: Duration) {
+        let end = Instant::now() + longest;
+        let mut state = self.lock();
+        while state.stage != Stage::Over {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn remove(state: &mut State, batch: &Arc<Batch>) -> bool {
+    let at = state.waiting.iter().position(|one| Arc::ptr_eq(one, batch));
+    let Some(at) = at else { return false };
+    state.waiting.remove(at);
+    state.bytes -= batch.text.len();
+    true
+}
