@@ -92,3 +92,18 @@ pub fn point() -> impl Strategy<Value = Point<'static>> {
         time_ns,
     })
 }
+
+/// A hostile point that can be written as it is if it has fields, all of them finite.
+pub fn writable() -> impl Strategy<Value = Point<'static>> {
+    let name = |text: &str, at: usize| {
+        let kept: String = text.chars().filter(|c| !c.is_control()).collect();
+        // Keys differ at their ends, which aren't backslashes then.
+        format!("{kept}{}", char::from(b'a' + at as u8)).into()
+    };
+    point().prop_map(move |point| Point {
+        measurement: name(point.measurement.trim_start_matches('#'), 0),
+        tags: (0..).zip(point.tags).map(|(at, (key, value))| (name(&key, at), name(&value, at))).collect(),
+        fields: (0..).zip(point.fields).map(|(at, (key, value))| (name(&key, at), value)).collect(),
+        time_ns: point.time_ns,
+    })
+}
