@@ -62,8 +62,8 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     let probes = config.alloc || config.stalls;
     let Finished { session, error, runs_on, .. } = finished;
     drop(session);
-    if let Some(left) = pusher.and_then(|pusher| pusher.finish()) {
-        say(&left);
+    if let Some(pusher) = pusher {
+        say(&pusher.finish());
     }
     if probes && !config.once && !config.json {
         say("done, every probe is gone");

@@ -117,6 +117,8 @@ fn fields_of<'a>(family: &'static Family, row: &'a Row) -> Fields<'a> {
                 fields.push((Cow::Owned(format!("le_{bound}")), Value::Unsigned(*count)));
             }
         }
+        // A limit that there isn't: client_golang shows it as the largest number, here it has none.
+        (Holds::Integer, Figure::Whole(u64::MAX)) => {}
         (Holds::Float, value) => fields.push((field_name(family, row), Value::Float(value.to_f64()))),
         (Holds::Integer, Figure::Whole(value)) => {
             fields.push((field_name(family, row), Value::Unsigned(*value)));

@@ -191,7 +191,9 @@ impl Delivery {
                     run.set_aside(&first, &reason, quarantine);
                 }
                 Meaning::Rejected { lines, .. } => run.pieces.extend(first.without(lines, &run.lines)),
-                Meaning::TooLarge { reason } if first.len() == 1 => run.set_aside(&first, &reason, quarantine),
+                Meaning::TooLarge { reason } if first.len() == 1 => {
+                    run.set_aside(&first, &reason, quarantine)
+                }
                 Meaning::TooLarge { .. } => {
                     self.size = (first.bytes(&run.lines) / 2).max(1);
                     run.pieces.push(first);

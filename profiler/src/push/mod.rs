@@ -134,18 +134,20 @@ impl Pusher {
         self.board.close(last.clone(), Instant::now() + LAST);
     }
 
-    /// Waits until everything is acknowledged or the time is over; says what waits then, and where.
-    pub fn finish(&self) -> Option<String> {
+    /// Waits until everything is acknowledged or the time is over; says what became of it.
+    pub fn finish(&self) -> String {
         self.board.wait_until_over(LAST + Duration::from_secs(1));
         let figures = self.figures();
-        let points = figures.backlog_points;
-        match (points, &self.config.spool) {
-            (0, _) => None,
-            (_, Some(spool)) => Some(format!(
-                "{points} points wait for InfluxDB in {}; the next start with the same --influx sends them",
+        let (stored, waiting, url) = (figures.stored, figures.backlog_points, &self.config.server.url);
+        match (waiting, &self.config.spool) {
+            (0, _) => format!("{stored} points are stored at {url}"),
+            (_, Some(spool)) => format!(
+                "{stored} points are stored at {url}, {waiting} wait in {}; the next start with the same --influx sends them",
                 spool.display()
-            )),
-            (_, None) => Some(format!("{points} points were not sent and are lost (there is no spool)")),
+            ),
+            (_, None) => {
+                format!("{stored} points are stored at {url}, {waiting} are lost: there is no spool")
+            }
         }
     }
 }

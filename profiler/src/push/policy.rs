@@ -126,7 +126,8 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
         200..=299 => Meaning::Stored,
         300..=399 => {
             let to = answer.location.as_deref().map_or("nowhere".to_owned(), |to| text::clean_to(to, SHOWN));
-            let reason = format!("HTTP {status}: the server redirects to {to}; give the final address (--influx)");
+            let reason =
+                format!("HTTP {status}: the server redirects to {to}; give the final address (--influx)");
             Meaning::Misconfigured { reason }
         }
         400 | 413 | 422 | 500 if status == 413 || speaks_of_size(&words.text) => Meaning::TooLarge { reason },

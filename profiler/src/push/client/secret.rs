@@ -12,7 +12,7 @@ use crate::own_file;
 const LIMIT: u64 = 4 << 10;
 
 /// As whom lines are written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// v1.
     pub user: Option<String>,
@@ -23,7 +23,7 @@ pub struct Credentials {
 }
 
 /// A password or token.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The contents of a file, without white space around them. Read again when the server refuses what was read before.
     File(PathBuf),
@@ -54,12 +54,16 @@ impl Credentials {
         let password = self.password.as_ref().map(Secret::read).transpose()?;
         let token = self.token.as_ref().map(Secret::read).transpose()?;
         let basic = match (&self.user, password) {
-            (Some(user), _) if user.contains(':') => return Err("a user's name can't hold a colon".to_owned()),
+            (Some(user), _) if user.contains(':') => {
+                return Err("a user's name can't hold a colon".to_owned());
+            }
             (Some(user), password) => {
                 let both = format!("{user}:{}", password.unwrap_or_default());
                 Some(header(&format!("Basic {}", STANDARD.encode(both)))?)
             }
-            (None, Some(_)) => return Err("there is a password for the InfluxDB server, but no user".to_owned()),
+            (None, Some(_)) => {
+                return Err("there is a password for the InfluxDB server, but no user".to_owned());
+            }
             (None, None) => None,
         };
         let as_token = |scheme: &str| token.as_ref().map(|it| header(&format!("{scheme} {it}"))).transpose();

@@ -33,7 +33,8 @@ pub fn words(body: &str) -> Words {
         return Words { text, is_failure: true, is_page };
     }
     let lower = body.to_ascii_lowercase();
-    let speaks_of_lines = ["unable to parse", "partial write", "cannot parse", "can't parse", "line protocol"];
+    let speaks_of_lines =
+        ["unable to parse", "partial write", "cannot parse", "can't parse", "line protocol"];
     let is_failure = !is_page && speaks_of_lines.iter().any(|words| lower.contains(words));
     Words { text: body.to_owned(), is_failure, is_page }
 }
