@@ -263,3 +263,71 @@ fn remove(state: &mut State, batch: &Arc<Batch>) -> bool {
     state.bytes -= batch.text.len();
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(points: u32, bytes: usize) -> Batch {
+        Batch { time: SystemTime::now(), closed: Instant::now(), points, text: "x".repeat(bytes) }
+    }
+
+    fn id(sequence: u32) -> BatchId {
+        BatchId { time_ns: 1, sequence, points: 1 }
+    }
+
+    #[test]
+    fn a_full_memory_gives_up_the_oldest_and_counts_it() {
+        let board = Board::default();
+        for _ in 0..4 {
+            board.add(batch(7, MEMORY / 3));
+        }
+        let figures = board.figures();
+        assert_eq!((figures.backlog_points, figures.dropped.memory_full), (21, 7));
+        assert!(figures.memory_bytes <= MEMORY as u64);
+        board.add(batch(1, MEMORY + 1));
+        assert_eq!(board.figures().backlog_points, 1, "one that is too large alone has its chance");
+        assert_eq!(board.figures().dropped.memory_full, 28);
+    }
+
+    #[test]
+    fn what_was_sent_from_memory_meanwhile_is_not_kept() {
+        let board = Board::default();
+        board.add(batch(1, 1));
+        let first = board.next_to_keep().unwrap();
+        assert!(board.from_memory(false).is_none(), "the disk takes it");
+        assert!(board.disk_failed(), "it took the one before");
+        assert!(!board.disk_failed());
+        board.sent(&board.from_memory(false).unwrap());
+        assert!(!board.kept(&first, id(1)));
+        assert!(board.take_fresh().is_empty() && !board.keeps());
+    }
+
+    #[test]
+    fn what_is_kept_is_sent_first_and_only_so_much_of_it() {
+        let board = Board::default();
+        for sequence in 0..FRESH as u32 + 2 {
+            board.add(batch(1, 1));
+            assert!(board.kept(&board.next_to_keep().unwrap(), id(sequence)));
+        }
+        let fresh = board.take_fresh();
+        assert_eq!((fresh.len(), fresh[0].sequence), (FRESH, 2), "the older ones are backlog");
+    }
+
+    #[test]
+    fn the_end_comes_in_order_and_wakes_everybody() {
+        let board = Board::default();
+        std::thread::scope(|scope| {
+            let keeper = scope.spawn(|| board.next_to_keep());
+            let waiter = scope.spawn(|| board.wait_for_window(Instant::now() + Duration::from_secs(60)));
+            board.close(crate::test_support::moment::snapshot(Vec::new()), Instant::now());
+            assert!(waiter.join().unwrap(), "woken long before its time");
+            assert!(board.take_last().is_some() && board.take_last().is_none());
+            board.closed();
+            assert!(keeper.join().unwrap().is_none(), "nothing more comes");
+        });
+        assert!(matches!(board.stage(), Stage::Draining(_)));
+        board.over();
+        board.wait_until_over(Duration::from_secs(60));
+    }
+}
