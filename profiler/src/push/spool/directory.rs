@@ -70,7 +70,9 @@ fn make(path: &Path) -> io::Result<()> {
     });
     let create = || DirBuilder::new().mode(0o700).create(path);
     let created = match (create(), parent) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => make(parent).and_then(|()| create()),
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            make(parent).and_then(|()| create())
+        }
         (created, _) => created,
     };
     match created {

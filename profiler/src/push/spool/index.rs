@@ -39,7 +39,9 @@ impl Index {
     pub fn next(&self, time: SystemTime, points: u32) -> BatchId {
         let mut id = BatchId { sequence: self.next, time_ns: nanoseconds(time), points };
         // Without an end of numbers (who appends every second has them for 136 years) the time alone tells batches apart.
-        if self.next == u32::MAX && let Some(last) = self.last().filter(|last| last.sequence == u32::MAX) {
+        if self.next == u32::MAX
+            && let Some(last) = self.last().filter(|last| last.sequence == u32::MAX)
+        {
             id.time_ns = id.time_ns.max(last.time_ns.saturating_add(1));
         }
         id

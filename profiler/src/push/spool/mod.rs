@@ -145,7 +145,8 @@ impl<D: Disk> Spool<D> {
         })?;
         let id = self.index().next(time, points);
         let name = id.name();
-        let renamed = self.disk.rename(TEMPORARY, &name).map_err(|source| self.failed(&name, "rename", source));
+        let renamed =
+            self.disk.rename(TEMPORARY, &name).map_err(|source| self.failed(&name, "rename", source));
         let safe = renamed.and_then(|()| {
             self.disk
                 .sync_directory()

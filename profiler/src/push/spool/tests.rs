@@ -14,5 +14,7 @@ fn at(second: u64) -> SystemTime {
 
 /// So many lines that no other batch has.
 fn lines(number: usize, count: u32) -> String {
-    (0..count).map(|line| format!("m,batch={number} line={line}i,x={}i 1\n", number.wrapping_mul(2_654_435_761))).collect()
+    (0..count)
+        .map(|line| format!("m,batch={number} line={line}i,x={}i 1\n", number.wrapping_mul(2_654_435_761)))
+        .collect()
 }

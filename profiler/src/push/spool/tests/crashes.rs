@@ -99,7 +99,10 @@ impl World {
             damaged: BTreeSet::new(),
             dropped: [0; 3],
             unsure: false,
-            crashes: { crashes.reverse(); crashes },
+            crashes: {
+                crashes.reverse();
+                crashes
+            },
             seed: seed | 1,
         };
         let mut call = world.disk.state().calls;
@@ -187,12 +190,14 @@ impl World {
             self.dropped[2] += gone;
         } else if let Some((id, result)) = removed {
             assert!(missing.is_empty() || (missing.len() == 1 && missing[0].0 == id));
-            assert_eq!(result.is_ok(), missing.len() == 1 && !crashed || self.unsure && result.is_ok());
+            assert!(if result.is_ok() { missing.len() == 1 || self.unsure } else { !smooth });
             if crashed {
                 self.kept.retain(|(kept, _)| *kept != id);
             }
         } else if let Some(second) = expired {
-            let old = |id: BatchId| u128::from(id.time_ns) + self.limits.age.as_nanos() < u128::from(second) * 1_000_000_000;
+            let old = |id: BatchId| {
+                u128::from(id.time_ns) + self.limits.age.as_nanos() < u128::from(second) * 1_000_000_000
+            };
             assert!(missing.iter().all(|(id, _)| old(*id)));
             assert!(!smooth || after.iter().all(|(id, _)| !old(*id)));
             self.dropped[1] += gone;
