@@ -76,7 +76,8 @@ impl State {
         }
         if let Some(fault) = self.faults.get(&number).copied() {
             self.failed += 1;
-            if fault.performed {
+            // A call that was interrupted has done nothing, or who tries again would do it twice.
+            if fault.performed && fault.errno != libc::EINTR {
                 let _done = effect(self);
             }
             return Err(io::Error::from_raw_os_error(fault.errno));
