@@ -42,10 +42,14 @@ pub enum ClientError {
     #[error("`{0}` is no address like http://127.0.0.1:8086")]
     Address(String),
     /// A user, password or token in the address: it would be in the list of processes and in logs.
-    #[error("the address of the server must not hold a user or password; give a file, or use the environment")]
+    #[error(
+        "the address of the server must not hold a user or password; give a file, or use the environment"
+    )]
     CredentialsInAddress,
     /// `?` or `#` in the address.
-    #[error("the address of the server must end with its path; the database, organisation and precision are added to it")]
+    #[error(
+        "the address of the server must end with its path; the database, organisation and precision are added to it"
+    )]
     QueryInAddress,
     /// No database or bucket, or one with a name that can't be.
     #[error("the name of the database (or bucket) must not be empty, or longer than 4 KiB")]
@@ -300,7 +304,12 @@ fn check(server: &Server) -> Result<Uri, ClientError> {
     }
     let address: Uri = server.url.parse().map_err(|_| wrong())?;
     let known = matches!(address.scheme_str(), Some("http" | "https"));
-    if !known || address.host().is_none_or(str::is_empty) {
+    let Some(authority) = address.authority().filter(|authority| known && !authority.host().is_empty())
+    else {
+        return Err(wrong());
+    };
+    // What follows the name is a port, then.
+    if authority.as_str() != authority.host() && authority.port_u16().is_none() {
         return Err(wrong());
     }
     if server.database.is_empty() || server.database.len() > NAME_LIMIT {
@@ -335,8 +344,8 @@ fn encode(value: &str) -> String {
 /// lines and quotes them.
 fn speaks_of_compression(body: &str) -> bool {
     let own = body.split("unable to parse").next().unwrap_or_default().to_ascii_lowercase();
-    own.contains("gzip") || own.contains("unexpected eof") || body.contains("\\u001f") || body.contains('\u{1f}')
+    own.contains("gzip")
+        || own.contains("unexpected eof")
+        || body.contains("\\u001f")
+        || body.contains('\u{1f}')
 }
-
-#[cfg(test)]
-mod tests;

@@ -42,7 +42,8 @@ impl Client {
             }
             if let Some(found) = found {
                 if found.api == Api::V2 && self.server.org.as_deref().is_none_or(str::is_empty) {
-                    let reason = format!("{} wants the name of the organisation, too (--influx-org)", found.version);
+                    let reason =
+                        format!("{} wants the name of the organisation, too (--influx-org)", found.version);
                     return Err(Answer::failed(Failure::NotInflux(reason)));
                 }
                 self.found = Some(found.clone());

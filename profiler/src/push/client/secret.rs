@@ -54,12 +54,16 @@ impl Credentials {
         let password = self.password.as_ref().map(Secret::read).transpose()?;
         let token = self.token.as_ref().map(Secret::read).transpose()?;
         let basic = match (&self.user, password) {
-            (Some(user), _) if user.contains(':') => return Err("a user's name can't hold a colon".to_owned()),
+            (Some(user), _) if user.contains(':') => {
+                return Err("a user's name can't hold a colon".to_owned());
+            }
             (Some(user), password) => {
                 let both = format!("{user}:{}", password.unwrap_or_default());
                 Some(header(&format!("Basic {}", STANDARD.encode(both)))?)
             }
-            (None, Some(_)) => return Err("there is a password for the InfluxDB server, but no user".to_owned()),
+            (None, Some(_)) => {
+                return Err("there is a password for the InfluxDB server, but no user".to_owned());
+            }
             (None, None) => None,
         };
         let as_token = |scheme: &str| token.as_ref().map(|it| header(&format!("{scheme} {it}"))).transpose();
