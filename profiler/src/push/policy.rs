@@ -116,7 +116,7 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
         Err(failure) => return without_answer(failure, lines.len()),
     };
     let words = body::words(&answer.body);
-    let reason = say(status, &words.text);
+    let reason = say(status, &words.short);
     let later = |reason| Meaning::Later { at_least: answer.retry_after, broke_off: false, reason };
     let misconfigured = |way_out: &str| Meaning::Misconfigured { reason: format!("{reason}: {way_out}") };
     match status {
@@ -135,7 +135,7 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
             misconfigured("the server takes no further database; create it or raise the limit")
         }
         400 | 422 if words.is_failure => {
-            let lines_named = body::named(api, &answer.body, &words.text, lines);
+            let lines_named = body::named(api, &words, lines);
             let all = body::dropped(&words.text) == Some(lines.len())
                 || lines_named.as_ref().is_some_and(|named| named.len() == lines.len());
             Meaning::Rejected { all, lines: lines_named, reason }
@@ -160,12 +160,16 @@ fn without_answer(failure: &Failure, lines: usize) -> Meaning {
         Failure::Reset(error) => later(format!("the connection broke: {error}"), true),
         Failure::Other(error) => later(error.clone(), false),
         Failure::NotHttp(error) => later(format!("the server doesn't speak HTTP: {error}"), false),
-        Failure::Tls(error) => Meaning::Misconfigured {
-            reason: format!(
-                "TLS: {error}; the certificate must be trusted by this machine (SSL_CERT_FILE adds a file of certificates), \
-                 and the port must speak https"
-            ),
-        },
+        Failure::Tls(error) => {
+            // `openssl req -x509` makes such a certificate unless told otherwise; rustls takes none.
+            let way_out = if error.contains("CaUsedAsEndEntity") {
+                "the server shows the certificate of an authority; it needs one of its own (basicConstraints CA:FALSE)"
+            } else {
+                "this machine must trust the server's certificate (SSL_CERT_FILE names a file of certificates to trust \
+                 instead of the system's), and the port must speak https"
+            };
+            Meaning::Misconfigured { reason: format!("TLS: {}; {way_out}", text::clean_to(error, SHOWN)) }
+        }
         Failure::Credentials(error) => Meaning::Misconfigured { reason: error.clone() },
         Failure::NotInflux(error) => Meaning::Misconfigured { reason: error.clone() },
         // Who refuses many lines may say so at length.

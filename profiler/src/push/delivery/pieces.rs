@@ -67,6 +67,11 @@ impl Piece {
         let second = first.split_off(border.unwrap_or(middle));
         vec![Self(second), Self(first)]
     }
+
+    /// Each line by itself, the first one last.
+    pub fn singles(self) -> impl Iterator<Item = Self> {
+        self.0.into_iter().rev().map(|line| Self(vec![line]))
+    }
 }
 
 impl From<Vec<usize>> for Piece {

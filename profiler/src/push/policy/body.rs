@@ -13,43 +13,74 @@ const PARSE: &str = "unable to parse '";
 pub struct Words {
     /// The message in it, or the body itself.
     pub text: String,
+    /// The same for people: without the lines that it quotes.
+    pub short: String,
     /// InfluxDB, or something that does as it does, says what is wrong.
     pub is_failure: bool,
     /// It is for a browser.
     pub is_page: bool,
+    /// v3: what it says of single lines.
+    lines: Vec<Line>,
 }
 
+/// v1: `{"error": ".."}`; v2: `{"code": "..", "message": ".."}`; v3: `{"error": "..", "data": [LINE, ..]}`, or data that are null.
 #[derive(Deserialize)]
 struct Message {
     error: Option<String>,
     message: Option<String>,
+    #[serde(default)]
+    data: Option<serde_json::Value>,
 }
 
-/// Reads `{"error": ".."}` (v1, v3), `{"code": "..", "message": ".."}` (v2) or plain text (VictoriaMetrics).
+/// v3: `{"original_line": "..", "line_number": 2, "error_message": ".."}`, counted from 1. The line itself is cut and has lost its
+/// quotes there, and can't be compared.
+#[derive(Deserialize)]
+struct Line {
+    line_number: i64,
+    error_message: Option<String>,
+}
+
+/// Reads what InfluxDB says as JSON, or VictoriaMetrics as text.
 pub fn words(body: &str) -> Words {
     let body = body.trim();
     let is_page = body.starts_with('<');
-    if let Some(text) = message(body) {
-        return Words { text, is_failure: true, is_page };
+    if let Some(message) = message(body) {
+        let lines =
+            message.data.and_then(|data| serde_json::from_value::<Vec<Line>>(data).ok()).unwrap_or_default();
+        let text = message.error.or(message.message);
+        let is_failure = text.is_some() || !lines.is_empty();
+        let text = text.unwrap_or_default();
+        let of_line = lines.first().and_then(|line| line.error_message.as_deref());
+        let short = of_line.map_or_else(|| without_quotation(&text), |reason| format!("{text}: {reason}"));
+        return Words { text, short, is_failure, is_page, lines };
     }
     let lower = body.to_ascii_lowercase();
     let speaks_of_lines =
         ["unable to parse", "partial write", "cannot parse", "can't parse", "line protocol"];
     let is_failure = !is_page && speaks_of_lines.iter().any(|words| lower.contains(words));
-    Words { text: body.to_owned(), is_failure, is_page }
+    Words { text: body.to_owned(), short: without_quotation(body), is_failure, is_page, lines: Vec::new() }
 }
 
-fn message(body: &str) -> Option<String> {
-    let said = |text: &str| serde_json::from_str::<Message>(text).ok().and_then(|it| it.error.or(it.message));
+fn message(body: &str) -> Option<Message> {
     if !body.starts_with('{') {
         return None;
     }
-    if let Some(text) = said(body) {
-        return Some(text);
-    }
-    // Only the beginning was read. v1 and v2 put one line after the other: what is cut is the last one.
-    let cut = body.rfind("\\n")?;
-    said(&format!("{}\"}}", &body[..cut]))
+    let read = |text: &str| serde_json::from_str::<Message>(text).ok();
+    // Only the beginning was read, perhaps. v1 and v2 put one line after the other in the message, v3 in the data: what is cut is
+    // the last one.
+    let cut_before = |end: &str, close: &str| Some(format!("{}{close}", &body[..body.rfind(end)?]));
+    read(body)
+        .or_else(|| read(&cut_before("},{", "}]}")?))
+        .or_else(|| read(&cut_before("}, {", "}]}")?))
+        .or_else(|| read(&cut_before("\\n", "\"}")?))
+}
+
+/// A line may be long, and hide what is said of it.
+fn without_quotation(text: &str) -> String {
+    let Some((before, quote)) = text.split_once(PARSE) else { return text.to_owned() };
+    let first = quote.split(PARSE).next().unwrap_or_default();
+    let reason = first.rsplit_once("': ").map_or("", |(_, reason)| reason.trim());
+    format!("{before}unable to parse: {reason}")
 }
 
 /// The `n` of `partial write: .. dropped=n`: so many lines could be read but not stored.
@@ -62,31 +93,18 @@ pub fn dropped(text: &str) -> Option<usize> {
     number.parse().ok().filter(|&dropped| dropped > 0)
 }
 
-#[derive(Deserialize)]
-struct Partial {
-    data: Vec<Line>,
-}
-
-#[derive(Deserialize)]
-struct Line {
-    line_number: u64,
-}
-
 /// Which lines a refusal names. Nothing, if it names none, or one that wasn't sent.
-pub fn named(api: Api, body: &str, text: &str, lines: &[&str]) -> Option<Vec<usize>> {
+pub fn named(api: Api, words: &Words, lines: &[&str]) -> Option<Vec<usize>> {
     let named = match api {
-        Api::V1 | Api::V2 => quoted(text, lines),
-        Api::V3 => numbered(body, lines.len())?,
+        Api::V1 | Api::V2 => quoted(&words.text, lines),
+        Api::V3 => numbered(&words.lines, lines.len())?,
     };
     if named.is_empty() { None } else { Some(named.into_iter().collect()) }
 }
 
-/// v3: `{"error": "..", "data": [{"original_line": "..", "line_number": 2, "error_message": ".."}]}`, counted from 1. The line
-/// itself is cut and has lost its quotes there, and can't be compared.
-fn numbered(body: &str, sent: usize) -> Option<BTreeSet<usize>> {
-    let partial: Partial = serde_json::from_str(body.trim()).ok()?;
+fn numbered(named: &[Line], sent: usize) -> Option<BTreeSet<usize>> {
     let number = |line: &Line| usize::try_from(line.line_number).ok()?.checked_sub(1).filter(|&at| at < sent);
-    partial.data.iter().map(number).collect()
+    named.iter().map(number).collect()
 }
 
 /// v1 and v2 quote each line that they can't read: `unable to parse 'LINE': REASON`.

@@ -65,8 +65,11 @@ impl Store {
             return (500, play.error("stream did not contain valid UTF-8"));
         }
         let parsed: Vec<Result<Point, String>> = lines.iter().map(|line| parse(play, line)).collect();
-        let unparsed: Vec<(usize, &String)> =
-            parsed.iter().enumerate().filter_map(|(at, it)| it.as_ref().err().map(|error| (at, error))).collect();
+        let unparsed: Vec<(usize, &String)> = parsed
+            .iter()
+            .enumerate()
+            .filter_map(|(at, it)| it.as_ref().err().map(|error| (at, error)))
+            .collect();
         if play == Play::V2 && !unparsed.is_empty() {
             return (400, play.error(&quote(&lines, &unparsed)));
         }
@@ -91,14 +94,18 @@ impl Store {
         let words = match play {
             Play::V3 => {
                 let bad = unparsed.iter().map(|(at, error)| (*at, error.as_str()));
-                let mut bad: Vec<_> = bad.chain(dropped.iter().map(|(at, error)| (*at, error.as_str()))).collect();
+                let mut bad: Vec<_> =
+                    bad.chain(dropped.iter().map(|(at, error)| (*at, error.as_str()))).collect();
                 bad.sort_unstable();
                 let named = bad.iter().map(|(at, error)| {
                     let cut: String = lines[*at].replace('"', "").chars().take(20).collect();
                     json!({"original_line": cut, "line_number": at + 1, "error_message": error})
                 });
                 let data: Vec<_> = named.collect();
-                return (status, json!({"error": "partial write of line protocol occurred", "data": data}).to_string());
+                return (
+                    status,
+                    json!({"error": "partial write of line protocol occurred", "data": data}).to_string(),
+                );
             }
             _ if !dropped.is_empty() => format!("partial write: {} dropped={}", dropped[0].1, dropped.len()),
             _ if unparsed.len() == lines.len() => quote(&lines, &unparsed),

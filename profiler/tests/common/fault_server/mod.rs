@@ -178,6 +178,21 @@ impl FaultServer {
         look(&self.lock().store)
     }
 
+    /// Lines with this in them make the server fail.
+    pub fn poison_with(&self, poison: &str) {
+        self.lock().store.poison = Some(poison.to_owned());
+    }
+
+    /// The measurement has as many columns as there may be.
+    pub fn fill(&self, measurement: &str) {
+        self.lock().store.full.insert(measurement.to_owned());
+    }
+
+    /// Points before this are too old.
+    pub fn keep_from(&self, oldest: i64) {
+        self.lock().store.oldest = oldest;
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.lock().seen.clone()
     }
@@ -226,7 +241,8 @@ fn request(stream: &mut TcpStream, state: &Mutex<State>, stop: &AtomicBool) -> O
     let mut lines = text.split("\r\n");
     let mut first = lines.next()?.split(' ').map(str::to_owned);
     let mut seen = Seen { method: first.next()?, target: first.next()?, ..Seen::default() };
-    let header = |line: &str| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()));
+    let header =
+        |line: &str| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()));
     seen.headers = lines.filter_map(header).collect();
     let length: usize = seen.header("content-length").map_or(0, |length| length.parse().unwrap());
     let mut guard = state.lock().unwrap();
@@ -348,9 +364,12 @@ pub fn http(status: u16, headers: &[(&'static str, String)], body: &str) -> Vec<
 
 /// As the played server does.
 fn answer(role: &Role, store: &mut Store, seen: &Seen, packed: usize) -> Vec<u8> {
-    let allowed = role.authorization.is_none() || role.authorization.as_deref() == seen.header("authorization");
+    let allowed =
+        role.authorization.is_none() || role.authorization.as_deref() == seen.header("authorization");
     let mut headers = match role.play {
-        Play::V1 { .. } => vec![("X-Influxdb-Version", "1.6.7~rc0".to_owned()), ("X-Influxdb-Build", "OSS".to_owned())],
+        Play::V1 { .. } => {
+            vec![("X-Influxdb-Version", "1.6.7~rc0".to_owned()), ("X-Influxdb-Build", "OSS".to_owned())]
+        }
         Play::V2 => vec![("X-Influxdb-Version", "v2.7.1".to_owned()), ("X-Influxdb-Build", "OSS".to_owned())],
         // 3.6 tells its build only where it lets somebody in.
         Play::V3 if allowed => vec![("x-influxdb-build", "Core".to_owned())],
