@@ -55,6 +55,8 @@ struct State {
     /// When sending ends.
     until: Option<Instant>,
     figures: PushFigures,
+    /// How often something has happened.
+    turn: u64,
 }
 
 /// See the module.
@@ -65,6 +67,13 @@ pub struct Board {
 }
 
 impl Board {
+    /// Tells everybody that something has happened.
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        state.turn += 1;
+        drop(state);
+        self.changed.notify_all();
+    }
+
     /// A thread that panicked has left whole values.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,8 +132,7 @@ impl Board {
             state.bytes -= oldest.text.len();
             state.figures.dropped.memory_full += u64::from(oldest.points);
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     /// This snapshot is the last one; sending ends then.
@@ -135,8 +143,7 @@ impl Board {
             state.last = Some(Box::new(last));
             state.until = Some(until);
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     /// The last snapshot.
@@ -148,8 +155,7 @@ impl Board {
     pub fn closed(&self) {
         let mut state = self.lock();
         state.stage = Stage::Draining(state.until.unwrap_or_else(Instant::now));
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     // ---- keeping ----
@@ -179,8 +185,7 @@ impl Board {
                 state.fresh.pop_front();
             }
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
         waited
     }
 
@@ -189,8 +194,7 @@ impl Board {
         let mut state = self.lock();
         let before = std::mem::replace(&mut state.disk_fails, true);
         state.figures.spool_failures += 1;
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
         !before
     }
 
@@ -202,7 +206,7 @@ impl Board {
     }
 
     /// A batch that only memory has, if the disk doesn't take it.
-    pub fn from_memory(&self, without_spool: bool) -> Option<Arc<Batch>> {
+    pub fn only_in_memory(&self, without_spool: bool) -> Option<Arc<Batch>> {
         let state = self.lock();
         let batch = state.waiting.front()?;
         let only_here = without_spool || state.disk_fails || batch.closed.elapsed() > PATIENCE;
@@ -228,18 +232,29 @@ impl Board {
         }
     }
 
-    /// Waits until something happens, or for so long.
-    pub fn wait(&self, longest: Duration) {
-        let state = self.lock();
-        if state.stage != Stage::Over {
-            let _woken = self.changed.wait_timeout(state, longest);
+    /// How often something has happened: for [`Board::wait`].
+    pub fn turn(&self) -> u64 {
+        self.lock().turn
+    }
+
+    /// Waits until something happens that hadn't at that turn, or for so long.
+    pub fn wait(&self, turn: u64, longest: Duration) {
+        let end = Instant::now() + longest;
+        let mut state = self.lock();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if state.turn != turn || left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Sending has ended.
     pub fn over(&self) {
-        self.lock().stage = Stage::Over;
-        self.changed.notify_all();
+        let mut state = self.lock();
+        state.stage = Stage::Over;
+        self.tell(state);
     }
 
     /// Waits until sending has ended, or for so long.
@@ -291,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_from_memory_meanwhile_is_not_kept() {
+    fn what_was_sent_only_in_memory_meanwhile_is_not_kept() {
         let board = Board::default();
         board.add(batch(1, 1));
         let first = board.next_to_keep().unwrap();
-        assert!(board.from_memory(false).is_none(), "the disk takes it");
+        assert!(board.only_in_memory(false).is_none(), "the disk takes it");
         assert!(board.disk_failed(), "it took the one before");
         assert!(!board.disk_failed());
-        board.sent(&board.from_memory(false).unwrap());
+        board.sent(&board.only_in_memory(false).unwrap());
         assert!(!board.kept(&first, id(1)));
         assert!(board.take_fresh().is_empty() && !board.keeps());
     }

@@ -18,6 +18,7 @@ pub mod spool;
 mod windows;
 
 use std::{
+    fmt::Write as _,
     sync::{Arc, Mutex, PoisonError},
     thread::Builder,
     time::{Duration, Instant},
@@ -137,18 +138,20 @@ impl Pusher {
     /// Waits until everything is acknowledged or the time is over; says what became of it.
     pub fn finish(&self) -> String {
         self.board.wait_until_over(LAST + Duration::from_secs(1));
-        let figures = self.figures();
-        let (stored, waiting, url) = (figures.stored, figures.backlog_points, &self.config.server.url);
-        match (waiting, &self.config.spool) {
-            (0, _) => format!("{stored} points are stored at {url}"),
-            (_, Some(spool)) => format!(
-                "{stored} points are stored at {url}, {waiting} wait in {}; the next start with the same --influx sends them",
+        let spooled = self.spool.as_ref().map_or(0, |spool| spool.figures().points);
+        let memory = self.board.figures();
+        let mut text = format!("{} points are stored at {}", memory.stored, self.config.server.url);
+        if let (1.., Some(spool)) = (spooled, &self.config.spool) {
+            let _infallible = write!(
+                text,
+                ", {spooled} wait in {}; the next start with the same --influx sends them",
                 spool.display()
-            ),
-            (_, None) => {
-                format!("{stored} points are stored at {url}, {waiting} are lost: there is no spool")
-            }
+            );
         }
+        if memory.backlog_points > 0 {
+            let _infallible = write!(text, ", {} were only in memory and are lost", memory.backlog_points);
+        }
+        text
     }
 }
 

@@ -130,9 +130,9 @@ impl Sender {
                 self.board.over();
                 return;
             }
-            let now = Instant::now();
+            let (now, turn) = (Instant::now(), self.board.turn());
             if let Some(at) = self.not_before.filter(|at| *at > now) {
-                self.board.wait((at - now).min(LOOK));
+                self.board.wait(turn, (at - now).min(LOOK));
                 continue;
             }
             if let Some(spool) = &self.spool {
@@ -140,7 +140,7 @@ impl Sender {
             }
             match self.next() {
                 Some(job) => self.send(&job),
-                None => self.idle(),
+                None => self.idle(turn),
             }
         }
     }
@@ -158,10 +158,10 @@ impl Sender {
         }
     }
 
-    fn idle(&self) {
+    fn idle(&self, turn: u64) {
         let backlog = self.spool.as_ref().is_some_and(|spool| spool.oldest().is_some());
         let paced = self.backlog_not_before.saturating_duration_since(Instant::now());
-        self.board.wait(if backlog && !paced.is_zero() { paced.min(LOOK) } else { LOOK });
+        self.board.wait(turn, if backlog && !paced.is_zero() { paced.min(LOOK) } else { LOOK });
     }
 
     /// New batches first, then what the disk hasn't taken, then the backlog at its rate.
@@ -175,7 +175,7 @@ impl Sender {
                 return job;
             }
         }
-        if let Some(batch) = self.board.from_memory(self.spool.is_none()) {
+        if let Some(batch) = self.board.only_in_memory(self.spool.is_none()) {
             return Some(Job::Memory(batch));
         }
         while Instant::now() >= self.backlog_not_before
@@ -214,7 +214,7 @@ impl Sender {
                 Err(error) => {
                     tracing::warn!("{error}");
                     // A disk that can't be read now may be later.
-                    self.board.wait(LOOK);
+                    std::thread::sleep(LOOK);
                     break;
                 }
             }
@@ -231,16 +231,8 @@ impl Sender {
             Job::Spooled(_, text) => text,
             Job::Memory(batch) => &batch.text,
         };
-        if self.unsigned == Unsigned::Unasked {
-            self.unsigned = match self.client.knows_unsigned() {
-                Ok(true) => Unsigned::Fine,
-                Ok(false) => {
-                    tracing::warn!("this InfluxDB takes no unsigned integers: it gets integers");
-                    Unsigned::Refused
-                }
-                // It is asked again before the next one; this one waits.
-                Err(_) => Unsigned::Unasked,
-            };
+        if self.unsigned == Unsigned::Unasked && !self.ask_for_unsigned() {
+            return;
         }
         let signed = (self.unsigned == Unsigned::Refused).then(|| line_protocol::signed(text));
         let quarantine = &mut self.quarantine;
@@ -286,6 +278,42 @@ impl Sender {
         }
     }
 
+    /// Finds out whether the server takes unsigned integers. False if it doesn't say: then nothing may be sent to it yet, for
+    /// what it doesn't take it would refuse for good.
+    fn ask_for_unsigned(&mut self) -> bool {
+        match self.client.knows_unsigned() {
+            Ok(true) => self.unsigned = Unsigned::Fine,
+            Ok(false) => {
+                tracing::warn!("this InfluxDB takes no unsigned integers: it gets integers");
+                self.unsigned = Unsigned::Refused;
+            }
+            Err(answer) => {
+                let api = Wire::api(&self.client).unwrap_or(Api::V1);
+                match meaning(api, &answer, &[]) {
+                    Meaning::Misconfigured { reason } => {
+                        self.board.count(|figures| figures.requests.misconfigured += 1);
+                        let pause = self.backoff.misconfigured();
+                        self.later(pause, reason, true);
+                    }
+                    Meaning::Later { at_least, reason, .. } => {
+                        self.board.count(|figures| figures.requests.unreachable += 1);
+                        let pause = self.backoff.next(at_least);
+                        self.later(pause, reason, false);
+                    }
+                    _ => {
+                        let pause = self.backoff.next(None);
+                        self.later(
+                            pause,
+                            "it doesn't say whether it takes unsigned integers".to_owned(),
+                            false,
+                        );
+                    }
+                }
+            }
+        }
+        self.unsigned != Unsigned::Unasked
+    }
+
     /// Everything of it is stored, or in quarantine.
     fn done(&self, job: &Job) {
         match (job, &self.spool) {
@@ -306,17 +334,23 @@ impl Sender {
     fn keep_rest(&self, job: &Job, rest: &str) {
         self.board.count(|figures| figures.retries += 1);
         let points = u32::try_from(rest.lines().count()).unwrap_or(u32::MAX);
+        // Whole lines, for what follows them in a request.
+        let rest = format!("{}\n", rest.trim_end_matches('\n'));
         match (job, &self.spool) {
-            (Job::Spooled(ids, text), Some(spool)) if rest.len() < text.len() && points > 0 => {
-                let Some(first) = ids.first() else { return };
+            (Job::Spooled(ids, _), Some(spool)) => {
+                let (Some(first), before) =
+                    (ids.first(), ids.iter().map(|id| u64::from(id.points)).sum::<u64>())
+                else {
+                    return;
+                };
                 let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(first.time_ns);
-                if spool.append(time, points, rest).is_ok() {
+                if u64::from(points) < before && spool.append(time, points, &rest).is_ok() {
                     self.done(job);
                 }
             }
-            (Job::Memory(batch), _) if points > 0 => {
-                let rest = Batch { time: batch.time, closed: batch.closed, points, text: rest.to_owned() };
-                self.board.left_of(batch, rest);
+            (Job::Memory(batch), _) if points < batch.points => {
+                self.board
+                    .left_of(batch, Batch { time: batch.time, closed: batch.closed, points, text: rest });
             }
             _ => {}
         }
@@ -339,6 +373,8 @@ impl Sender {
     /// Nothing is lost: told once for each reason, tried again later.
     fn later(&mut self, wait: Duration, reason: String, needs_somebody: bool) {
         self.not_before = Some(Instant::now() + wait);
+        // They are backlog now: what is new then goes before them.
+        self.fresh.clear();
         if self.told.as_ref() != Some(&reason) && (needs_somebody || self.told.is_none()) {
             let again = Duration::from_secs(wait.as_secs().max(1));
             tracing::warn!(
