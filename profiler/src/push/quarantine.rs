@@ -73,3 +73,41 @@ impl Quarantine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("profiler-quarantine-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_line_is_kept_behind_its_reason_and_what_was_there_stays() {
+        let directory = directory("kept");
+        for line in ["a x=1 1\n", "b x=2 2"] {
+            // Each time anew, as after a restart.
+            let mut quarantine = Quarantine::new(Some(&directory));
+            assert!(quarantine.keep(line, "400: no\nsuch \x1b[31mfield"));
+            quarantine.sync();
+        }
+        let text = std::fs::read_to_string(directory.join("quarantine.lp")).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines.len(), lines[1], lines[3]), (4, "a x=1 1", "b x=2 2"));
+        assert!(lines[0].starts_with("# 400: no") && !text.contains('\x1b'), "{text:?}");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_full_file_and_none_at_all_take_nothing() {
+        let directory = directory("full");
+        let file = File::create(directory.join("quarantine.lp")).unwrap();
+        file.set_len(LARGEST).unwrap();
+        assert!(!Quarantine::new(Some(&directory)).keep("a x=1 1", "400"));
+        assert_eq!(file.metadata().unwrap().len(), LARGEST);
+        assert!(!Quarantine::new(None).keep("a x=1 1", "400"));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}
