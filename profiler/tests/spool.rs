@@ -4,9 +4,9 @@ mod common;
 
 use std::{
     collections::HashMap,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
     time::{Duration, SystemTime},
 };
 
@@ -19,27 +19,45 @@ use profiler::push::spool::{BatchId, Limits, Spool, SpoolError};
 
 const WIDE: Limits = Limits { bytes: 1 << 30, age: Duration::MAX };
 
-/// The example, which lies beside the tests.
-fn writer() -> Option<&'static Path> {
-    static WRITER: OnceLock<PathBuf> = OnceLock::new();
-    let path = WRITER.get_or_init(|| {
-        let program = Path::new(env!("CARGO_BIN_EXE_profiler"));
-        program.with_file_name("examples").join("spool_writer")
-    });
-    if path.exists() {
-        return Some(path);
+/// Says to this program, started once more, in which directory it is to write.
+const DIRECTORY: &str = "PROFILER_TEST_SPOOL";
+/// And how many batches.
+const BATCHES: &str = "PROFILER_TEST_SPOOL_BATCHES";
+
+/// No test but the program of a writer: appends batches and says each on a line of its own once it is safe.
+#[test]
+fn writes_if_asked_to() {
+    let (Some(directory), Some(batches)) = (std::env::var_os(DIRECTORY), std::env::var(BATCHES).ok()) else {
+        return;
+    };
+    let spool = Spool::open(Path::new(&directory), WIDE).expect("nobody else has it");
+    // What the test harness has begun to say is on the line before.
+    let mut stdout = std::io::stdout().lock();
+    write!(stdout, "\nready\n").expect("somebody listens");
+    let pid = std::process::id();
+    for number in 0..batches.parse().expect("a number") {
+        let points = 1 + number % 300;
+        let text: String = (0..points).map(|line| line_of(pid, number.into(), line)).collect();
+        let id = spool.append(SystemTime::now(), points, &text).expect("there is room");
+        writeln!(stdout, "{number} {points} {} {}", id.time_ns, id.sequence).expect("somebody listens");
     }
-    skip("the example spool_writer was not built");
-    None
+    // The spool stays locked until nobody speaks any more.
+    let _end = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
 }
 
-/// Starts the example; it has the spool once this returns.
-fn start(writer: &Path, spool: &Path, batches: &str) -> (Guarded, Lines) {
-    let mut command = Command::new(writer);
-    command.arg(spool).arg(batches).stdin(Stdio::piped()).stdout(Stdio::piped());
+fn line_of(pid: u32, batch: u64, line: u32) -> String {
+    format!("m,pid={pid},batch={batch} line={line}i 1\n")
+}
+
+/// Starts a writer; it has the spool once this returns.
+fn start(spool: &Path, batches: u32) -> (Guarded, Lines) {
+    let mut command = Command::new(std::env::current_exe().expect("it runs"));
+    command.args(["--exact", "writes_if_asked_to", "--nocapture"]);
+    command.env(DIRECTORY, spool).env(BATCHES, batches.to_string());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = Guarded(command.spawn().expect("it starts"));
     let lines = Lines::of(child.0.stdout.take().expect("it is a pipe"));
-    assert_eq!(lines.next(LONG).as_deref(), Some(&b"ready"[..]));
+    while lines.next(LONG).expect("it gets ready") != b"ready" {}
     (child, lines)
 }
 
@@ -135,9 +153,8 @@ fn a_limit_below_the_size_of_the_disk_keeps_it_from_getting_full() {
 
 #[test]
 fn a_spool_that_another_process_has_is_refused_until_that_one_is_killed() {
-    let Some(writer) = writer() else { return };
     let scratch = Scratch::name("spool");
-    let (mut child, lines) = start(writer, scratch.path(), "1");
+    let (mut child, lines) = start(scratch.path(), 1);
     assert!(lines.next(LONG).is_some());
     let error = Spool::open(scratch.path(), WIDE).expect_err("it is locked");
     let SpoolError::Locked { path, pid } = &error else { panic!("{error}") };
@@ -150,13 +167,12 @@ fn a_spool_that_another_process_has_is_refused_until_that_one_is_killed() {
 
 #[test]
 fn every_batch_that_was_told_safe_is_there_and_whole_whenever_its_writer_is_killed() {
-    let Some(writer) = writer() else { return };
     let scratch = Scratch::name("killed");
     // One spool for all, so that each writer begins with what the one before it left.
     let mut safe: HashMap<BatchId, String> = HashMap::new();
     let mut untold = 0;
     for round in 0..20_u64 {
-        let (mut child, lines) = start(writer, scratch.path(), &u32::MAX.to_string());
+        let (mut child, lines) = start(scratch.path(), u32::MAX);
         let pid = child.0.id();
         // From nothing at all to many batches, at no particular point of any.
         let pause = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| u64::from(time.subsec_nanos())) % 7_000;
@@ -170,7 +186,7 @@ fn every_batch_that_was_told_safe_is_there_and_whole_whenever_its_writer_is_kill
             let [number, points, time_ns, sequence] = numbers[..] else { continue };
             let [points, sequence] =
                 [points, sequence].map(|number| u32::try_from(number).expect("they are"));
-            let text = (0..points).map(|line| format!("m,pid={pid},batch={number} line={line}i 1\n"));
+            let text = (0..points).map(|line| line_of(pid, number, line));
             safe.insert(BatchId { sequence, time_ns, points }, text.collect());
         }
         let spool = Spool::open(scratch.path(), WIDE).expect("it can be opened after any end");
