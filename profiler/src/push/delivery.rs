@@ -199,11 +199,11 @@ impl Delivery {
                     run.set_aside(&first, &reason, quarantine);
                 }
                 Meaning::Rejected { lines: None, .. } if run.all_are_bad(&first) => {
-                    run.pieces.extend(first.singles())
+                    run.pieces.extend(first.singles());
                 }
                 Meaning::Rejected { lines, .. } => run.pieces.extend(first.without(lines, &run.lines)),
                 Meaning::TooLarge { reason } if first.len() == 1 => {
-                    run.set_aside(&first, &reason, quarantine)
+                    run.set_aside(&first, &reason, quarantine);
                 }
                 Meaning::TooLarge { .. } => {
                     self.size = (first.bytes(&run.lines) / 2).max(1);

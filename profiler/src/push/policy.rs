@@ -102,7 +102,8 @@ pub enum Meaning {
         /// For people, with the way out.
         reason: String,
     },
-    /// The server says that it failed: it may be ill, or these lines may make it fail.
+    /// The server says that it failed, or refuses for a reason that isn't known to be the lines: something may be wrong there, or
+    /// these lines may be. Which, shows when other lines are stored and these still aren't.
     Broken {
         /// The server's words.
         reason: String,
@@ -134,6 +135,8 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
         400 | 422 if speaks_of_databases(&words.text) => {
             misconfigured("the server takes no further database; create it or raise the limit")
         }
+        // The database, the organisation, the request: anything but lines, or lines in words that nobody has heard yet.
+        400 | 422 if words.is_failure && !words.is_about_lines => Meaning::Broken { reason },
         400 | 422 if words.is_failure => {
             let lines_named = body::named(api, &words, lines);
             let all = body::dropped(&words.text) == Some(lines.len())

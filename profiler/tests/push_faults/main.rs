@@ -18,10 +18,10 @@ use profiler::push::{
 };
 
 /// Long enough for a loaded machine, short enough for tests of silence.
-pub const PATIENCE: Timeouts = Timeouts { connect: Duration::from_secs(5), total: Duration::from_secs(20) };
+const PATIENCE: Timeouts = Timeouts { connect: Duration::from_secs(5), total: Duration::from_secs(20) };
 
 /// What speaks to a played server, as somebody who knows what it is.
-pub fn server(url: String, play: Play) -> Server {
+fn server(url: String, play: Play) -> Server {
     let (api, org) = match play {
         Play::V1 { .. } => (Api::V1, None),
         Play::V2 => (Api::V2, Some("a company".to_owned())),
@@ -36,30 +36,30 @@ pub fn server(url: String, play: Play) -> Server {
     }
 }
 
-pub fn token(text: &str) -> Credentials {
+fn token(text: &str) -> Credentials {
     Credentials { token: Some(Secret::Value(text.to_owned())), ..Credentials::default() }
 }
 
-pub fn user(name: &str, password: &str) -> Credentials {
+fn user(name: &str, password: &str) -> Credentials {
     let password = Some(Secret::Value(password.to_owned()));
     Credentials { user: Some(name.to_owned()), password, token: None }
 }
 
 /// A server, a client of it, and what was set aside.
-pub struct Push {
-    pub server: FaultServer,
-    pub client: Client,
-    pub delivery: Delivery,
+struct Push {
+    server: FaultServer,
+    client: Client,
+    delivery: Delivery,
     /// Line and reason.
-    pub aside: Vec<(String, String)>,
+    aside: Vec<(String, String)>,
 }
 
 impl Push {
-    pub fn to(play: Play) -> Self {
+    fn to(play: Play) -> Self {
         Self::with(Role::new(play), |_| {}, PATIENCE)
     }
 
-    pub fn with(role: Role, change: impl FnOnce(&mut Server), timeouts: Timeouts) -> Self {
+    fn with(role: Role, change: impl FnOnce(&mut Server), timeouts: Timeouts) -> Self {
         let play = role.play;
         let fault_server = FaultServer::start(role);
         let mut server = server(fault_server.url(), play);
@@ -68,12 +68,12 @@ impl Push {
         Self { server: fault_server, client, delivery: Delivery::default(), aside: Vec::new() }
     }
 
-    pub fn impatient(play: Play) -> Self {
+    fn impatient(play: Play) -> Self {
         let total = Duration::from_millis(500);
         Self::with(Role::new(play), |_| {}, Timeouts { connect: total, total })
     }
 
-    pub fn deliver(&mut self, text: &str) -> Delivered {
+    fn deliver(&mut self, text: &str) -> Delivered {
         let aside = &mut self.aside;
         let mut quarantine = |line: &str, reason: &str| aside.push((line.to_owned(), reason.to_owned()));
         let delivered = self.delivery.deliver(&mut self.client, text, &mut quarantine, &|| true);
@@ -82,7 +82,7 @@ impl Push {
     }
 
     /// Delivers, and what is left again, without the pauses.
-    pub fn deliver_all(&mut self, text: &str) -> u64 {
+    fn deliver_all(&mut self, text: &str) -> u64 {
         let began = Instant::now();
         let (mut rest, mut requests) = (text.to_owned(), 0);
         loop {
@@ -113,18 +113,18 @@ impl Push {
         assert_eq!(self.server.store(|store| store.contradictions.clone()), Vec::<String>::new());
     }
 
-    pub fn aside(&self) -> Vec<&str> {
+    fn aside(&self) -> Vec<&str> {
         self.aside.iter().map(|(line, _)| line.as_str()).collect()
     }
 }
 
 /// Good lines of several measurements.
-pub fn good(count: usize) -> Vec<String> {
+fn good(count: usize) -> Vec<String> {
     (0..count).map(|at| format!("m{},pid={} v={at}i {}", at % 3, at % 7, 1_000_000 + at)).collect()
 }
 
 /// Why nothing is tried for a minute.
-pub fn misconfigured(delivered: &Delivered) -> &str {
+fn misconfigured(delivered: &Delivered) -> &str {
     match &delivered.outcome {
         Outcome::Misconfigured { reason, .. } => reason,
         outcome => panic!("{outcome:?}"),

@@ -171,9 +171,9 @@ fn what_is_too_large_is_halved_until_it_fits_and_the_size_is_remembered() {
     for play in ALL {
         let mut role = Role::new(play);
         if play == V1 {
-            role.most_packed = 1_024
+            role.most_packed = 1_024;
         } else {
-            role.most_raw = 10_000
+            role.most_raw = 10_000;
         }
         let mut push = Push::with(role, |_| {}, PATIENCE);
         let delivered = push.deliver(&good(3_000).join("\n"));
@@ -280,6 +280,28 @@ fn a_server_that_always_fails_makes_nobody_set_anything_aside() {
     assert_eq!(push.aside(), Vec::<&str>::new());
     push.server.always(Act::Serve);
     assert_eq!(push.deliver(&good(2_000).join("\n")).outcome, Outcome::Done);
+}
+
+#[test]
+fn a_refusal_that_isnt_about_lines_makes_nobody_set_any_aside() {
+    for play in ALL {
+        let mut push = Push::to(play);
+        for words in
+            ["invalid character in database name", "invalid precision", "organization name is required"]
+        {
+            push.server.always(Act::Say(400, Vec::new(), play.error(words)));
+            for _ in 0..20 {
+                let delivered = push.deliver(&good(50).join("\n"));
+                assert!(
+                    matches!(&delivered.outcome, Outcome::Later { reason, .. } if reason.contains(words))
+                );
+                push.deliver("other v=1 1");
+            }
+        }
+        assert_eq!(push.aside(), Vec::<&str>::new());
+        push.server.always(Act::Serve);
+        assert_eq!(push.deliver(&good(50).join("\n")).outcome, Outcome::Done);
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Parts of a batch: which lines go into one request.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 /// Lines of a batch, by their place in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece(Vec<usize>);
@@ -49,7 +51,7 @@ impl Piece {
     }
 
     /// What to send instead, the last one first: what was named as refused and all the rest, by themselves; or two halves. Lines of
-    /// one measurement are kept together, for they are refused together (a type that conflicts).
+    /// one shape are kept together, for they are refused together (a type that conflicts).
     pub fn without(self, named: Option<Vec<usize>>, lines: &[&str]) -> Vec<Self> {
         if let Some(named) = named {
             let (mut refused, mut rest) = (Vec::new(), Vec::new());
@@ -58,12 +60,13 @@ impl Piece {
             }
             return [refused, rest].into_iter().filter(|part| !part.is_empty()).map(Self).collect();
         }
-        let mut first = self.0;
-        // Stable: lines of one series stay in their order.
-        first.sort_by_key(|&index| measurement(lines[index]));
-        let middle = first.len() / 2;
-        let changes = |&at: &usize| measurement(lines[first[at - 1]]) != measurement(lines[first[at]]);
-        let border = (1..first.len()).filter(changes).min_by_key(|&at| at.abs_diff(middle));
+        let mut shaped: Vec<_> = self.0.into_iter().map(|index| (Shape::of(lines[index]), index)).collect();
+        // Stable: lines of one series and shape stay in their order.
+        shaped.sort_by_key(|&(shape, _)| shape);
+        let middle = shaped.len() / 2;
+        let changes = |&at: &usize| shaped[at - 1].0 != shaped[at].0;
+        let border = (1..shaped.len()).filter(changes).min_by_key(|&at| at.abs_diff(middle));
+        let mut first: Vec<usize> = shaped.into_iter().map(|(_, index)| index).collect();
         let second = first.split_off(border.unwrap_or(middle));
         vec![Self(second), Self(first)]
     }
@@ -80,13 +83,41 @@ impl From<Vec<usize>> for Piece {
     }
 }
 
-/// Up to the first comma or blank that isn't escaped.
-fn measurement(line: &str) -> &str {
-    let mut escaped = false;
-    let end = line.bytes().position(|byte| {
-        let ends = !escaped && matches!(byte, b',' | b' ');
+/// What lines have in common that a server refuses for the type of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Shape<'a> {
+    measurement: &'a str,
+    /// A hash of the names of the fields, and of what each value ends with: that tells its type.
+    fields: u64,
+}
+
+impl<'a> Shape<'a> {
+    fn of(line: &'a str) -> Self {
+        let measurement = &line[..end(line, b", ")];
+        let mut hasher = DefaultHasher::new();
+        let mut rest = line.get(end(line, b" ") + 1..).unwrap_or_default();
+        loop {
+            let name = end(rest, b"=, ");
+            let value = rest.get(name + 1..).unwrap_or_default();
+            let length = end(value, b", ");
+            let last = value[..length].bytes().last().filter(|byte| !byte.is_ascii_digit());
+            (&rest[..name], last).hash(&mut hasher);
+            if value.as_bytes().get(length) != Some(&b',') {
+                return Self { measurement, fields: hasher.finish() };
+            }
+            rest = &value[length + 1..];
+        }
+    }
+}
+
+/// Where the first of these bytes is that is neither escaped nor in quotes; the end of the text, if there is none.
+fn end(text: &str, ends: &[u8]) -> usize {
+    let (mut escaped, mut quoted) = (false, false);
+    let found = text.bytes().position(|byte| {
+        let is_end = !escaped && !quoted && ends.contains(&byte);
+        quoted ^= byte == b'"' && !escaped;
         escaped = byte == b'\\' && !escaped;
-        ends
+        is_end
     });
-    &line[..end.unwrap_or(line.len())]
+    found.unwrap_or(text.len())
 }

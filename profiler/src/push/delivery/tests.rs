@@ -102,7 +102,7 @@ impl Wire for Model {
                 Tells::Count => format!(r#"{{"error":"partial write: x dropped={}"}}"#, bad.len()),
                 Tells::Numbers => numbers(1),
                 Tells::Lies => numbers(2),
-                Tells::Nothing => r#"{"error":"x"}"#.to_owned(),
+                Tells::Nothing => r#"{"error":"line protocol"}"#.to_owned(),
             },
         )
     }
@@ -270,9 +270,33 @@ fn every_second_line_bad_costs_little_if_the_server_tells_anything() {
 }
 
 #[test]
-fn measurements_end_at_the_first_comma_or_blank_that_isnt_escaped() {
-    let lines = [r"a\,b\ c,t=1 v=1 2", r"a\,b v=1 1", r"a\,b\ c v=1 1", r"a\,b,x=1 v=1 1", "odd"];
-    let halves = Piece::all(5).without(None, &lines);
-    let sets: Vec<Vec<usize>> = halves.iter().map(|piece| piece.indexes().collect()).collect();
-    assert_eq!(sets, [vec![0, 2, 4], vec![1, 3]]);
+fn lines_of_one_shape_stay_together_whatever_is_escaped_or_quoted() {
+    let lines = [
+        r#"a\,b\ c,t=1 v=1 2"#,
+        r#"a\,b v=1 1"#,
+        r#"a\,b\ c v=2i 1"#,
+        r#"a\,b,x=1 v=12 1"#,
+        r#"a\,b v="x, y=1 \" z" 1"#,
+        r#"a\,b v="other" 9"#,
+        "odd",
+        "odd,",
+        "",
+        "a b=1,",
+        "a b",
+    ];
+    let mut pieces = vec![Piece::all(lines.len())];
+    let mut groups = Vec::new();
+    while let Some(piece) = pieces.pop() {
+        let halves = piece.without(None, &lines);
+        let together = |wanted: [usize; 2]| {
+            halves.iter().any(|half| wanted.iter().all(|it| half.indexes().any(|at| at == *it)))
+        };
+        if halves.iter().any(|half| half.indexes().any(|at| at == 1)) {
+            groups.push((together([1, 3]), together([4, 5]), together([1, 4])));
+        }
+        pieces.extend(halves.into_iter().filter(|half| half.len() > 2));
+    }
+    // The two that are one shape are parted last.
+    assert!(groups.iter().all(|(same, ..)| *same), "{groups:?}");
+    assert!(groups.iter().any(|(_, _, differ)| !differ), "{groups:?}");
 }

@@ -17,6 +17,8 @@ pub struct Words {
     pub short: String,
     /// InfluxDB, or something that does as it does, says what is wrong.
     pub is_failure: bool,
+    /// What is wrong are lines.
+    pub is_about_lines: bool,
     /// It is for a browser.
     pub is_page: bool,
     /// v3: what it says of single lines.
@@ -44,21 +46,36 @@ struct Line {
 pub fn words(body: &str) -> Words {
     let body = body.trim();
     let is_page = body.starts_with('<');
-    if let Some(message) = message(body) {
-        let lines =
-            message.data.and_then(|data| serde_json::from_value::<Vec<Line>>(data).ok()).unwrap_or_default();
-        let text = message.error.or(message.message);
-        let is_failure = text.is_some() || !lines.is_empty();
-        let text = text.unwrap_or_default();
-        let of_line = lines.first().and_then(|line| line.error_message.as_deref());
-        let short = of_line.map_or_else(|| without_quotation(&text), |reason| format!("{text}: {reason}"));
-        return Words { text, short, is_failure, is_page, lines };
-    }
-    let lower = body.to_ascii_lowercase();
-    let speaks_of_lines =
-        ["unable to parse", "partial write", "cannot parse", "can't parse", "line protocol"];
-    let is_failure = !is_page && speaks_of_lines.iter().any(|words| lower.contains(words));
-    Words { text: body.to_owned(), short: without_quotation(body), is_failure, is_page, lines: Vec::new() }
+    let Some(message) = message(body) else {
+        let is_failure = !is_page && is_about_lines(body);
+        let (text, short) = (body.to_owned(), without_quotation(body));
+        return Words { text, short, is_failure, is_about_lines: is_failure, is_page, lines: Vec::new() };
+    };
+    let lines =
+        message.data.and_then(|data| serde_json::from_value::<Vec<Line>>(data).ok()).unwrap_or_default();
+    let text = message.error.or(message.message);
+    let is_failure = text.is_some() || !lines.is_empty();
+    let text = text.unwrap_or_default();
+    let of_line = lines.first().and_then(|line| line.error_message.as_deref());
+    let short = of_line.map_or_else(|| without_quotation(&text), |reason| format!("{text}: {reason}"));
+    let is_about_lines = !lines.is_empty() || is_about_lines(&text);
+    Words { text, short, is_failure, is_about_lines, is_page, lines }
+}
+
+/// How v1 and v2 (`unable to parse`, `partial write`), v3 (`line protocol`, `limit of 500 columns`) and VictoriaMetrics begin what
+/// they say of lines. Other refusals are about something else: v3 has rules for the names of databases.
+fn is_about_lines(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let words = [
+        "unable to parse",
+        "partial write",
+        "type conflict",
+        "cannot parse",
+        "can't parse",
+        "line protocol",
+        "columns",
+    ];
+    words.iter().any(|words| text.contains(words))
 }
 
 fn message(body: &str) -> Option<Message> {

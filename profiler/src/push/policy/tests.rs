@@ -115,7 +115,9 @@ fn pauses_grow_to_the_cap_never_fall_below_the_floor_and_differ_between_processe
     let mut backoff = Backoff::new(floor, cap, 4);
     assert_eq!(backoff.next(Some(Duration::from_secs(90))), Duration::from_secs(90));
     assert_eq!(backoff.next(Some(Duration::MAX)), LONGEST_WISH);
-    (0..100).for_each(|_| drop(backoff.next(None)));
+    for _ in 0..100 {
+        backoff.next(None);
+    }
     backoff.reset();
     assert_eq!(backoff.next(None), floor);
     assert_eq!(backoff.misconfigured(), Duration::from_secs(60));
