@@ -277,7 +277,7 @@ families! {
         "Points that InfluxDB refuses for good; they are kept, with its reason, in the file quarantine.lp of the spool.";
     INFLUX_DROPPED: Counter "profiler_influx_dropped_points_total" ["reason"]
         => integer("profiler_push", "dropped_points_{reason}"),
-        "Points that were given up: spool_full and memory_full (the oldest go first), expired (older than --influx-spool-age), corrupt (the disk has changed them), quarantine_full.";
+        "Points that were given up: spool_full and memory_full (the oldest go first), expired (older than --influx-spool-age), corrupt (the disk has changed them), unfit (one window is larger than the spool may be), quarantine_full.";
     INFLUX_LEFT_OUT: Counter "profiler_influx_left_out_total" ["reason"]
         => integer("profiler_push", "left_out_{reason}"),
         "Values and points that line protocol can't express or no server takes, by reason; what was changed to fit, too.";

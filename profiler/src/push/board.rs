@@ -206,6 +206,14 @@ impl Board {
         !before
     }
 
+    /// A batch that can't be kept.
+    pub fn give_up(&self, batch: &Arc<Batch>) {
+        let mut state = self.lock();
+        if remove(&mut state, batch) {
+            state.figures.dropped.unfit += u64::from(batch.points);
+        }
+    }
+
     // ---- sending ----
 
     /// Batches that have just been written to disk, oldest first.

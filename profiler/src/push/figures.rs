@@ -95,18 +95,21 @@ pub struct Dropped {
     pub corrupt: u64,
     /// The disk didn't take them and memory was full: the oldest go first.
     pub memory_full: u64,
+    /// One window alone is larger than the spool may be.
+    pub unfit: u64,
     /// They were refused for good, and the quarantine file was full or could not be written.
     pub quarantine_full: u64,
 }
 
 impl Dropped {
     /// Names and counts.
-    pub fn named(&self) -> [(&'static str, u64); 5] {
+    pub fn named(&self) -> [(&'static str, u64); 6] {
         [
             ("spool_full", self.spool_full),
             ("expired", self.expired),
             ("corrupt", self.corrupt),
             ("memory_full", self.memory_full),
+            ("unfit", self.unfit),
             ("quarantine_full", self.quarantine_full),
         ]
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     board::{Board, Stage},
-    spool::Spool,
+    spool::{Spool, SpoolError},
 };
 
 /// A disk that has refused is tried again after this.
@@ -24,6 +24,11 @@ fn write(spool: &Spool, board: &Board) {
                     // It has been acknowledged already; if it can't be removed it is sent once more.
                     let _removed = spool.remove(id);
                 }
+            }
+            Err(error @ (SpoolError::Unfit { .. } | SpoolError::TooLarge { .. })) => {
+                // No disk will ever take it, and others wait behind it.
+                tracing::error!("{error}: {} points are given up", batch.points);
+                board.give_up(&batch);
             }
             Err(error) => {
                 if board.disk_failed() {

@@ -21,6 +21,8 @@ use crate::export::line_protocol;
 pub const BACKLOG_RATE: f64 = 20_000.0;
 /// Something may have happened that nobody has told: look this often.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is looked for points that are too old.
+const EXPIRY: Duration = Duration::from_secs(60);
 /// No pause after a failure is shorter.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
 /// Files of the spool that are looked at for one request.
@@ -44,6 +46,8 @@ pub struct Sender {
     not_before: Option<Instant>,
     /// Nothing of the backlog is sent before.
     backlog_not_before: Instant,
+    /// When it is looked for points that are too old.
+    expiry: Instant,
     /// People were told that something is wrong.
     told: Option<String>,
 }
@@ -119,6 +123,7 @@ impl Sender {
             fresh: Vec::new(),
             not_before: None,
             backlog_not_before: Instant::now(),
+            expiry: Instant::now(),
             told: None,
         }
     }
@@ -135,8 +140,9 @@ impl Sender {
                 self.board.wait(turn, (at - now).min(LOOK));
                 continue;
             }
-            if let Some(spool) = &self.spool {
+            if let Some(spool) = self.spool.as_ref().filter(|_| now >= self.expiry) {
                 spool.expire(SystemTime::now());
+                self.expiry = now + EXPIRY;
             }
             match self.next() {
                 Some(job) => self.send(&job),
