@@ -99,7 +99,7 @@ fn eavesdrop(profiler: SocketAddr) -> (SocketAddr, Arc<Mutex<Heard>>) {
                         if memory.len() < 16 << 20 {
                             memory.extend_from_slice(bytes);
                         }
-                    })
+                    });
                 });
             }
         }
