@@ -1,7 +1,7 @@
 //! gzip for every text that is worth it.
 //!
 //! Our own layer, because every answer is in one piece and in memory: it gets its real length, and one that is large is
-//! compressed on another thread than the one that serves. tower-http's would bring four more crates, answer in chunks without a
+//! compressed on another thread than the one that serves. tower-http's would bring six more crates, answer in chunks without a
 //! length and compress on that one thread.
 
 use std::io::Write as _;
