@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{command, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 24] = [
     "binutils",
     "busybox-static",
     "debuginfod",
@@ -31,18 +31,25 @@ const PACKAGES: [&str; 22] = [
     "prometheus",
     "python3",
     "python3-dev",
+    // The reference parser of OpenMetrics.
+    "python3-prometheus-client",
     "redis-server",
     "redis-tools",
+    // With vmagent.
+    "victoria-metrics",
     "xz-utils",
 ];
 
 /// The same as programs, for machines that don't have Debian's packages.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 14] = [
     "cc",
     "c++",
     "python3",
     "redis-server",
+    "prometheus",
     "promtool",
+    "victoria-metrics",
+    "vmagent",
     "musl-gcc",
     "make",
     "objcopy",
