@@ -30,6 +30,11 @@ print(httpd.server_address[1], flush=True)
 httpd.serve_forever()
 ";
 
+fn skip() {
+    println!("SKIPPED: no openssl or no python3");
+    assert!(std::env::var_os("PROFILER_TESTS_MUST_RUN").is_none(), "no openssl or no python3");
+}
+
 struct Guarded(Child);
 
 impl Drop for Guarded {
@@ -95,8 +100,7 @@ fn pushes_to_the_server_of_the_environment() {
 fn a_certificate_that_nobody_trusts_is_a_wrong_setting_and_can_be_trusted() {
     let directory = std::env::temp_dir().join(format!("profiler-push-tls-{}", std::process::id()));
     let Some((_server, port)) = serve(&directory, "FALSE") else {
-        println!("SKIPPED: no openssl or no python3");
-        return;
+        return skip();
     };
     let url = format!("https://127.0.0.1:{port}");
     let delivered = push(url.clone());
@@ -117,8 +121,7 @@ fn a_certificate_that_nobody_trusts_is_a_wrong_setting_and_can_be_trusted() {
 fn the_certificate_of_an_authority_is_no_servers_and_that_is_said() {
     let directory = std::env::temp_dir().join(format!("profiler-push-ca-{}", std::process::id()));
     let Some((_server, port)) = serve(&directory, "TRUE") else {
-        println!("SKIPPED: no openssl or no python3");
-        return;
+        return skip();
     };
     let (stored, said) = trusting(&format!("https://127.0.0.1:{port}"), &directory.join("cert.pem"));
     assert!(!stored && said.contains("CA:FALSE"), "{said}");
