@@ -3,7 +3,9 @@
 //! What is made is committed beside its sources, so that who wants to import it needs no jsonnet. `--check` says whether
 //! it is what the sources give, and whether every query asks for something that the profiler has (`profiler metrics`).
 
+mod catalogue;
 mod generated;
+mod promql;
 
 use anyhow::{Result, bail};
 

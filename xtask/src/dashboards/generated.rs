@@ -84,7 +84,8 @@ fn root() -> PathBuf {
 
 /// Name and text of each file, in the order of names.
 fn files(evaluated: &Value) -> Result<Vec<(String, String)>> {
-    let files = evaluated.get("files").and_then(Value::as_object).context("generate.jsonnet gives no files")?;
+    let files =
+        evaluated.get("files").and_then(Value::as_object).context("generate.jsonnet gives no files")?;
     files
         .iter()
         .map(|(name, text)| {
