@@ -4,7 +4,10 @@
 //! it is what the sources give, and whether every query asks for something that the profiler has (`profiler metrics`).
 
 mod catalogue;
+mod chronograf;
 mod generated;
+mod grafana;
+mod influxql;
 mod promql;
 
 use anyhow::{Result, bail};
