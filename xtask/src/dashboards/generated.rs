@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{command, debian, style, workspace};
 
 /// The mixin, seen from the repository's root.
-const SOURCES: &str = "dashboards";
+pub const SOURCES: &str = "dashboards";
 /// The Debian package, which is named like its program.
 const JSONNET: &str = "jsonnet";
 

@@ -291,7 +291,13 @@ impl<'a> Reader<'a, '_> {
                     sources.push(Source::Unknown);
                 }
             },
-            Some(Token::Regex(_) | Token::Variable(_)) => sources.push(Source::Unknown),
+            Some(Token::Regex(regex)) => {
+                if !self.catalogue.measurements().any(|name| may_match(&regex, name)) {
+                    self.say(format!("there is no measurement like /{regex}/"));
+                }
+                sources.push(Source::Unknown);
+            }
+            Some(Token::Variable(_)) => sources.push(Source::Unknown),
             _ => return Err("FROM without a measurement".to_owned()),
         }
         Ok(())
@@ -440,6 +446,20 @@ impl<'a> Reader<'a, '_> {
                 self.say(format!("{clause} `{name}`, which is no tag of `{}`", source.name()));
             }
         }
+    }
+}
+
+/// Whether a regular expression may match a name. Only those that are plain words with anchors are looked into.
+fn may_match(regex: &str, name: &str) -> bool {
+    let word = regex.trim_start_matches('^').trim_end_matches('$');
+    if !word.chars().all(|c| c.is_alphanumeric() || c == '_') {
+        return true;
+    }
+    match (regex.starts_with('^'), regex.ends_with('$')) {
+        (true, true) => name == word,
+        (true, false) => name.starts_with(word),
+        (false, true) => name.ends_with(word),
+        (false, false) => name.contains(word),
     }
 }
 

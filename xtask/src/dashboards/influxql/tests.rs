@@ -43,6 +43,9 @@ fn queries_of_grafana_and_chronograf_pass() {
 #[test]
 fn an_unknown_measurement_is_found() {
     finds(r#"SELECT mean("calls") FROM "p_allocs" WHERE $timeFilter"#, "no measurement `p_allocs`");
+    finds("SELECT mean(calls) FROM /^p_allocs/ WHERE $timeFilter", "no measurement like /^p_allocs/");
+    passes("SELECT mean(calls) FROM /^p_al/ WHERE $timeFilter");
+    passes("SELECT mean(calls) FROM /^p_(a|b)$/ WHERE $timeFilter");
     finds(r#"SHOW TAG VALUES FROM "p_allocs" WITH KEY = "target""#, "no measurement `p_allocs`");
     finds(
         r#"SELECT mean("a") FROM (SELECT last("calls") AS a FROM "nothing" WHERE $timeFilter) WHERE $timeFilter"#,
