@@ -173,11 +173,18 @@ impl Walk<'_> {
     }
 
     fn binary(&mut self, one: &BinaryExpr, within: &str) -> Given {
-        let (left, right) = (self.expr(&one.lhs, within), self.expr(&one.rhs, within));
+        let op = one.op.to_string();
+        let left = self.expr(&one.lhs, within);
+        let shown = self.shown;
+        if matches!(op.as_str(), "and" | "unless") {
+            // Its values go nowhere.
+            self.shown = Shown::AtOnce;
+        }
+        let right = self.expr(&one.rhs, within);
+        self.shown = shown;
         if left.scalar || right.scalar {
             return if left.scalar { right } else { left };
         }
-        let op = one.op.to_string();
         let modifier = one.modifier.as_ref();
         let matching = modifier.and_then(|modifier| modifier.matching.as_ref());
         match matching {
