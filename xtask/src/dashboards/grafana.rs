@@ -192,7 +192,7 @@ impl One<'_> {
         match name.and_then(|name| self.variables.get(name)) {
             Some(Some(of)) if kind == Some(of) => {}
             Some(Some(of)) => {
-                self.say(format!("{place}: its data source is a {of}, and is said to be {kind:?}"))
+                self.say(format!("{place}: its data source is a {of}, and is said to be {kind:?}"));
             }
             _ => self.say(format!("{place}: the data source {uid:?} is no variable that chooses one")),
         }

@@ -265,9 +265,9 @@ impl Walk<'_> {
         }
         let mut labels = given.into_iter().find(|given| !given.scalar).and_then(|given| given.labels);
         match (name, &mut labels) {
-            // What is removed here is what the function takes away.
-            ("histogram_quantile", Some(labels)) if !labels.remove("le") => {
-                self.say("histogram_quantile without `le`".to_owned());
+            ("histogram_quantile", Some(labels)) => {
+                let had = labels.remove("le");
+                self.problems.extend((!had).then(|| "histogram_quantile without `le`".to_owned()));
             }
             ("label_replace", Some(all)) => {
                 if let Some(source) = text(3).filter(|source| !source.is_empty() && !all.contains(source)) {
