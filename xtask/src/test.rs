@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{command, debian, docs, lint, setup, style, workspace};
+use crate::{command, dashboards, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: &[&str] = &[
     "binutils",
     "busybox-static",
     "debuginfod",
@@ -18,6 +18,8 @@ const PACKAGES: [&str; 24] = [
     "g++",
     // Its own reader of profiles (go tool pprof).
     "golang-1.19-go",
+    // Dashboards, alerts and recording rules are made with it.
+    "jsonnet",
     "libc6-dev",
     "libc6-i386",
     "libgoogle-perftools-dev",
@@ -41,7 +43,7 @@ const PACKAGES: [&str; 24] = [
 ];
 
 /// The same as programs, for machines that don't have Debian's packages.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: &[&str] = &[
     "cc",
     "c++",
     "python3",
@@ -50,6 +52,7 @@ const PROGRAMS: [&str; 14] = [
     "promtool",
     "victoria-metrics",
     "vmagent",
+    "jsonnet",
     "musl-gcc",
     "make",
     "objcopy",
@@ -90,6 +93,7 @@ pub fn run(args: &Args) -> Result<()> {
     steps.push(step("clippy", clippy));
     steps.push(step("lint", lint::run));
     steps.push(step("documents", docs::check));
+    steps.push(step("dashboards", dashboards::check));
     steps.push(step("tests", || tests(args, strict)));
     summary(&steps, begin.elapsed())
 }
@@ -122,7 +126,7 @@ fn summary(steps: &[Step], took: Duration) -> Result<()> {
 /// Installs what is missing. Where that can't be, tests that need it skip themselves, except in the CI.
 fn install_needs(strict: bool) -> Result<()> {
     let absent = if debian::is_here() {
-        let missing = debian::missing(&PACKAGES);
+        let missing = debian::missing(PACKAGES);
         if missing.is_empty() {
             style::say("every package the tests need is installed");
             return Ok(());
