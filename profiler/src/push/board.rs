@@ -14,7 +14,7 @@ const MEMORY: usize = 16 << 20;
 /// A disk that hasn't taken a batch by then hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Batches that are sent before the backlog, at most: after that they are backlog, too.
-const FRESH: usize = 64;
+pub const FRESH: usize = 64;
 
 /// Points of one window, encoded.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ struct State {
     fresh: VecDeque<BatchId>,
     disk_fails: bool,
     stage: Stage,
+    /// Somebody writes batches to disk.
+    keeping: bool,
     /// The last snapshot, to be closed.
     last: Option<Box<Snapshot>>,
     /// When sending ends.
@@ -154,6 +156,12 @@ impl Board {
 
     // ---- keeping ----
 
+    /// Somebody begins to write batches to disk, or has ended.
+    pub fn keeps_on(&self, keeping: bool) {
+        self.lock().keeping = keeping;
+        self.changed.notify_all();
+    }
+
     /// The next batch that is to be written to disk; waits for one. `None`: there are no more.
     pub fn next_to_keep(&self) -> Option<Arc<Batch>> {
         let mut state = self.lock();
@@ -242,11 +250,11 @@ impl Board {
         self.changed.notify_all();
     }
 
-    /// Waits until sending has ended, or for so long.
+    /// Waits until sending and writing to disk have ended, or for so long. Sending may end while the disk takes the last batch.
     pub fn wait_until_over(&self, longest: Duration) {
         let end = Instant::now() + longest;
         let mut state = self.lock();
-        while state.stage != Stage::Over {
+        while state.stage != Stage::Over || state.keeping {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;

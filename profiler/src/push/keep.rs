@@ -12,6 +12,11 @@ const AGAIN: Duration = Duration::from_secs(5);
 
 /// Writes until the end.
 pub fn run(spool: &Spool, board: &Board) {
+    write(spool, board);
+    board.keeps_on(false);
+}
+
+fn write(spool: &Spool, board: &Board) {
     while let Some(batch) = board.next_to_keep() {
         match spool.append(batch.time, batch.points, &batch.text) {
             Ok(id) => {

@@ -99,6 +99,7 @@ impl Pusher {
         Builder::new().name("profiler-points".to_owned()).spawn(move || windows.run())?;
         if let Some(spool) = &self.spool {
             let (spool, board) = (Arc::clone(spool), Arc::clone(&self.board));
+            self.board.keeps_on(true);
             Builder::new().name("profiler-spool".to_owned()).spawn(move || keep::run(&spool, &board))?;
         }
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
