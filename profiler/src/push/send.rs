@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    board::{Batch, Board, Stage},
+    board::{Batch, Board, FRESH, Stage},
     client::Client,
     delivery::{Delivery, Outcome, Wait, Wire},
     figures::{PushFigures, Requests},
@@ -167,6 +167,9 @@ impl Sender {
     /// New batches first, then what the disk hasn't taken, then the backlog at its rate.
     fn next(&mut self) -> Option<Job> {
         self.fresh.extend(self.board.take_fresh());
+        // The rest is backlog.
+        let surplus = self.fresh.len().saturating_sub(FRESH);
+        self.fresh.drain(..surplus);
         while !self.fresh.is_empty() {
             let fresh = std::mem::take(&mut self.fresh);
             let (job, rest) = self.gather(fresh);
@@ -193,7 +196,7 @@ impl Sender {
     }
 
     /// As many of these files as go into one request, and those that don't.
-    fn gather(&self, ids: Vec<BatchId>) -> (Option<Job>, Vec<BatchId>) {
+    fn gather(&mut self, ids: Vec<BatchId>) -> (Option<Job>, Vec<BatchId>) {
         let Some(spool) = &self.spool else { return (None, Vec::new()) };
         let (mut taken, mut text, mut points) = (Vec::new(), String::new(), 0u32);
         let mut ids = ids.into_iter();
@@ -207,6 +210,9 @@ impl Sender {
                 Ok(Some(lines)) => {
                     points = points.saturating_add(id.points);
                     text.push_str(&lines);
+                    if !text.ends_with('\n') {
+                        text.push('\n');
+                    }
                     taken.push(id);
                 }
                 // It has been sent with the backlog, was dropped, or was set aside.
@@ -214,7 +220,7 @@ impl Sender {
                 Err(error) => {
                     tracing::warn!("{error}");
                     // A disk that can't be read now may be later.
-                    self.board.wait(LOOK);
+                    self.backlog_not_before = Instant::now() + LOOK;
                     break;
                 }
             }
@@ -257,6 +263,7 @@ impl Sender {
         if delivered.quarantined > 0 {
             self.quarantine.sync();
         }
+        let progress = delivered.stored + delivered.quarantined > 0;
         self.board.count(|figures| {
             figures.stored += delivered.stored;
             figures.quarantined += delivered.quarantined - lost;
@@ -269,7 +276,7 @@ impl Sender {
                 self.well();
             }
             Outcome::Later { wait, reason, rest } => {
-                self.keep_rest(job, &rest);
+                self.keep_rest(job, rest, progress);
                 match wait {
                     Wait::No => self.well(),
                     Wait::Backoff(at_least) => {
@@ -279,7 +286,7 @@ impl Sender {
                 }
             }
             Outcome::Misconfigured { reason, rest } => {
-                self.keep_rest(job, &rest);
+                self.keep_rest(job, rest, progress);
                 let pause = self.backoff.misconfigured();
                 self.later(pause, reason, true);
             }
@@ -302,23 +309,30 @@ impl Sender {
         }
     }
 
-    /// A part is stored already: only the rest is sent again. What has to be written first is written before the old is removed.
-    fn keep_rest(&self, job: &Job, rest: &str) {
+    /// If a part is stored (or in quarantine) already, only the rest is sent again. What has to be written first is written
+    /// before the old is removed. Without progress the batches stay as they are, and where they are: oldest first.
+    fn keep_rest(&self, job: &Job, mut rest: String, progress: bool) {
         self.board.count(|figures| figures.retries += 1);
         let points = u32::try_from(rest.lines().count()).unwrap_or(u32::MAX);
+        if !progress || points == 0 {
+            return;
+        }
+        if !rest.ends_with('\n') {
+            rest.push('\n');
+        }
         match (job, &self.spool) {
-            (Job::Spooled(ids, text), Some(spool)) if rest.len() < text.len() && points > 0 => {
+            (Job::Spooled(ids, _), Some(spool)) => {
                 let Some(first) = ids.first() else { return };
                 let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(first.time_ns);
-                if spool.append(time, points, rest).is_ok() {
+                if spool.append(time, points, &rest).is_ok() {
                     self.done(job);
                 }
             }
-            (Job::Memory(batch), _) if points > 0 => {
-                let rest = Batch { time: batch.time, closed: batch.closed, points, text: rest.to_owned() };
+            (Job::Memory(batch), _) => {
+                let rest = Batch { time: batch.time, closed: batch.closed, points, text: rest };
                 self.board.left_of(batch, rest);
             }
-            _ => {}
+            (Job::Spooled(..), None) => {}
         }
     }
 
