@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{command, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 23] = [
     "binutils",
     "busybox-static",
     "debuginfod",
@@ -18,6 +18,7 @@ const PACKAGES: [&str; 22] = [
     "g++",
     // Its own reader of profiles (go tool pprof).
     "golang-1.19-go",
+    "influxdb",
     "libc6-dev",
     "libc6-i386",
     "libgoogle-perftools-dev",
@@ -37,7 +38,7 @@ const PACKAGES: [&str; 22] = [
 ];
 
 /// The same as programs, for machines that don't have Debian's packages.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "cc",
     "c++",
     "python3",
@@ -49,6 +50,7 @@ const PROGRAMS: [&str; 11] = [
     "xz",
     "busybox",
     "debuginfod",
+    "influxd",
 ];
 
 #[derive(clap::Args)]
