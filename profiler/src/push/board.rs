@@ -210,7 +210,7 @@ impl Board {
     }
 
     /// A batch that only memory has, if the disk doesn't take it.
-    pub fn from_memory(&self, without_spool: bool) -> Option<Arc<Batch>> {
+    pub fn only_in_memory(&self, without_spool: bool) -> Option<Arc<Batch>> {
         let state = self.lock();
         let batch = state.waiting.front()?;
         let only_here = without_spool || state.disk_fails || batch.closed.elapsed() > PATIENCE;

@@ -178,7 +178,7 @@ impl Sender {
                 return job;
             }
         }
-        if let Some(batch) = self.board.from_memory(self.spool.is_none()) {
+        if let Some(batch) = self.board.only_in_memory(self.spool.is_none()) {
             return Some(Job::Memory(batch));
         }
         while Instant::now() >= self.backlog_not_before
