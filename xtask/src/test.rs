@@ -18,6 +18,7 @@ const PACKAGES: &[&str] = &[
     "g++",
     // Its own reader of profiles (go tool pprof).
     "golang-1.19-go",
+    "influxdb",
     // Dashboards, alerts and recording rules are made with it.
     "jsonnet",
     "libc6-dev",
@@ -30,6 +31,8 @@ const PACKAGES: &[&str] = &[
     "libtcmalloc-minimal4",
     "make",
     "musl-tools",
+    // Certificates for the tests of the push.
+    "openssl",
     "prometheus",
     "python3",
     "python3-dev",
@@ -59,6 +62,7 @@ const PROGRAMS: &[&str] = &[
     "xz",
     "busybox",
     "debuginfod",
+    "influxd",
 ];
 
 #[derive(clap::Args)]

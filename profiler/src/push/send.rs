@@ -72,16 +72,16 @@ struct Counting<'a> {
 impl Wire for Counting<'_> {
     fn write(&mut self, lines: &str) -> Answer {
         let answer = self.client.write(lines);
-        let count = match (&answer.result, Wire::api(self.client)) {
-            (Err(_), _) | (_, None) => &mut self.requests.unreachable,
-            (Ok(_), Some(api)) => match meaning(api, &answer, &[lines]) {
-                Meaning::Stored => &mut self.requests.stored,
-                Meaning::Rejected { .. } => &mut self.requests.rejected,
-                Meaning::TooLarge { .. } => &mut self.requests.too_large,
-                Meaning::Later { .. } => &mut self.requests.busy,
-                Meaning::Misconfigured { .. } => &mut self.requests.misconfigured,
-                Meaning::Broken { .. } => &mut self.requests.broken,
-            },
+        // After an answer that speaks of no place, another generation may be there: none is known then.
+        let api = Wire::api(self.client).unwrap_or(Api::V1);
+        let count = match meaning(api, &answer, &[lines]) {
+            Meaning::Stored => &mut self.requests.stored,
+            Meaning::Rejected { .. } => &mut self.requests.rejected,
+            Meaning::TooLarge { .. } => &mut self.requests.too_large,
+            Meaning::Misconfigured { .. } => &mut self.requests.misconfigured,
+            Meaning::Later { .. } if answer.result.is_err() => &mut self.requests.unreachable,
+            Meaning::Later { .. } => &mut self.requests.busy,
+            Meaning::Broken { .. } => &mut self.requests.broken,
         };
         *count += 1;
         answer
