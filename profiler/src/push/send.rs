@@ -218,9 +218,15 @@ impl Sender {
                 break;
             }
             match spool.read(id) {
+                // One request rather than a full one and a tiny one.
+                Ok(Some(lines)) if !taken.is_empty() && text.len() + lines.len() > BATCH_BYTES => {
+                    rest.push(id);
+                    break;
+                }
                 Ok(Some(lines)) => {
                     points = points.saturating_add(id.points);
                     text.push_str(&lines);
+                    // What was left of a batch has no newline at its end: two lines would become one that nobody can read.
                     if !text.ends_with('\n') {
                         text.push('\n');
                     }
