@@ -1,6 +1,7 @@
 //! The thread that sends: what is new at once, the backlog oldest first and not faster than a server bears beside its work.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -50,6 +51,8 @@ pub struct Sender {
     backlog_not_before: Instant,
     /// When it is looked for points that are too old.
     expiry: Instant,
+    /// Files that couldn't be read or removed: not touched before that.
+    left_alone: HashSet<BatchId>,
     /// People were told that something is wrong.
     told: Option<String>,
 }
@@ -128,6 +131,7 @@ impl Sender {
             backlog_rate,
             backlog_not_before: Instant::now(),
             expiry: Instant::now(),
+            left_alone: HashSet::new(),
             told: None,
         }
     }
@@ -146,6 +150,7 @@ impl Sender {
             }
             if let Some(spool) = self.spool.as_ref().filter(|_| now >= self.expiry) {
                 spool.expire(SystemTime::now());
+                self.left_alone.clear();
                 self.expiry = now + EXPIRY;
             }
             match self.next() {
@@ -192,8 +197,7 @@ impl Sender {
             return Some(Job::Memory(batch));
         }
         while Instant::now() >= self.backlog_not_before
-            && let Some(ids) =
-                self.spool.as_ref().map(|spool| spool.ids(GATHERED)).filter(|ids| !ids.is_empty())
+            && let Some(ids) = self.backlog()
         {
             let (job, _) = self.gather(ids);
             if let Some(Job::Spooled(ids, _)) = &job {
@@ -204,6 +208,13 @@ impl Sender {
             }
         }
         None
+    }
+
+    /// The oldest files, but for those that are left alone.
+    fn backlog(&self) -> Option<Vec<BatchId>> {
+        let mut ids = self.spool.as_ref()?.ids(GATHERED + self.left_alone.len());
+        ids.retain(|id| !self.left_alone.contains(id));
+        (!ids.is_empty()).then_some(ids)
     }
 
     /// As many of these files as go into one request, and those that don't.
@@ -236,9 +247,8 @@ impl Sender {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!("{error}");
-                    // A disk that can't be read now may be later.
-                    self.backlog_not_before = Instant::now() + LOOK;
-                    break;
+                    // A disk that can't be read now may be later; the others needn't wait for that.
+                    self.left_alone.insert(id);
                 }
             }
             if text.len() >= BATCH_BYTES {
@@ -339,13 +349,14 @@ impl Sender {
     }
 
     /// Everything of it is stored, or in quarantine.
-    fn done(&self, job: &Job) {
+    fn done(&mut self, job: &Job) {
         match (job, &self.spool) {
             (Job::Spooled(ids, _), Some(spool)) => {
                 for id in ids {
                     if let Err(error) = spool.remove(*id) {
-                        // It is sent again, which changes nothing.
+                        // It is sent again in a while, which changes nothing.
                         tracing::warn!("{error}");
+                        self.left_alone.insert(*id);
                     }
                 }
             }
@@ -356,7 +367,7 @@ impl Sender {
 
     /// If a part is stored (or in quarantine) already, only the rest is sent again. What has to be written first is written
     /// before the old is removed. Without progress the batches stay as they are, and where they are: oldest first.
-    fn keep_rest(&self, job: &Job, mut rest: String, progress: bool) {
+    fn keep_rest(&mut self, job: &Job, mut rest: String, progress: bool) {
         self.board.count(|figures| figures.retries += 1);
         let points = u32::try_from(rest.lines().count()).unwrap_or(u32::MAX);
         if !progress || points == 0 {
