@@ -6,6 +6,7 @@ mod fault_server;
 
 mod finding_out;
 mod rows;
+mod threads;
 mod tls;
 mod transport;
 
