@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod command;
+mod dashboards;
 mod debian;
 mod demo;
 mod docs;
@@ -50,6 +51,8 @@ enum Verb {
     Lint,
     /// Write (or check) the documents which are made from the program itself
     Docs(docs::Args),
+    /// Write (or check) dashboards, alerts and recording rules
+    Dashboards(dashboards::Args),
     /// Run a benchmark; without a name, list them
     Bench(bench::Args),
     /// Boot other kernels in an emulator and check that the profiler works on them
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Lint => lint::run(),
         Verb::Docs(args) => docs::run(&args),
+        Verb::Dashboards(args) => dashboards::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Vm(args) => vm::run(&args),
     };

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{command, debian, docs, lint, setup, style, workspace};
+use crate::{command, dashboards, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 23] = [
     "binutils",
     "busybox-static",
     "debuginfod",
@@ -18,6 +18,8 @@ const PACKAGES: [&str; 22] = [
     "g++",
     // Its own reader of profiles (go tool pprof).
     "golang-1.19-go",
+    // Dashboards, alerts and recording rules are made with it.
+    "jsonnet",
     "libc6-dev",
     "libc6-i386",
     "libgoogle-perftools-dev",
@@ -37,12 +39,13 @@ const PACKAGES: [&str; 22] = [
 ];
 
 /// The same as programs, for machines that don't have Debian's packages.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "cc",
     "c++",
     "python3",
     "redis-server",
     "promtool",
+    "jsonnet",
     "musl-gcc",
     "make",
     "objcopy",
@@ -83,6 +86,7 @@ pub fn run(args: &Args) -> Result<()> {
     steps.push(step("clippy", clippy));
     steps.push(step("lint", lint::run));
     steps.push(step("documents", docs::check));
+    steps.push(step("dashboards", dashboards::check));
     steps.push(step("tests", || tests(args, strict)));
     summary(&steps, begin.elapsed())
 }

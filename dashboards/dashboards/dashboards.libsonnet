@@ -1,0 +1,5 @@
+// All dashboards, by the names of their files.
+{
+  grafanaDashboards+:: {},
+  chronografDashboards+:: {},
+}
