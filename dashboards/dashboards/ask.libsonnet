@@ -59,10 +59,10 @@
         ['non_negative_derivative(last("%s"), 1s) AS "b%d"' % [bounds[i], i] for i in std.range(0, std.length(bounds) - 1)];
       'SELECT %s FROM (%s) WHERE %%TIME%% GROUP BY time(%%STEP%%) fill(none)'
       % [std.join(', ', columns), inner(std.join(', ', each), 'profiler_stall', $.influx.chosen, '')],
-    // One aggregate over two counters' rates, in one step.
-    share(measurement, field, part, by, as, chosen=$.influx.chosen)::
-      'SELECT sum("part") / sum("all") AS "%s" FROM (SELECT non_negative_derivative(last("%s"), 1s) AS "part" FROM %%DB%%"%s" WHERE %s AND %%TIME%% AND %s GROUP BY time(%%STEP%%), *), (SELECT non_negative_derivative(last("%s"), 1s) AS "all" FROM %%DB%%"%s" WHERE %s AND %%TIME%% GROUP BY time(%%STEP%%), *) WHERE %%TIME%% GROUP BY time(%%STEP%%), %s fill(none)'
-      % [as, field, measurement, chosen, part, field, measurement, chosen, tags(by)],
+    // Which share of a counter's growth is that of some of its series: `part` and `all` choose them.
+    share(measurement, field, part, all, by, as, chosen=$.influx.chosen)::
+      'SELECT sum("part") / sum("all") AS "%s" FROM (SELECT non_negative_derivative(last("%s"), 1s) AS "part" FROM %%DB%%"%s" WHERE %s AND %%TIME%% AND %s GROUP BY time(%%STEP%%), *), (SELECT non_negative_derivative(last("%s"), 1s) AS "all" FROM %%DB%%"%s" WHERE %s AND %%TIME%% AND %s GROUP BY time(%%STEP%%), *) WHERE %%TIME%% GROUP BY time(%%STEP%%), %s fill(none)'
+      % [as, field, measurement, chosen, part, field, measurement, chosen, all, tags(by)],
 
     local also(where) = if where == '' then '' else ' AND ' + where,
     local named(as) = if as == '' then '' else ' AS "%s"' % as,

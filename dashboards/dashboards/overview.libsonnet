@@ -94,16 +94,16 @@ function(config) {
         p.lines('CPU', 'CPUs that each target uses: 100 % is one of them.', 'percentunit', 12)
         + p.prom(prom.rate('profiler_process_cpu_seconds_total', 'target'), '{{target}}')
         + p.influx(influx.rate('profiler_process', 'cpu_seconds', ['target'], 'cpu'), '$tag_target'),
-        p.lines('Stalled share', 'How much of the time of its threads a target waits for a CPU, a disk or a lock. Sleeping is no stall; idle workers that wait for a condition variable count as waiting for a lock.', 'percentunit', 12)
+        p.lines('Stalled share', 'Of the time in which the threads of a target had something to do: how much of it they waited for a CPU, a disk or the kernel. Locks are not in it, for idle workers wait at one, too.', 'percentunit', 12)
         + { max: 1 }
         + p.prom(stalled, '{{target}}')
-        + p.influx(influx.share('profiler_thread', 'seconds', "\"state\" =~ /^(runnable|disk|uninterruptible|futex)$/", ['target'], 'stalled'), '$tag_target'),
+        + p.influx(influx.share('profiler_thread', 'seconds', '"state" =~ /^(%s)$/' % config.stallStates, '"state" =~ /^(running|%s)$/' % config.stallStates, ['target'], 'stalled'), '$tag_target'),
       ],
     },
   ],
   local stalled =
     '%s / %s' % [
-      prom.rate('profiler_thread_seconds_total', 'target', 'state=~"runnable|disk|uninterruptible|futex"'),
-      prom.rate('profiler_thread_seconds_total', 'target'),
+      prom.rate('profiler_thread_seconds_total', 'target', 'state=~"%s"' % config.stallStates),
+      prom.rate('profiler_thread_seconds_total', 'target', 'state=~"running|%s"' % config.stallStates),
     ],
 }
