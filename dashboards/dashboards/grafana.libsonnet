@@ -188,12 +188,14 @@ function(config, language) {
           for i in std.range(0, std.length(panel.influxTables) - 1)
         ],
       transformations: [
+        // Each question has times of its own, and what is merged must agree in all columns of the same name.
+        { id: 'filterFieldsByName', options: { exclude: { names: ['Time'] } } },
         { id: 'merge', options: {} },
         {
           id: 'organize',
           options: {
             local values = if prometheus then panel.promTable.values else [],
-            excludeByName: { Time: true } + (if prometheus then { 'Value #A': true } else {})
+            excludeByName: (if prometheus then { 'Value #A': true } else {})
                            + { [name]: true for name in ['target', 'site'] if !std.member(names, name) },
             renameByName: { ['Value #' + letter(i + 1)]: values[i][0] for i in std.range(0, std.length(values) - 1) },
             indexByName: {

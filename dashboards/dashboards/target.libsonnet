@@ -91,7 +91,7 @@ function(config) {
       title: 'Allocator',
       panels: [
         p.lines('Allocations by function', 'Calls per second that ask for a block, by function. Exact.', 'ops', 8)
-        + p.prom(prom.rate('profiler_allocations_total', 'function') + ' > 0', '{{function}}')
+        + p.prom('%s and %s > 0' % [prom.rate('profiler_allocations_total', 'function'), prom.sum('profiler_allocations_total', 'function')], '{{function}}')
         + p.influx(influx.rate('profiler_alloc', 'allocations', ['function'], 'allocations', "\"function\" != 'free'"), '$tag_function'),
         p.lines('Allocated bytes', 'Bytes per second asked for, by allocator. Exact as requested.', 'binBps', 8)
         + p.prom(prom.rate('profiler_allocated_bytes_total', 'allocator'), '{{allocator}}')
@@ -107,8 +107,13 @@ function(config) {
         p.lines('What the threads do', 'The time of all threads by what they were doing; the states add up to all of it. Runnable is waiting for a CPU, futex for a lock or a condition variable.', 'percentunit', 12, 9)
         + p.percent
         + p.colors(config.states)
-        + p.prom(prom.rate('profiler_thread_seconds_total', 'state'), '{{state}}')
-        + p.influx(influx.rate('profiler_thread', 'seconds', ['state'], 'threads'), '$tag_state'),
+        // In this order, so that work is at the bottom and sleep at the top.
+        + p.prom(prom.rate('profiler_thread_seconds_total', 'state', 'state="running"'), '{{state}}')
+        + p.prom(prom.rate('profiler_thread_seconds_total', 'state', 'state!~"running|sleeping"'), '{{state}}')
+        + p.prom(prom.rate('profiler_thread_seconds_total', 'state', 'state="sleeping"'), '{{state}}')
+        + p.influx(influx.rate('profiler_thread', 'seconds', ['state'], 'threads', "\"state\" = 'running'"), '$tag_state')
+        + p.influx(influx.rate('profiler_thread', 'seconds', ['state'], 'threads', '"state" !~ /^(running|sleeping)$/'), '$tag_state')
+        + p.influx(influx.rate('profiler_thread', 'seconds', ['state'], 'threads', "\"state\" = 'sleeping'"), '$tag_state'),
         p.heatmap('How long the stalls are', 'Intervals in which a thread stood still for at least the threshold, by length and time.', 12, 9)
         + p.prom(prom.rate('profiler_stall_seconds_bucket', 'le'), '{{le}}')
         + p.influx(influx.bands(['le_' + bound for bound in config.stallBounds], config.stallBounds), '$col')
