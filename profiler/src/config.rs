@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
-use crate::target::{GroupBy, Selection};
+use crate::{
+    push::client::Server,
+    target::{GroupBy, Selection},
+};
 
 /// A complete, valid wish.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +38,8 @@ pub struct Config {
     pub python: bool,
     /// Looking for leaks.
     pub hunt: LeakHunt,
+    /// Pushing to InfluxDB.
+    pub push: Option<Push>,
     /// What is shown to people.
     pub view: View,
     /// One window, then the end.
@@ -115,6 +120,27 @@ impl Default for LeakHunt {
             references: true,
         }
     }
+}
+
+/// What is pushed to InfluxDB, and where it waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Where to and as whom.
+    pub server: Server,
+    /// Time between two points of a series.
+    pub interval: Duration,
+    /// Tags of every point.
+    pub tags: Vec<(String, String)>,
+    /// Put before the name of every measurement.
+    pub prefix: String,
+    /// Counters are unsigned integers.
+    pub unsigned: bool,
+    /// Where points wait; `None`: in memory only.
+    pub spool: Option<PathBuf>,
+    /// How large that directory may get.
+    pub spool_bytes: u64,
+    /// How old points may get there.
+    pub spool_age: Duration,
 }
 
 /// What is shown to people.
@@ -251,6 +277,16 @@ pub const DEFAULT_SAMPLE_BYTES: u64 = 512 << 10;
 pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 /// Weeks of a hunt.
 pub const DEFAULT_HISTORY_BYTES: u64 = 64 << 20;
+/// Time between two points of a series.
+pub const DEFAULT_PUSH_INTERVAL: Duration = Duration::from_secs(10);
+/// Shorter intervals fill disks faster than they show anything.
+pub const SHORTEST_PUSH_INTERVAL: Duration = Duration::from_millis(100);
+/// Two weeks of one target at the default interval, while nobody takes its points.
+pub const DEFAULT_SPOOL_BYTES: u64 = 512 << 20;
+/// Less than that has no room for a window of many targets.
+pub const LOWEST_SPOOL_BYTES: u64 = 1 << 20;
+/// How old points may get.
+pub const DEFAULT_SPOOL_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long `profiler leaks` watches.
 pub const DEFAULT_LEAKS_DURATION: Duration = Duration::from_secs(600);
 /// The exit code of `leaks --fail-on leaking` if something leaks.

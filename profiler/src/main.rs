@@ -68,6 +68,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             });
             return Ok(ExitCode::SUCCESS);
         }
+        Some(Command::Memstatexport { process, server, database, options }) => {
+            (cli::memstatexport(process, &server, database, options)?, None, None)
+        }
         Some(Command::Run { options, command }) => (options, Some(command), None),
         Some(Command::Leaks { options, leaks }) => {
             if let Some(look) = cli::looks(&options, &leaks) {

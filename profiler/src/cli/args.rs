@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+use super::influx::InfluxOptions;
 use crate::{
     config::{Bytes, Leaks},
     history::Moment,
@@ -18,6 +19,8 @@ Examples:
   sudo profiler --comm nginx --children    every nginx and its workers, one set of series
   sudo profiler leaks --pid 1234           which call site leaks, how fast, and how sure; ten minutes
   sudo profiler run -- ./server --port 1   start a program and count from its first allocation
+  sudo profiler --pid 1234 --influx http://db:8086 --influx-db leakhunt
+                                           push everything to InfluxDB, for hunts of weeks; loses nothing
   profiler ps                              the processes of this machine, and what can be told of each
   profiler doctor                          what this machine can do, and what to do about the rest
 
@@ -75,6 +78,22 @@ pub enum Command {
         /// See [`LeaksOptions`].
         #[command(flatten)]
         leaks: LeaksOptions,
+    },
+    /// Push what can be told of one process to an InfluxDB, as gops' verb of this name does for programs with its agent.
+    #[command(name = "memstatexport", max_term_width = 110)]
+    Memstatexport {
+        /// The process.
+        #[arg(value_name = "PID")]
+        process: u32,
+        /// Where the InfluxDB is.
+        #[arg(value_name = "HOST:PORT")]
+        server: String,
+        /// The database.
+        #[arg(value_name = "DBNAME")]
+        database: String,
+        /// See [`Options`].
+        #[command(flatten)]
+        options: Options,
     },
     /// What was found in every file that a process has mapped: which functions are probed where and why, which not and why.
     #[command(max_term_width = 110)]
@@ -230,6 +249,9 @@ pub struct Options {
     /// How the log looks [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// See [`InfluxOptions`].
+    #[command(flatten)]
+    pub influx: InfluxOptions,
 }
 
 /// Heading of what belongs to leak hunts.

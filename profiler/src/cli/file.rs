@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::args::{LogFormat, LogLevel, Switch};
+use super::{
+    args::{LogFormat, LogLevel, Switch},
+    influx::InfluxApi,
+};
 use crate::{
     config::{Bytes, Leaks},
     target::GroupBy,
@@ -12,7 +15,7 @@ use crate::{
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", from = "Written")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct File {
     pub pid: Option<OneOrMany<u32>>,
     pub name: Option<OneOrMany<String>>,
@@ -33,6 +36,7 @@ pub struct File {
     pub interval: Option<String>,
     pub duration: Option<String>,
     pub listen: Option<OneOrMany<String>>,
+    pub web: Web,
     pub alloc: Option<Switch>,
     pub stalls: Option<Switch>,
     pub stall_threshold: Option<String>,
@@ -43,6 +47,20 @@ pub struct File {
     pub history_size: Option<Bytes>,
     pub perf_map: Option<Switch>,
     pub references: Option<Switch>,
+    pub influx: Option<String>,
+    pub influx_db: Option<String>,
+    pub influx_org: Option<String>,
+    pub influx_api: Option<InfluxApi>,
+    pub influx_user: Option<String>,
+    pub influx_password_file: Option<PathBuf>,
+    pub influx_token_file: Option<PathBuf>,
+    pub influx_interval: Option<String>,
+    pub influx_tag: Option<OneOrMany<String>>,
+    pub influx_measurement_prefix: Option<String>,
+    pub influx_uint: Option<bool>,
+    pub influx_spool: Option<PathBuf>,
+    pub influx_spool_size: Option<Bytes>,
+    pub influx_spool_age: Option<String>,
     pub report: Option<PathBuf>,
     pub log_level: Option<LogLevel>,
     pub log_format: Option<LogFormat>,
@@ -51,85 +69,8 @@ pub struct File {
 /// `web.listen-address` is a table with one key for TOML.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct Written {
-    pid: Option<OneOrMany<u32>>,
-    name: Option<OneOrMany<String>>,
-    comm: Option<OneOrMany<String>>,
-    exe: Option<OneOrMany<String>>,
-    cgroup: Option<OneOrMany<String>>,
-    container: Option<OneOrMany<String>>,
-    unit: Option<OneOrMany<String>>,
-    children: Option<bool>,
-    new: Option<bool>,
-    existing: Option<bool>,
-    group_by: Option<GroupBy>,
-    max_targets: Option<u32>,
-    max_series: Option<usize>,
-    mappings: Option<Switch>,
-    debuginfod: Option<String>,
-    python: Option<Switch>,
-    interval: Option<String>,
-    duration: Option<String>,
-    listen: Option<OneOrMany<String>>,
-    web: Web,
-    alloc: Option<Switch>,
-    stalls: Option<Switch>,
-    stall_threshold: Option<String>,
-    leaks: Option<Leaks>,
-    sample_bytes: Option<Bytes>,
-    patience: Option<String>,
-    history: Option<PathBuf>,
-    history_size: Option<Bytes>,
-    perf_map: Option<Switch>,
-    references: Option<Switch>,
-    report: Option<PathBuf>,
-    log_level: Option<LogLevel>,
-    log_format: Option<LogFormat>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct Web {
-    listen_address: Option<OneOrMany<String>>,
-}
-
-impl From<Written> for File {
-    fn from(written: Written) -> Self {
-        Self {
-            pid: written.pid,
-            name: written.name,
-            comm: written.comm,
-            exe: written.exe,
-            cgroup: written.cgroup,
-            container: written.container,
-            unit: written.unit,
-            children: written.children,
-            new: written.new,
-            existing: written.existing,
-            group_by: written.group_by,
-            max_targets: written.max_targets,
-            max_series: written.max_series,
-            mappings: written.mappings,
-            python: written.python,
-            debuginfod: written.debuginfod,
-            interval: written.interval,
-            duration: written.duration,
-            listen: written.listen.or(written.web.listen_address),
-            alloc: written.alloc,
-            stalls: written.stalls,
-            stall_threshold: written.stall_threshold,
-            leaks: written.leaks,
-            sample_bytes: written.sample_bytes,
-            patience: written.patience,
-            history: written.history,
-            history_size: written.history_size,
-            perf_map: written.perf_map,
-            references: written.references,
-            report: written.report,
-            log_level: written.log_level,
-            log_format: written.log_format,
-        }
-    }
+pub struct Web {
+    pub listen_address: Option<OneOrMany<String>>,
 }
 
 /// What may be repeated on the command line may be a list here.

@@ -3,6 +3,7 @@
 pub mod args;
 mod file;
 mod hunt;
+pub mod influx;
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
@@ -12,6 +13,7 @@ pub use args::{Cli, Command, LeaksOptions, LogFormat, LogLevel};
 use args::{Options, Switch};
 use file::File;
 pub use hunt::{Look, looks};
+pub use influx::memstatexport;
 
 use crate::{
     config::{
@@ -77,6 +79,8 @@ pub fn resolve(
 ) -> Result<Config, UsageError> {
     let log = log_config(&options, &file);
     let hunt = hunt::resolve(&options, &file, leaks.is_some())?;
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let push = influx::resolve(&options.influx, &file, options.config.as_deref(), &environment)?;
     let config_path = options.config.clone();
     let path = config_path.as_deref();
     let names = given(options.name, file.name);
@@ -144,7 +148,7 @@ pub fn resolve(
     }
     let once = options.once;
     let lasting = hunt::lasting(leaks, options.duration.or(duration(file.duration, "duration", path)?));
-    let listen = given(options.listen, file.listen);
+    let listen = given(options.listen, file.listen.or(file.web.listen_address));
     let listen = match listen.as_slice() {
         // One window and the end: nobody would come to read.
         [] if once || leaks.is_some() => Vec::new(),
@@ -177,6 +181,7 @@ pub fn resolve(
         python,
         debuginfod,
         hunt,
+        push,
         view: hunt::view(leaks),
         once,
         json: options.json,

@@ -119,10 +119,10 @@ fn fields_of<'a>(family: &'static Family, row: &'a Row) -> Fields<'a> {
         }
         (Holds::Float, value) => fields.push((field_name(family, row), Value::Float(value.to_f64()))),
         (Holds::Integer, Figure::Whole(value)) => {
-            fields.push((field_name(family, row), Value::Unsigned(*value)))
+            fields.push((field_name(family, row), Value::Unsigned(*value)));
         }
         (Holds::Integer, Figure::Signed(value)) => {
-            fields.push((field_name(family, row), Value::Integer(*value)))
+            fields.push((field_name(family, row), Value::Integer(*value)));
         }
         // The catalogue and the walk disagree: a field never changes its type, so there is none.
         (Holds::Integer | Holds::Histogram, _) => {

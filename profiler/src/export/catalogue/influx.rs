@@ -56,10 +56,9 @@ impl Influx {
 
     /// Whether a label becomes a tag of this family's own points.
     pub fn is_tag(&self, label: &str) -> bool {
-        !self.words.contains(&label)
-            && !self.tags.contains(&label)
-            && !self.is_in_field(label)
-            && !(self.holds == Holds::Chosen && self.field == label)
+        let chosen = self.holds == Holds::Chosen && self.field == label;
+        let elsewhere = self.words.contains(&label) || self.tags.contains(&label) || self.is_in_field(label);
+        !chosen && !elsewhere
     }
 }
 
