@@ -10,7 +10,7 @@
     targetLabels: self.instanceLabels + ['target'],
 
     // Runbook: one section per alert; the alert's name in lower case is its anchor.
-    runbookURLPattern: 'https://example.com/profiler/blob/main/docs/runbook.md#%s',
+    runbookURLPattern: 'docs/runbook.md#%s',
 
     // What Grafana shows, and the prefix of the fixed uids, which links and provisioning rest on.
     dashboardNamePrefix: 'Profiler / ',
@@ -42,6 +42,8 @@
     memoryRateWindow: '1h',
     memoryHours: 6,
     scrapeSlowSeconds: 1,
+    // More than so many of one reason in 15 minutes.
+    eventsLostIn15m: 10,
     // Lost samples in the share of those drawn.
     samplesLostRatio: 0.01,
     // Reasons that are no loss by accident: targets of two kinds, functions that aren't sampled on purpose.

@@ -4,17 +4,29 @@
 //! it is what the sources give, and whether every query asks for something that the profiler has (`profiler metrics`).
 
 mod answers;
+mod catalogue;
+mod chronograf;
 mod draw;
 mod generated;
+mod grafana;
+mod influxql;
+mod promql;
+mod promtool;
 mod questions;
+mod rules;
 mod run;
 mod stage;
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
-use crate::setup;
+use crate::{setup, style, workspace};
+use catalogue::Catalogue;
+
+/// What to do about each alert.
+const RUNBOOK: &str = "docs/runbook.md";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,15 +54,43 @@ pub fn run(args: &Args) -> Result<()> {
     if args.check { check() } else { generated::write() }
 }
 
-/// Fails if a generated file differs from what its sources give.
+/// Fails if a generated file differs from what its sources give, if a query asks for what the profiler doesn't have, if a
+/// dashboard breaks a rule, or if an alert doesn't do what its tests say.
 pub fn check() -> Result<()> {
     let evaluated = generated::evaluate()?;
-    let found = generated::differences(&evaluated)?;
+    let mut catalogue = Catalogue::of_profiler()?;
+    let mut found = generated::differences(&evaluated)?;
+    found.extend(contents(&evaluated, &mut catalogue));
+    let (alerts, rules) = (named(&evaluated, "alerts", "alert"), named(&evaluated, "rules", "record"));
+    found.extend(rules::untested(&promtool::tests()?, &alerts, &rules));
+    let runbook = std::fs::read_to_string(workspace::root().join(RUNBOOK)).unwrap_or_default();
+    found.extend(rules::without_section(&runbook, &alerts));
     for finding in &found {
         println!("{finding}");
     }
     if !found.is_empty() {
-        bail!("{} findings in dashboards and rules, listed above", found.len());
+        bail!(
+            "{} findings in dashboards and rules, listed above; `cargo xtask dashboards` writes the generated files",
+            found.len()
+        );
     }
+    promtool::run()?;
+    style::say(&format!(
+        "{} dashboards and rules are what their sources give, and ask for what exists",
+        style::mark(true)
+    ));
     Ok(())
+}
+
+/// What is wrong in the rules, then in the dashboards, which may use the rules.
+fn contents(evaluated: &Value, catalogue: &mut Catalogue) -> Vec<String> {
+    let mut found = rules::recording(&evaluated["rules"], catalogue);
+    found.extend(rules::alerts(&evaluated["alerts"], catalogue));
+    found.extend(grafana::check(&evaluated["grafana"], catalogue));
+    found.extend(chronograf::check(&evaluated["chronograf"], catalogue));
+    found
+}
+
+fn named<'a>(evaluated: &'a Value, key: &str, kind: &str) -> Vec<&'a str> {
+    rules::named(&evaluated[key], kind)
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{command, debian, style, workspace};
 
 /// The mixin, seen from the repository's root.
-const SOURCES: &str = "dashboards";
+pub const SOURCES: &str = "dashboards";
 /// The Debian package, which is named like its program.
 const JSONNET: &str = "jsonnet";
 
@@ -84,7 +84,8 @@ fn root() -> PathBuf {
 
 /// Name and text of each file, in the order of names.
 fn files(evaluated: &Value) -> Result<Vec<(String, String)>> {
-    let files = evaluated.get("files").and_then(Value::as_object).context("generate.jsonnet gives no files")?;
+    let files =
+        evaluated.get("files").and_then(Value::as_object).context("generate.jsonnet gives no files")?;
     files
         .iter()
         .map(|(name, text)| {

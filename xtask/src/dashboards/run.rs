@@ -66,14 +66,15 @@ pub fn run(run: &Run) -> Result<()> {
         to: span.to,
         step: STEP,
     };
-    ask_all(databases.servers, &variables)?;
+    let asked = ask_all(databases.servers, &variables);
     if run.pictures {
         generated::need("rsvg-convert", "librsvg2-bin")?;
         for (dashboard, target, file) in PICTURES {
             picture(databases.servers, dashboard, &variables(target), file)?;
         }
     }
-    Ok(())
+    // The pictures show what is missing.
+    asked
 }
 
 /// Lets everything run side by side, and returns the databases with what they have got.
