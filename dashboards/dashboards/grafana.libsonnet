@@ -75,6 +75,8 @@ function(config, language) {
 
   local kinds = {
     lines(panel):: base(panel, 'timeseries') {
+      local names = [question.legend for question in panel.prom],
+      local several = std.length(names) > 1 || std.member(['{{target}}', '{{function}}', '{{reason}}', '{{cause}}', '{{kind}}'], names[0]),
       targets: ask(panel),
       fieldConfig: {
         defaults: {
@@ -86,13 +88,14 @@ function(config, language) {
             drawStyle: 'line',
             lineInterpolation: 'linear',
             lineWidth: if panel.stack == 'none' then 2 else 1,
-            fillOpacity: if panel.stack == 'none' then 8 else 70,
+            // Shades of several lines over each other are mud.
+            fillOpacity: if panel.stack != 'none' then 70 else if several then 0 else 10,
             gradientMode: 'none',
             showPoints: 'never',
             spanNulls: true,
             axisSoftMin: 0,
             stacking: { mode: panel.stack, group: 'A' },
-            scaleDistribution: if panel.log then { type: 'log', log: 10 } else { type: 'linear' },
+            scaleDistribution: if panel.log then { type: 'log', log: 2 } else { type: 'linear' },
           },
         },
         overrides:

@@ -28,14 +28,14 @@ function(config) {
         p.stat('Resident memory', 'Resident memory of all targets.', 'bytes', 4)
         + p.prom(prom.sum('profiler_process_resident_memory_bytes'))
         + p.influx(influx.now('profiler_process', 'resident_bytes', 'resident')),
-        p.stat('CPU', 'CPUs that the targets use.', 'none', 4, decimals=2)
+        p.stat('CPU', 'CPUs that the targets use: 100 % is one of them.', 'percentunit', 4, decimals=0)
         + p.prom(prom.rate('profiler_process_cpu_seconds_total'))
         + p.influx(influx.rate('profiler_process', 'cpu_seconds', as='cpu')),
       ],
     },
     {
       panels: [
-        p.table('Targets', 'What is said of each target now. Click a name to look into it.', 24, 9)
+        p.table('Targets', 'What is said of each target now. Click a name to look into it.', 24, 8)
         + {
           columns: [
             p.column('target', 'Target', link='target', width=190),

@@ -20,14 +20,14 @@ function(config) {
         p.stat('Targets', 'Targets of which a process runs.', 'none', 4)
         + p.prom(prom.ownSum('profiler_target_up'))
         + p.influx(influx.now('profiler_target', 'up', 'targets', chosen=influx.own)),
-        p.stat('Events lost', 'What was lost or went wrong while observing, in this range. Anything above zero says which figures to doubt.', 'short', 4)
+        p.stat('Events lost', 'What was lost or went wrong while observing, in this range. Anything above zero says which figures to doubt.', 'short', 4, decimals=0)
         + p.thresholds([['green', null], ['orange', 1]])
         + p.prom('sum (increase(profiler_events_lost_total{%s}[$__range]))' % prom.own)
         + p.influx('SELECT sum("v") AS "lost" FROM (SELECT spread("events") AS "v" FROM %DB%"profiler_loss" WHERE %HOST% AND %TIME% GROUP BY *)'),
         p.stat('Points that wait', 'Points that are not acknowledged by InfluxDB yet.', 'short', 4)
         + p.prom(prom.ownSum('profiler_influx_backlog_points'))
         + p.influx(influx.now('profiler_push', 'backlog_points', 'waiting', chosen=influx.own)),
-        p.stat('Points given up', 'Points that were dropped or are in quarantine, in this range: the push promises that there are none.', 'short', 4)
+        p.stat('Points given up', 'Points that were dropped or are in quarantine, in this range: the push promises that there are none.', 'short', 4, decimals=0)
         + p.thresholds([['green', null], ['red', 1]])
         + p.prom('sum (increase(profiler_influx_dropped_points_total{%s}[$__range])) + sum (increase(profiler_influx_quarantined_points_total{%s}[$__range]))' % [prom.own, prom.own])
         + p.influx('SELECT sum("v") AS "given up" FROM (SELECT spread("quarantined_points") + spread("dropped_points_spool_full") + spread("dropped_points_memory_full") + spread("dropped_points_expired") + spread("dropped_points_corrupt") + spread("dropped_points_ended") + spread("dropped_points_quarantine_full") AS "v" FROM %DB%"profiler_push" WHERE %HOST% AND %TIME% GROUP BY *)'),

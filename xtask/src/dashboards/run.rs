@@ -29,6 +29,9 @@ const NEEDS: [(&str, &str); 6] = [
     ("python3", "python3"),
 ];
 
+/// The same for drawing. (Without the fonts, letters are another's.)
+const DRAWING: [(&str, &str); 2] = [("rsvg-convert", "librsvg2-bin"), ("pngquant", "pngquant")];
+
 /// Which dashboards are drawn, of which target, and to which file.
 const PICTURES: [(&str, &str, &str); 4] = [
     ("profiler-overview", ".*", "dashboard-overview"),
@@ -68,7 +71,9 @@ pub fn run(run: &Run) -> Result<()> {
     };
     let asked = ask_all(databases.servers, &variables);
     if run.pictures {
-        generated::need("rsvg-convert", "librsvg2-bin")?;
+        for (program, package) in DRAWING {
+            generated::need(program, package)?;
+        }
         for (dashboard, target, file) in PICTURES {
             picture(databases.servers, dashboard, &variables(target), file)?;
         }
@@ -229,6 +234,10 @@ fn rasterised(svg: &str, name: &str, to: &Path) -> Result<()> {
     let mut convert = Command::new("rsvg-convert");
     convert.arg("-o").arg(to).arg(&from);
     command::run(&mut convert, "install the Debian package `librsvg2-bin`")?;
+    // Few colours are enough, and a quarter of the size.
+    let mut fewer = Command::new("pngquant");
+    fewer.args(["--force", "--skip-if-larger", "--speed", "1", "--output"]).arg(to).arg(to);
+    command::run(&mut fewer, "install the Debian package `pngquant`")?;
     let size = std::fs::metadata(to).map_or(0, |file| file.len() / 1024);
     style::say(&format!("{} wrote {} ({size} KB)", style::mark(true), to.display()));
     Ok(())

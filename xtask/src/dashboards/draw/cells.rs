@@ -30,11 +30,13 @@ pub fn stat(svg: &mut Svg, area: Area, panel: &Value, answers: &[Series], span: 
         svg.text(area.x + 4.0, area.y - 11.0, Style::new(13.0, "#ffffff").bold(), &text(panel, "title"));
         ink = "#ffffff";
     }
-    if options["graphMode"] == "area" {
+    let graph = options["graphMode"] == "area";
+    if graph {
         sparkline(svg, area, series, &color, span);
     }
-    let size = (area.width * 0.86 / width_of(&shown, 1.0, true)).clamp(16.0, 36.0);
-    let y = area.y + area.height / 2.0 + size * 0.3;
+    let most = if graph { 30.0 } else { 36.0 };
+    let size = (area.width * 0.86 / width_of(&shown, 1.0, true)).clamp(16.0, most);
+    let y = area.y + area.height * if graph { 0.3 } else { 0.45 } + size * 0.36;
     svg.text(area.x + area.width / 2.0, y, Style::new(size, ink).bold().at(Anchor::Middle), &shown);
 }
 
@@ -57,7 +59,7 @@ fn color_of(defaults: &Value, value: f64) -> String {
 
 fn sparkline(svg: &mut Svg, area: Area, series: &Series, color: &str, span: Span) {
     let most = series.points.iter().map(|point| point.1).fold(1e-12, f64::max);
-    let area = area.inside(-7.0, area.height * 0.45, -7.0, -7.0);
+    let area = area.inside(-7.0, area.height * 0.66, -7.0, -7.0);
     let place = |(time, value): &(f64, f64)| {
         let x = area.x + area.width * (time - span.from) / (span.to - span.from);
         (x, area.bottom() - (area.height - 2.0) * value.max(0.0) / most)

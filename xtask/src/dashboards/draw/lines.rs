@@ -174,13 +174,15 @@ fn lines(svg: &mut Svg, scale: &Scale, drawn: &[Drawn<'_>], custom: &Value, stac
     }
 }
 
-/// Powers of ten around all values; what is 0 is drawn at the bottom.
+/// Powers of 16 around all values, from 1 KiB; what is 0 is drawn at the bottom.
 fn log_ticks(drawn: &[Drawn<'_>]) -> Vec<f64> {
     let values = drawn.iter().flat_map(|one| one.points.iter().map(|point| point.1));
-    let (least, most) =
-        values.filter(|value| *value > 0.0).fold((1e3_f64, 1e4_f64), |(l, h), v| (l.min(v), h.max(v)));
-    let (first, last) = (least.log10().floor() as i32, most.log10().ceil() as i32);
-    (first..=last).step_by(((last - first) / 5).max(1) as usize).map(|power| 10_f64.powi(power)).collect()
+    let most = values.fold(16_384.0_f64, f64::max);
+    let mut ticks = vec![1024.0];
+    while ticks[ticks.len() - 1] < most && ticks.len() < 12 {
+        ticks.push(ticks[ticks.len() - 1] * 16.0);
+    }
+    ticks
 }
 
 /// Times below a plot.
