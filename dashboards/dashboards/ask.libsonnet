@@ -15,6 +15,10 @@
     ownRate(name, by='', where='')::
       'sum%s (rate(%s{%s%s}[$__rate_interval]))' % [grouped(by), name, $.prom.own, more(where)],
 
+    // By how much a counter has grown in each step: for what happens seldom.
+    ownGrowth(name, by='')::
+      'sum%s (increase(%s{%s}[$__rate_interval]))' % [grouped(by), name, $.prom.own],
+
     local grouped(by) = if by == '' then '' else ' by (%s)' % by,
     local more(where) = if where == '' then '' else ', ' + where,
   },
@@ -35,6 +39,9 @@
     // Several counters of a measurement: [[field, name], ...], each a column of its own.
     rates(measurement, fields, chosen=$.influx.chosen)::
       many(measurement, fields, chosen, function(field) 'non_negative_derivative(last("%s"), 1s)' % field),
+    // The same, but by how much they have grown in each step.
+    growths(measurement, fields, chosen=$.influx.chosen)::
+      many(measurement, fields, chosen, function(field) 'non_negative_difference(last("%s"))' % field),
     // Several gauges.
     sums(measurement, fields, chosen=$.influx.chosen)::
       many(measurement, fields, chosen, function(field) 'last("%s")' % field),

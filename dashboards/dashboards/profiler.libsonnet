@@ -64,23 +64,25 @@ function(config) {
       ],
     },
     {
-      title: 'Worker and history',
+      title: 'Samples, worker and history',
       panels: [
-        p.lines('Samples drawn', 'Allocations per second that were drawn as samples: what all estimates rest on.', 'cps', 8)
+        p.lines('Samples drawn', 'Allocations per second that were drawn as samples: what all estimates rest on.', 'cps', 6, 7)
         + p.prom(prom.ownRate('profiler_samples_total', 'target'), '{{target}}')
         + p.influx(influx.ownRate('profiler_leak', 'samples', ['target'], 'samples'), '$tag_target'),
-        p.lines('Worker', 'The process without rights that reads what targets have made: how often it was started, died, or had no answer.', 'short', 8)
-        + p.prom(prom.ownSum('profiler_worker_starts_total'), 'starts')
-        + p.prom(prom.ownSum('profiler_worker_deaths_total', 'cause'), 'deaths: {{cause}}')
-        + p.prom(prom.ownSum('profiler_worker_failed_requests_total'), 'no answer')
-        + p.prom(prom.ownSum('profiler_worker_quarantined_total'), 'quarantined')
-        + p.influx(influx.sums('profiler_self', [['worker_starts', 'starts'], ['worker_deaths_time', 'deaths: time'], ['worker_deaths_crash', 'deaths: crash'], ['worker_deaths_refused', 'deaths: refused'], ['worker_deaths_unstartable', 'deaths: unstartable'], ['worker_failed_requests', 'no answer'], ['worker_quarantined', 'quarantined']], influx.own), '$col'),
-        p.lines('History on disk', 'Pictures of leaks that are kept, thinned out as they age, and failed.', 'short', 8)
-        + p.colors({ kept: 'green', thinned: 'blue', failed: 'red' })
-        + p.prom(prom.ownSum('profiler_history_pictures'), 'kept')
-        + p.prom(prom.ownSum('profiler_history_thinned_total'), 'thinned')
-        + p.prom(prom.ownSum('profiler_history_failed_total'), 'failed')
-        + p.influx(influx.sums('profiler_self', [['history_pictures', 'kept'], ['history_thinned', 'thinned'], ['history_failed', 'failed']], influx.own), '$col'),
+        p.lines('Worker', 'The process without rights that reads what targets have made: how often it was started, ended before its time, or had no answer, in each step.', 'none', 6, 7)
+        + p.prom(prom.ownGrowth('profiler_worker_starts_total'), 'starts')
+        + p.prom(prom.ownGrowth('profiler_worker_deaths_total', 'cause'), 'deaths: {{cause}}')
+        + p.prom(prom.ownGrowth('profiler_worker_failed_requests_total'), 'no answer')
+        + p.prom(prom.ownGrowth('profiler_worker_quarantined_total'), 'quarantined')
+        + p.influx(influx.growths('profiler_self', [['worker_starts', 'starts'], ['worker_deaths_time', 'deaths: time'], ['worker_deaths_crash', 'deaths: crash'], ['worker_deaths_refused', 'deaths: refused'], ['worker_deaths_unstartable', 'deaths: unstartable'], ['worker_failed_requests', 'no answer'], ['worker_quarantined', 'quarantined']], influx.own), '$col'),
+        p.lines('History on disk', 'Pictures of leaks that are kept for looking back. They are thinned out as they age.', 'none', 6, 7)
+        + p.prom(prom.ownSum('profiler_history_pictures', 'instance'), '{{instance}}')
+        + p.influx(influx.ownSum('profiler_self', 'history_pictures', ['host'], 'kept'), '$tag_host'),
+        p.lines('History that failed', 'Pictures that could not be written, and small sites that were left out of them to keep the history small, in each step.', 'none', 6, 7)
+        + p.colors({ 'not written': 'red', 'sites left out': 'orange' })
+        + p.prom(prom.ownGrowth('profiler_history_failed_total'), 'not written')
+        + p.prom(prom.ownGrowth('profiler_history_dropped_sites_total'), 'sites left out')
+        + p.influx(influx.growths('profiler_self', [['history_failed', 'not written'], ['history_dropped_sites', 'sites left out']], influx.own), '$col'),
       ],
     },
     {

@@ -91,7 +91,7 @@ function(config) {
       title: 'Allocator',
       panels: [
         p.lines('Allocations by function', 'Calls per second that ask for a block, by function. Exact.', 'ops', 8)
-        + p.prom('%s and %s > 0' % [prom.rate('profiler_allocations_total', 'function'), prom.sum('profiler_allocations_total', 'function')], '{{function}}')
+        + p.prom('%s and %s > 0' % [prom.rate('profiler_allocations_total', 'function'), 'sum by (function) (increase(profiler_allocations_total{%s}[$__range]))' % prom.chosen], '{{function}}')
         + p.influx(influx.rate('profiler_alloc', 'allocations', ['function'], 'allocations', "\"function\" != 'free'"), '$tag_function'),
         p.lines('Allocated bytes', 'Bytes per second asked for, by allocator. Exact as requested.', 'binBps', 8)
         + p.prom(prom.rate('profiler_allocated_bytes_total', 'allocator'), '{{allocator}}')
