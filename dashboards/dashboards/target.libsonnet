@@ -139,9 +139,10 @@ function(config) {
         + p.colors({ minor: 'blue', major: 'red' })
         + p.prom(prom.rate('profiler_process_page_faults_total', 'kind'), '{{kind}}')
         + p.influx(influx.rates('profiler_process', [['minor_page_faults', 'minor'], ['major_page_faults', 'major']]), '$col'),
-        p.lines('Context switches', 'Voluntary: it waited. Involuntary: its CPU was taken away. Read seldom, so it comes in steps.', 'cps', 6, 7)
+        p.lines('Context switches', 'Voluntary: it waited. Involuntary: its CPU was taken away. Read seldom, so it is smoothed.', 'cps', 6, 7)
         + p.colors({ voluntary: 'green', involuntary: 'orange' })
-        + p.prom(prom.rate('profiler_process_context_switches_total', 'kind'), '{{kind}}')
+        // Over so long that there is more than one reading in it.
+        + p.prom('sum by (kind) (rate(profiler_process_context_switches_total{%s}[5m]))' % prom.chosen, '{{kind}}')
         + p.influx(influx.rates('profiler_process', [['voluntary_context_switches', 'voluntary'], ['involuntary_context_switches', 'involuntary']]), '$col'),
         p.lines('Open files', 'File descriptors that are open.', 'short', 6, 7)
         + p.prom(prom.sum('profiler_process_open_fds'), 'open')

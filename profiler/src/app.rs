@@ -29,6 +29,7 @@ use crate::{
     keeping::Keeper,
     leaks::{Picture, TargetReport, Verdict},
     own_file::Report,
+    push::{Pusher, Source},
     sampler::{Finished, Handle, Request, Sampler, Started},
     screen::SCREEN,
     server::{self, AppState},
@@ -45,17 +46,25 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     // Before anything is attached: a port that is taken should cost the target nothing.
     let listeners = config.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
     let keeper = Arc::new(open_keeper(&config)?);
+    let pusher = config.push.as_ref().map(Pusher::open).transpose()?.map(Arc::new);
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    let finished =
-        runtime.block_on(observe(&config, listeners, &keeper)).inspect_err(|_| keeper.discard_report())?;
+    let finished = runtime
+        .block_on(observe(&config, listeners, &keeper, pusher.as_ref()))
+        .inspect_err(|_| keeper.discard_report())?;
+    if let Some(pusher) = &pusher {
+        pusher.close(&finished.last);
+    }
     let code = conclude(&config, &finished, &keeper)?;
     let probes = config.alloc || config.stalls;
     let Finished { session, error, runs_on, .. } = finished;
     drop(session);
+    if let Some(pusher) = pusher {
+        say(&pusher.finish());
+    }
     if probes && !config.once && !config.json {
         say("done, every probe is gone");
     }
@@ -99,12 +108,13 @@ async fn observe(
     config: &Config,
     listeners: Vec<TcpListener>,
     keeper: &Arc<Keeper>,
+    pusher: Option<&Arc<Pusher>>,
 ) -> anyhow::Result<Finished> {
     // Installed before attaching: a Ctrl-C while probes are being placed must find us ready to take them away.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let (sampler, handle) = Sampler::new(config.clone(), Arc::clone(keeper));
+    let (sampler, handle) = Sampler::new(config.clone(), Arc::clone(keeper), pusher.cloned());
     let (started_send, started) = oneshot::channel();
     let (finished_send, mut finished) = oneshot::channel();
     std::thread::Builder::new()
@@ -126,6 +136,9 @@ async fn observe(
         return finished.await.context("the sampler ended without a word")?;
     };
     describe(config, &started, keeper);
+    if let Some(pusher) = pusher {
+        push(config, &started, &handle, pusher)?;
+    }
     let addresses = serve(config, listeners, &started, &handle, keeper)?;
     if let Some(log) = started.log {
         tokio::spawn(log.run());
@@ -218,11 +231,7 @@ fn serve(
     let state = AppState {
         latest: started.snapshots.clone(),
         ask: Arc::new(move || handle.ask(Request::Sample)),
-        context: Context {
-            stall_threshold: config.stall_threshold,
-            max_series: config.max_series,
-            top_sites: TOP_SITES,
-        },
+        context: context(config),
         waits: waits_for(config).is_some(),
         pictures: Arc::new(move |moment| keeper.nearest(moment)),
     };
@@ -241,6 +250,22 @@ fn serve(
     Ok(addresses)
 }
 
+/// What figures are made with.
+const fn context(config: &Config) -> Context {
+    Context { stall_threshold: config.stall_threshold, max_series: config.max_series, top_sites: TOP_SITES }
+}
+
+/// Begins to push.
+fn push(config: &Config, started: &Started, handle: &Handle, pusher: &Pusher) -> anyhow::Result<()> {
+    let handle = handle.clone();
+    let source = Source {
+        latest: started.snapshots.clone(),
+        ask: Box::new(move || handle.ask(Request::Sample)),
+        context: context(config),
+    };
+    pusher.begin(source).context("can't start a thread")
+}
+
 /// One line for people, so that they know where they are.
 fn announce(config: &Config, first: &Snapshot, addresses: &[SocketAddr]) {
     if config.once || config.json {
@@ -249,6 +274,9 @@ fn announce(config: &Config, first: &Snapshot, addresses: &[SocketAddr]) {
     let mut parts = vec![watched(config, first)];
     let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}/metrics")).collect();
     parts.extend(urls);
+    if let Some(push) = &config.push {
+        parts.push(format!("pushing to {}", push.server.url));
+    }
     if matches!(config.what, What::Processes(_)) {
         parts.push("Ctrl-C ends".to_owned());
     }

@@ -34,8 +34,7 @@ pub fn open(path: &Path, access: Access) -> io::Result<File> {
     options.mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
-            let id = |key: &str| std::env::var(key).ok().and_then(|text| text.parse::<u32>().ok());
-            if let (Some(uid), Some(gid)) = (id("SUDO_UID"), id("SUDO_GID")) {
+            if let Some((uid, gid)) = who_asked() {
                 fchown(&file, Some(uid), Some(gid))?;
             }
             Ok(file)
@@ -49,6 +48,12 @@ pub fn open(path: &Path, access: Access) -> io::Result<File> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Under sudo: the user and the group of who asked for it.
+pub fn who_asked() -> Option<(u32, u32)> {
+    let id = |key: &str| std::env::var(key).ok().and_then(|text| text.parse::<u32>().ok());
+    id("SUDO_UID").zip(id("SUDO_GID"))
 }
 
 /// Opens a file for reading, if it is a regular one. A link is followed: nothing is written.

@@ -26,6 +26,7 @@ use crate::{
     keeping::Keeper,
     kernel::{Event, EventReader, Facts, KernelLog, Plan, Wanted},
     launch::{Child, Launched},
+    push::Pusher,
     session::{Chosen, DetailJob, DetailResult, HuntWish, Images, Session},
     snapshot::Snapshot,
     target::Process,
@@ -109,6 +110,7 @@ impl Handle {
 pub struct Sampler {
     config: Config,
     keeper: Arc<Keeper>,
+    pusher: Option<Arc<Pusher>>,
     stop: Arc<AtomicBool>,
     waiting: Arc<AtomicUsize>,
     messages: Receiver<Message>,
@@ -117,12 +119,12 @@ pub struct Sampler {
 
 impl Sampler {
     /// Prepares; `run` does the work, on the thread that calls it.
-    pub fn new(config: Config, keeper: Arc<Keeper>) -> (Self, Handle) {
+    pub fn new(config: Config, keeper: Arc<Keeper>, pusher: Option<Arc<Pusher>>) -> (Self, Handle) {
         let (sender, messages) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let waiting = Arc::default();
         let handle = Handle { sender: sender.clone(), stop: Arc::clone(&stop) };
-        (Self { config, keeper, stop, waiting, messages, sender }, handle)
+        (Self { config, keeper, pusher, stop, waiting, messages, sender }, handle)
     }
 
     /// Attaches, reports through `started`, samples until the end, lets go.
@@ -300,7 +302,8 @@ impl Sampler {
 
     /// One moment of everything.
     fn sample(&self, session: &mut Session) -> anyhow::Result<Snapshot> {
-        Ok(Snapshot { history: self.keeper.figures(), ..session.sample()? })
+        let push = self.pusher.as_deref().map(Pusher::figures);
+        Ok(Snapshot { history: self.keeper.figures(), push, ..session.sample()? })
     }
 
     /// The end of the last process was noticed; how it has ended is told a moment later, if that hasn't come yet.

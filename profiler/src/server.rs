@@ -1,7 +1,9 @@
 //! HTTP: a handler picks a snapshot and an exporter, nothing more.
 
+mod compression;
 mod landing;
 mod leaks;
+mod negotiate;
 mod pprof;
 #[cfg(test)]
 mod tests;
@@ -14,17 +16,19 @@ use std::{
 use axum::{
     Router,
     extract::{FromRef, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::sync::watch;
 
+use negotiate::Format;
+
 use crate::{
     export::{
         families::{Context, Families},
-        json,
-        prometheus::{self, CONTENT_TYPE},
+        json, openmetrics, prometheus,
     },
     leaks::Picture,
     snapshot::{Snapshot, TargetSnapshot},
@@ -87,12 +91,27 @@ pub fn router(state: AppState) -> Router {
         .merge(leaks::routes())
         .merge(pprof::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found; see / for what there is\n") })
+        .layer(middleware::from_fn(compression::compress))
         .with_state(Shared { app: state, intervals: pprof::Intervals::default() })
 }
 
-async fn metrics(State(state): State<AppState>) -> Response {
-    match prometheus::render(Families::of(&*state.fresh().await, state.context)) {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+/// All figures, in the format that the client likes best.
+async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    let format = negotiate::format(&headers);
+    let (snapshot, context) = (state.fresh().await, state.context);
+    let text = compression::in_turn(move || {
+        let families = Families::of(&snapshot, context);
+        match format {
+            Format::Text => prometheus::render(families),
+            Format::OpenMetrics | Format::OpenMetricsDraft => Ok(openmetrics::render(&families)),
+        }
+    });
+    match text.await {
+        Ok(Ok(text)) => {
+            let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")];
+            (headers, text).into_response()
+        }
+        Ok(Err(error)) => failed(&error),
         Err(error) => failed(&error),
     }
 }
@@ -105,10 +124,16 @@ async fn targets(State(state): State<AppState>) -> Response {
 }
 
 async fn ready(State(state): State<AppState>) -> Response {
-    if state.waits || state.latest.borrow().targets.iter().any(TargetSnapshot::up) {
-        "profiler is ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "every target has ended\n").into_response()
+    let latest = Arc::clone(&state.latest.borrow());
+    if !state.waits && !latest.targets.iter().any(TargetSnapshot::up) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "every target has ended\n").into_response();
+    }
+    // It observes and serves, and keeps what it can't push: nobody should take it out of service for that.
+    match latest.push.as_ref().and_then(|push| push.trouble.as_deref()) {
+        Some(trouble) => {
+            format!("profiler is ready, but degraded: InfluxDB takes no points: {trouble}\n").into_response()
+        }
+        None => "profiler is ready\n".into_response(),
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{command, dashboards, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 26] = [
     "binutils",
     "busybox-static",
     "debuginfod",
@@ -19,6 +19,7 @@ const PACKAGES: [&str; 23] = [
     // Its own reader of profiles (go tool pprof).
     "golang-1.19-go",
     // Dashboards, alerts and recording rules are made with it.
+    "influxdb",
     "jsonnet",
     "libc6-dev",
     "libc6-i386",
@@ -33,19 +34,27 @@ const PACKAGES: [&str; 23] = [
     "prometheus",
     "python3",
     "python3-dev",
+    // The reference parser of OpenMetrics.
+    "python3-prometheus-client",
     "redis-server",
     "redis-tools",
+    // With vmagent.
+    "victoria-metrics",
     "xz-utils",
 ];
 
 /// The same as programs, for machines that don't have Debian's packages.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 16] = [
     "cc",
     "c++",
     "python3",
     "redis-server",
+    "prometheus",
     "promtool",
+    "influxd",
     "jsonnet",
+    "victoria-metrics",
+    "vmagent",
     "musl-gcc",
     "make",
     "objcopy",

@@ -21,7 +21,10 @@ use crate::{
         SHORTEST_PUSH_INTERVAL,
     },
     export::catalogue::measurements,
-    push::client::{Api, Credentials, Secret, Server},
+    push::{
+        client::{Credentials, Secret, Server},
+        policy::Api,
+    },
 };
 
 const HEADING: &str = "Push to InfluxDB";

@@ -277,7 +277,7 @@ families! {
         "Points that InfluxDB refuses for good; they are kept, with its reason, in the file quarantine.lp of the spool.";
     INFLUX_DROPPED: Counter "profiler_influx_dropped_points_total" ["reason"]
         => integer("profiler_push", "dropped_points_{reason}"),
-        "Points that were given up: spool_full and memory_full (the oldest go first), expired (older than --influx-spool-age), corrupt (the disk has changed them), ended (no spool, and the end came), quarantine_full.";
+        "Points that were given up: spool_full and memory_full (the oldest go first), expired (older than --influx-spool-age), corrupt (the disk has changed them), unfit (one window is larger than the spool may be), quarantine_full.";
     INFLUX_LEFT_OUT: Counter "profiler_influx_left_out_total" ["reason"]
         => integer("profiler_push", "left_out_{reason}"),
         "Values and points that line protocol can't express or no server takes, by reason; what was changed to fit, too.";
@@ -299,6 +299,9 @@ families! {
     INFLUX_SPOOL_FAILURES: Counter "profiler_influx_spool_failures_total" []
         => integer("profiler_push", "spool_failures"),
         "Batches that the spool's disk refused at the first attempt. They wait in memory and are tried again.";
+    INFLUX_MISSED: Counter "profiler_influx_windows_missed_total" []
+        => integer("profiler_push", "missed_windows"),
+        "Windows that were not closed in time, or for which there were no new figures: the machine slept, or had no time.";
     INFLUX_LAST_SUCCESS: Gauge "profiler_influx_last_success_timestamp_seconds" []
         => float("profiler_push", "last_success_seconds"),
         "When InfluxDB acknowledged something last, in seconds since the unix epoch. Absent until it has.";

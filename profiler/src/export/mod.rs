@@ -9,6 +9,7 @@ pub mod html;
 pub mod json;
 pub mod leaks;
 pub mod line_protocol;
+pub mod openmetrics;
 pub mod page;
 pub mod points;
 pub mod pprof;

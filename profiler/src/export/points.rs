@@ -117,6 +117,8 @@ fn fields_of<'a>(family: &'static Family, row: &'a Row) -> Fields<'a> {
                 fields.push((Cow::Owned(format!("le_{bound}")), Value::Unsigned(*count)));
             }
         }
+        // A limit that there isn't: client_golang shows it as the largest number, here it has none.
+        (Holds::Integer, Figure::Whole(u64::MAX)) => {}
         (Holds::Float, value) => fields.push((field_name(family, row), Value::Float(value.to_f64()))),
         (Holds::Integer, Figure::Whole(value)) => {
             fields.push((field_name(family, row), Value::Unsigned(*value)));
@@ -126,7 +128,7 @@ fn fields_of<'a>(family: &'static Family, row: &'a Row) -> Fields<'a> {
         }
         // The catalogue and the walk disagree: a field never changes its type, so there is none.
         (Holds::Integer | Holds::Histogram, _) => {
-            debug_assert!(false, "{} holds something else", family.name)
+            debug_assert!(false, "{} holds something else", family.name);
         }
     }
     let words = labels(family, row, |label| influx.words.contains(&label));
@@ -178,7 +180,7 @@ impl Verdicts {
                 if let Some(site) = site {
                     let (function, _) = weigh::culprit(&site.stack).unwrap_or_default();
                     tags.push((Cow::from("site"), Cow::from(&*site.id)));
-                    tags.push((Cow::from("function"), Cow::Owned(function.into())));
+                    tags.push((Cow::from("function"), Cow::Owned(function)));
                 }
                 events.push(point(VERDICTS, tags, event(judgement, before), at_ns, common));
             };

@@ -8,6 +8,7 @@ use profiler_common::sched::{StallCause, ThreadState};
 use crate::{
     binary::Layer,
     leaks::Estimate,
+    push::figures::PushFigures,
     snapshot::{AllocState, Snapshot, TargetSnapshot},
 };
 
@@ -46,6 +47,9 @@ pub fn render(now: &Snapshot, earlier: Option<&Snapshot>, style: Style) -> Strin
             earlier.and_then(|earlier| earlier.targets.iter().find(|before| before.name == target.name));
         target_lines(&mut lines, target, before, style);
         lines.push(String::new());
+    }
+    if let Some(push) = &now.push {
+        push_lines(&mut lines, push, style);
     }
     for (reason, count) in now.not_observed.iter().filter(|(_, count)| *count > 0) {
         let text = format!("  not observed: {} processes ({reason})", grouped(*count as f64));
@@ -87,6 +91,32 @@ fn target_lines(
     memory_line(lines, target, style);
     mapping_line(lines, target, style);
     thread_lines(lines, target, before, style);
+}
+
+/// What became of the points.
+fn push_lines(lines: &mut Vec<String>, push: &PushFigures, style: Style) {
+    let stored = format!("{} points stored", grouped(push.stored as f64));
+    let waiting = match push.backlog_points {
+        0 => String::new(),
+        points => format!(
+            " · {} wait ({}, oldest {})",
+            grouped(points as f64),
+            bytes(push.backlog_bytes as f64),
+            duration(push.backlog_age.as_secs_f64())
+        ),
+    };
+    let text = format!("{stored}{waiting}");
+    // Right after the start nothing has been sent yet.
+    let fine = push.up || push.last_success.is_none() && push.trouble.is_none() && push.retries == 0;
+    row(lines, style, "influx", &if fine { text } else { style.warn(&format!("{text} · not reached")) });
+    if let Some(trouble) = &push.trouble {
+        row(lines, style, "", &style.warn(trouble));
+    }
+    let lost: u64 = push.dropped.named().iter().map(|(_, count)| count).sum();
+    if lost > 0 {
+        row(lines, style, "", &style.alarm(&format!("{} points were given up", grouped(lost as f64))));
+    }
+    lines.push(String::new());
 }
 
 fn row(lines: &mut Vec<String>, style: Style, label: &str, text: &str) {

@@ -33,6 +33,8 @@ pub struct PushFigures {
     pub spool_limit: Option<u64>,
     /// Batches that could not be written to the spool at the first attempt.
     pub spool_failures: u64,
+    /// Windows that were not closed in time, or for which there were no new figures: what they would have told isn't known.
+    pub missed_windows: u64,
     /// When the server acknowledged something last.
     pub last_success: Option<SystemTime>,
 }
@@ -57,6 +59,17 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
+        self.stored += other.stored;
+        self.rejected += other.rejected;
+        self.too_large += other.too_large;
+        self.busy += other.busy;
+        self.misconfigured += other.misconfigured;
+        self.broken += other.broken;
+        self.unreachable += other.unreachable;
+    }
+
     /// Names and counts.
     pub fn named(&self) -> [(&'static str, u64); 7] {
         [
@@ -82,8 +95,8 @@ pub struct Dropped {
     pub corrupt: u64,
     /// The disk didn't take them and memory was full: the oldest go first.
     pub memory_full: u64,
-    /// They were only in memory, and the end came.
-    pub ended: u64,
+    /// One window alone is larger than the spool may be.
+    pub unfit: u64,
     /// They were refused for good, and the quarantine file was full or could not be written.
     pub quarantine_full: u64,
 }
@@ -96,7 +109,7 @@ impl Dropped {
             ("expired", self.expired),
             ("corrupt", self.corrupt),
             ("memory_full", self.memory_full),
-            ("ended", self.ended),
+            ("unfit", self.unfit),
             ("quarantine_full", self.quarantine_full),
         ]
     }

@@ -1,6 +1,8 @@
+mod scrapes;
+
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
 };
 
 use super::*;
@@ -27,41 +29,54 @@ impl Answer {
 
 /// What the server answers to each of the requests, which are made at the same time.
 fn answers(leaks: Option<Picture>, paths: &[&str]) -> Vec<Answer> {
+    let requests = paths.iter().map(|path| request("GET", path, &[])).collect();
+    exchange(snapshot(leaks), requests)
+}
+
+/// A request as it is sent.
+fn request(method: &str, path: &str, headers: &[&str]) -> String {
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    format!("{method} {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{headers}\r\n")
+}
+
+/// The same, for any requests and figures.
+fn exchange(snapshot: Arc<Snapshot>, requests: Vec<String>) -> Vec<Answer> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (_sender, latest) = watch::channel(snapshot(leaks));
-    // One older picture is kept, of an hour before.
-    let kept = |moment| (moment < picture::at(picture::TAKEN_AT)).then(|| Arc::new(picture::realistic()));
-    let state =
-        AppState { latest, ask: Arc::new(|| ()), context: CONTEXT, waits: false, pictures: Arc::new(kept) };
+    let (_sender, latest) = watch::channel(snapshot);
     runtime.block_on(async move {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move { axum::serve(listener, router(state)).await });
-        let requests: Vec<_> = paths
-            .iter()
-            .map(|path| {
-                let request = format!("GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
-                tokio::task::spawn_blocking(move || {
-                    let mut stream = TcpStream::connect(address).unwrap();
-                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                    stream.write_all(request.as_bytes()).unwrap();
-                    let mut answer = Vec::new();
-                    stream.read_to_end(&mut answer).unwrap();
-                    answer
-                })
-            })
-            .collect();
+        let address = serve(latest).await;
+        let ask = |request: String| tokio::task::spawn_blocking(move || ask(address, &request));
+        let asked: Vec<_> = requests.into_iter().map(ask).collect();
         let mut answers = Vec::new();
-        for request in requests {
-            let answer = request.await.unwrap();
-            let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
-            let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
-            let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-            answers.push(Answer { status, head, body: answer[end + 4..].to_vec() });
+        for answer in asked {
+            answers.push(answer.await.unwrap());
         }
-        server.abort();
         answers
     })
+}
+
+/// Starts a server, which ends with the runtime.
+async fn serve(latest: watch::Receiver<Arc<Snapshot>>) -> SocketAddr {
+    // One older picture is kept, of an hour before.
+    let kept = |moment| (moment < picture::at(picture::TAKEN_AT)).then(|| Arc::new(picture::realistic()));
+    let context = Context { max_series: 100_000, ..CONTEXT };
+    let state = AppState { latest, ask: Arc::new(|| ()), context, waits: false, pictures: Arc::new(kept) };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router(state)).await });
+    address
+}
+
+fn ask(address: SocketAddr, request: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head, body: answer[end + 4..].to_vec() }
 }
 
 fn answer(path: &str) -> Answer {

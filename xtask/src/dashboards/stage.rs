@@ -116,7 +116,7 @@ impl Workload {
         let mut programs = Vec::new();
         let shop = compiled(dir, &workspace::root().join("xtask/src/dashboards/shop.c"))?;
         let mut command = Command::new(shop);
-        command.arg(&lifetime).arg(dir.join("shop.log"));
+        command.arg(&lifetime).arg(dir.join("shop.log")).stdin(Stdio::piped());
         programs.push(("shop", Guarded::start(&mut command, "it was just compiled")?));
         let mut planted = |name, source: &str, arguments: &[&str]| -> Result<()> {
             let source = workspace::root().join("profiler/tests/programs/planted").join(source);

@@ -27,6 +27,7 @@ pub(super) fn push(out: &mut Families, snapshot: &Snapshot) {
         out.count(&c::INFLUX_SPOOL_LIMIT, &[], limit);
     }
     out.count(&c::INFLUX_SPOOL_FAILURES, &[], figures.spool_failures);
+    out.count(&c::INFLUX_MISSED, &[], figures.missed_windows);
     if let Some(at) = figures.last_success {
         // A clock before 1970 has no time to tell.
         let since = at.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();

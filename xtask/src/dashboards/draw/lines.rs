@@ -197,7 +197,7 @@ pub fn time_axis(svg: &mut Svg, plot: Area, span: Span) {
         let day = at as u64 % 86_400;
         let label = format!("{:02}:{:02}:{:02}", day / 3600, day / 60 % 60, day % 60);
         svg.line((x, plot.y), (x, plot.bottom()), theme::GRID, 1.0, "");
-        if x > plot.x + 20.0 && x < plot.right() - 20.0 {
+        if x > plot.x + 38.0 && x < plot.right() - 20.0 {
             let style = Style::new(LABEL, theme::DIM).at(Anchor::Middle);
             svg.text(x, plot.bottom() + 16.0, style, &label);
         }
