@@ -128,6 +128,11 @@ impl Catalogue {
         self.measurements.get(name)
     }
 
+    /// Whether any measurement has this tag.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.measurements.values().any(|measurement| measurement.tags.contains(tag))
+    }
+
     /// All names of measurements.
     pub fn measurements(&self) -> impl Iterator<Item = &str> {
         self.measurements.keys().map(String::as_str)

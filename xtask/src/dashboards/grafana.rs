@@ -20,6 +20,11 @@ const WITH_UNIT: [&str; 8] =
     ["timeseries", "stat", "gauge", "bargauge", "heatmap", "barchart", "piechart", "table"];
 /// Panels that show the last value, where a total may be wanted.
 const AT_ONCE: [&str; 5] = ["stat", "gauge", "bargauge", "piechart", "table"];
+/// Units of plain counts. Something rare (restarts, deaths) reads well as a total over time; everything that has another
+/// unit is plainly wrong without its rate.
+const OF_COUNTS: [&str; 2] = ["short", "none"];
+/// What an alias in InfluxQL may name besides tags (`$tag_x`).
+const OF_ALIASES: [&str; 3] = ["col", "m", "measurement"];
 /// Grafana takes no longer ones.
 const MAX_UID: usize = 40;
 /// The grid is so wide.
@@ -165,7 +170,9 @@ impl One<'_> {
             }
             let source = self.datasource(&target["datasource"], place);
             if source.as_deref() == Some("prometheus") {
-                let at_once = AT_ONCE.contains(&kind) || target["instant"] == true;
+                let unit = text(&panel["fieldConfig"]["defaults"]["unit"]);
+                let at_once =
+                    AT_ONCE.contains(&kind) || OF_COUNTS.contains(&unit) || target["instant"] == true;
                 let shown = if at_once { Shown::AtOnce } else { Shown::OverTime };
                 self.promql(text(&target["expr"]), shown, &[text(&target["legendFormat"])], place);
             } else {
@@ -185,7 +192,7 @@ impl One<'_> {
         match name.and_then(|name| self.variables.get(name)) {
             Some(Some(of)) if kind == Some(of) => {}
             Some(Some(of)) => {
-                self.say(format!("{place}: its data source is a {of}, and is said to be {kind:?}"))
+                self.say(format!("{place}: its data source is a {of}, and is said to be {kind:?}"));
             }
             _ => self.say(format!("{place}: the data source {uid:?} is no variable that chooses one")),
         }
@@ -247,7 +254,9 @@ impl One<'_> {
             }
         }
         for name in &used {
-            let own = name.starts_with("__") || BUILT_IN.contains(&name.as_str());
+            let of_alias = OF_ALIASES.contains(&name.as_str())
+                || name.strip_prefix("tag_").is_some_and(|tag| self.catalogue.has_tag(tag));
+            let own = name.starts_with("__") || BUILT_IN.contains(&name.as_str()) || of_alias;
             if !own && !self.variables.contains_key(name) {
                 self.say(format!("there is no variable `{name}`"));
             }

@@ -359,24 +359,26 @@ impl<'a> Reader<'a, '_> {
 
     /// Checks a name that is selected; says whether it is a field, as far as is known.
     fn selected(&mut self, name: &str, sources: &[Source<'a>], function: Option<&String>) -> bool {
+        // What one of several sources has is null in the others.
+        let meanings: Vec<Meaning> = sources.iter().filter_map(|source| source.meaning(name)).collect();
+        if meanings.is_empty() {
+            self.say(format!("{} has no field `{name}`", listed(sources)));
+            return true;
+        }
         let mut field = false;
-        for source in sources {
-            match (source.meaning(name), function) {
-                (None, _) => {
-                    self.say(format!("`{}` has no field `{name}`", source.name()));
-                    field = true;
-                }
+        for meaning in meanings {
+            match (meaning, function) {
                 // top and bottom take tags behind their field.
-                (Some(Meaning::Tag), Some(function)) if !matches!(&**function, "top" | "bottom") => {
+                (Meaning::Tag, Some(function)) if !matches!(&**function, "top" | "bottom") => {
                     self.say(format!("{function} of the tag `{name}`, which returns nothing"));
                     field = true;
                 }
-                (Some(Meaning::Text), Some(function)) if OF_NUMBERS.contains(&&**function) => {
+                (Meaning::Text, Some(function)) if OF_NUMBERS.contains(&&**function) => {
                     self.say(format!("{function} of `{name}`, which is a text"));
                     field = true;
                 }
-                (Some(Meaning::Tag), _) => {}
-                (Some(_), _) => field = true,
+                (Meaning::Tag, _) => {}
+                (Meaning::Number | Meaning::Text, _) => field = true,
             }
         }
         field
@@ -398,14 +400,13 @@ impl<'a> Reader<'a, '_> {
                 continue;
             }
             let behind = begin < at && self.tokens[at - 1].is_comparison();
-            for source in sources {
-                match source.meaning(&name) {
-                    None if behind => {
-                        self.say(format!("\"{name}\" is the name of a field: a text is in single quotes"))
-                    }
-                    None => self.say(format!("`{}` has neither tag nor field `{name}`", source.name())),
-                    Some(_) => {}
-                }
+            if sources.iter().any(|source| source.meaning(&name).is_some()) {
+                continue;
+            }
+            if behind {
+                self.say(format!("\"{name}\" is the name of a field: a text is in single quotes"));
+            } else {
+                self.say(format!("{} has neither tag nor field `{name}`", listed(sources)));
             }
         }
         Ok(())
@@ -440,13 +441,18 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn tag(&mut self, name: &str, sources: &[Source<'a>], clause: &str) {
-        for source in sources {
-            let known = matches!(source, Source::Unknown) || source.meaning(name) == Some(Meaning::Tag);
-            if !known && !scan::has_variable(name) {
-                self.say(format!("{clause} `{name}`, which is no tag of `{}`", source.name()));
-            }
+        let known = sources
+            .iter()
+            .any(|source| matches!(source, Source::Unknown) || source.meaning(name) == Some(Meaning::Tag));
+        if !known && !scan::has_variable(name) {
+            self.say(format!("{clause} `{name}`, which is no tag of {}", listed(sources)));
         }
     }
+}
+
+/// The sources' names, for a message.
+fn listed(sources: &[Source<'_>]) -> String {
+    sources.iter().map(|source| format!("`{}`", source.name())).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a regular expression may match a name. Only those that are plain words with anchors are looked into.

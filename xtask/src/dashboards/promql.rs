@@ -173,11 +173,18 @@ impl Walk<'_> {
     }
 
     fn binary(&mut self, one: &BinaryExpr, within: &str) -> Given {
-        let (left, right) = (self.expr(&one.lhs, within), self.expr(&one.rhs, within));
+        let op = one.op.to_string();
+        let left = self.expr(&one.lhs, within);
+        let shown = self.shown;
+        if matches!(op.as_str(), "and" | "unless") {
+            // Its values go nowhere.
+            self.shown = Shown::AtOnce;
+        }
+        let right = self.expr(&one.rhs, within);
+        self.shown = shown;
         if left.scalar || right.scalar {
             return if left.scalar { right } else { left };
         }
-        let op = one.op.to_string();
         let modifier = one.modifier.as_ref();
         let matching = modifier.and_then(|modifier| modifier.matching.as_ref());
         match matching {
@@ -259,9 +266,8 @@ impl Walk<'_> {
         let mut labels = given.into_iter().find(|given| !given.scalar).and_then(|given| given.labels);
         match (name, &mut labels) {
             ("histogram_quantile", Some(labels)) => {
-                if !labels.remove("le") {
-                    self.say("histogram_quantile without `le`".to_owned());
-                }
+                let had = labels.remove("le");
+                self.problems.extend((!had).then(|| "histogram_quantile without `le`".to_owned()));
             }
             ("label_replace", Some(all)) => {
                 if let Some(source) = text(3).filter(|source| !source.is_empty() && !all.contains(source)) {

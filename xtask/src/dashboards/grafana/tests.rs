@@ -109,6 +109,8 @@ fn queries_and_what_is_shown_of_them_are_checked() {
         "panel \"Calls\": there is no series `p_call_total`",
     );
     finds("/panels/1/targets/0/expr", json!("p_calls_total"), "without rate");
+    finds("/panels/1/targets/0/alias", json!("$tag_site"), "no variable `tag_site`");
+    assert_eq!(problems("/panels/1/targets/0/alias", json!("$tag_function $col")), Vec::<String>::new());
     finds("/panels/1/targets/0/legendFormat", json!("{{site}}"), "names `site`");
     finds("/annotations/list/1/expr", json!("p_memory > 5"), "annotation Many: there is no series");
     finds("/annotations/list/1/titleFormat", json!("{{function}}"), "names `function`");

@@ -72,12 +72,9 @@ pub fn variables(query: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(c) = query[at..].chars().next() {
-        let (name, length) = match variable(&query[at..]) {
-            Some(found) => found,
-            None => {
-                at += c.len_utf8();
-                continue;
-            }
+        let Some((name, length)) = variable(&query[at..]) else {
+            at += c.len_utf8();
+            continue;
         };
         found.push(name.to_owned());
         at += length;

@@ -41,6 +41,18 @@ fn queries_of_grafana_and_chronograf_pass() {
 }
 
 #[test]
+fn of_several_sources_one_must_have_what_is_asked_for() {
+    let both = |last: &str| {
+        format!(
+            "SELECT sum(a) / sum({last}) FROM (SELECT last(calls) AS a FROM p_alloc WHERE $timeFilter), \
+             (SELECT last(resident_bytes) AS b FROM p_process WHERE $timeFilter)"
+        )
+    };
+    passes(&both("b"));
+    finds(&both("c"), "has no field `c`");
+}
+
+#[test]
 fn an_unknown_measurement_is_found() {
     finds(r#"SELECT mean("calls") FROM "p_allocs" WHERE $timeFilter"#, "no measurement `p_allocs`");
     finds("SELECT mean(calls) FROM /^p_allocs/ WHERE $timeFilter", "no measurement like /^p_allocs/");

@@ -90,6 +90,8 @@ fn a_counter_needs_its_rate_and_nothing_else_has_one() {
     finds("rate(p_memory_bytes[5m])", "which is no counter");
     finds("max_over_time(rate(p_memory_bytes[5m])[1h:])", "which is no counter");
     assert!(problems("absent(p_calls_total)").is_empty());
+    assert!(problems("rate(p_calls_total[5m]) and p_calls_total > 0").is_empty());
+    finds("p_calls_total and rate(p_calls_total[5m]) > 0", "without rate");
     assert!(problems("resets(p_calls_total[1h])").is_empty());
     assert!(check("sum(p_calls_total)", &sample(), Shown::AtOnce).problems.is_empty());
 }
