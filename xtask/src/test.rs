@@ -18,8 +18,8 @@ const PACKAGES: [&str; 26] = [
     "g++",
     // Its own reader of profiles (go tool pprof).
     "golang-1.19-go",
-    // Dashboards, alerts and recording rules are made with it.
     "influxdb",
+    // Dashboards, alerts and recording rules are made with it.
     "jsonnet",
     "libc6-dev",
     "libc6-i386",

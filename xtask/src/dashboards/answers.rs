@@ -47,8 +47,7 @@ impl Servers {
 
     fn range(&self, query: &str, question: &Question, variables: &Variables) -> Result<Vec<Series>> {
         let Variables { from, to, step, .. } = variables;
-        let path =
-            format!("/api/v1/query_range?start={from}&end={to}&step={step}&query={}", escaped(query));
+        let path = format!("/api/v1/query_range?start={from}&end={to}&step={step}&query={}", escaped(query));
         let answer = self.prometheus(&path)?;
         let of_one = |one: &Value| {
             let pairs = one["values"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -69,8 +68,9 @@ impl Servers {
     /// `label_values(selector, label)` is Grafana's own: it asks for the series.
     fn label_values(&self, query: &str) -> Result<Vec<Series>> {
         let inside = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
-        let (selector, label) =
-            inside.and_then(|inside| inside.rsplit_once(", ")).context("not label_values(selector, label)")?;
+        let (selector, label) = inside
+            .and_then(|inside| inside.rsplit_once(", "))
+            .context("not label_values(selector, label)")?;
         let answer = self.prometheus(&format!("/api/v1/series?match[]={}", escaped(selector)))?;
         let values = answer.as_array().map(Vec::as_slice).unwrap_or_default().iter();
         let named = |one: &Value| one[label].as_str().map(str::to_owned);
@@ -111,9 +111,9 @@ fn prometheus_series(one: &Value, question: &Question, points: Vec<(f64, f64)>) 
         .flatten()
         .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
         .collect();
-    let name = labels.iter().fold(question.name.clone(), |name, (label, value)| {
-        name.replace(&format!("{{{{{label}}}}}"), value)
-    });
+    let name = labels
+        .iter()
+        .fold(question.name.clone(), |name, (label, value)| name.replace(&format!("{{{{{label}}}}}"), value));
     Series { name, labels, points, ..Series::default() }
 }
 
@@ -164,8 +164,7 @@ pub fn post(port: u16, path: &str) -> Result<Vec<u8>> {
 fn request(port: u16, method: &str, path: &str) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), ANSWER_LIMIT)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    let request =
-        format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

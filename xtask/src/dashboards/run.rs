@@ -12,12 +12,13 @@ use serde_json::Value;
 use super::answers::{Series, Servers};
 use super::draw::{self, Annotation, Panel, Span};
 use super::generated;
-use super::questions::{self, Question, Variables, items, text};
+use super::questions::{self, Question, Shape, Variables, items, text};
 use super::stage::{Databases, Workload, free_port};
 use crate::{build, command, style, workspace};
 
 /// Which questions may have no answer on a healthy run, and why. By the beginning of their place.
-const MAY_BE_EMPTY: [(&str, &str); 1] = [("annotation ", "no verdict has to change to each of them during a run")];
+const MAY_BE_EMPTY: [(&str, &str); 1] =
+    [("annotation ", "no verdict has to change to each of them during a run")];
 
 /// Programs and the Debian packages that have them.
 const NEEDS: [(&str, &str); 6] = [
@@ -60,7 +61,8 @@ pub fn run(run: &Run) -> Result<()> {
     for (program, package) in NEEDS {
         generated::need(program, package)?;
     }
-    let dir = workspace::target_dir().join("dashboards");
+    // The test leaves alone what the pictures were made of.
+    let dir = workspace::target_dir().join(if run.pictures { "dashboards" } else { "dashboards-test" });
     let (databases, span) = if run.again { last(&dir)? } else { filled(&dir, run)? };
     let variables = |target: &str| Variables {
         target: target.to_owned(),
@@ -102,7 +104,11 @@ fn filled(dir: &Path, run: &Run) -> Result<(Databases, Span)> {
     while begin.elapsed() < run.length {
         workload.must_run()?;
         if let Some((_, back)) = outage.filter(|(when, _)| begin.elapsed() >= *when) {
-            if back { databases.resume_influx()? } else { databases.interrupt_influx() }
+            if back {
+                databases.resume_influx()?
+            } else {
+                databases.interrupt_influx()
+            }
             outage = outages.next();
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -120,7 +126,8 @@ fn now() -> f64 {
 
 /// The databases of the last run, without anything that fills them.
 fn last(dir: &Path) -> Result<(Databases, Span)> {
-    let kept = std::fs::read_to_string(dir.join("span")).context("there was no run yet: leave out --again")?;
+    let kept =
+        std::fs::read_to_string(dir.join("span")).context("there was no run yet: leave out --again")?;
     let (from, to) = kept.split_once(' ').context("the last run's span can't be read")?;
     let span = Span { from: from.parse()?, to: to.parse()? };
     Ok((Databases::start(dir, free_port()?)?, span))
@@ -136,7 +143,7 @@ fn ask_all(servers: Servers, variables: &impl Fn(&str) -> Variables) -> Result<(
             for question in all {
                 asked += 1;
                 match servers.ask(&question, &variables(target)) {
-                    Ok(answer) if has_data(&answer) || may_be_empty(&question) => {}
+                    Ok(answer) if has_data(&question, &answer) || may_be_empty(&question) => {}
                     Ok(_) => wrong.push(format!(
                         "{kind}/{name}: {}: no data: {}",
                         question.place,
@@ -170,8 +177,11 @@ fn chronograf(dashboard: &Value) -> Vec<Question> {
     all
 }
 
-fn has_data(answer: &[Series]) -> bool {
-    let has = |one: &Series| !one.points.is_empty() || !one.words.is_empty() || !one.name.is_empty();
+/// A variable has values that are names; everything else has figures or words.
+fn has_data(question: &Question, answer: &[Series]) -> bool {
+    let variable = question.shape == Shape::Variable;
+    let has =
+        |one: &Series| !one.points.is_empty() || !one.words.is_empty() || (variable && !one.name.is_empty());
     answer.iter().any(has)
 }
 
@@ -190,7 +200,8 @@ fn dashboards(kind: &str) -> Result<BTreeMap<String, Value>> {
         else {
             continue;
         };
-        let json = std::fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+        let json =
+            std::fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
         let json = serde_json::from_str(&json).with_context(|| format!("{} isn't JSON", file.display()))?;
         found.insert(name.to_string_lossy().into_owned(), json);
     }
@@ -217,7 +228,8 @@ fn picture(servers: Servers, name: &str, variables: &Variables, file: &str) -> R
     }
     let listed = items(&dashboard["templating"], "list").iter().skip(1);
     let chosen = listed.map(|one| {
-        let value = if text(one, "name") == "target" && variables.target != ".*" { &variables.target } else { "All" };
+        let value =
+            if text(one, "name") == "target" && variables.target != ".*" { &variables.target } else { "All" };
         (text(one, "label"), value.to_owned())
     });
     let chosen: Vec<_> = chosen.collect();
@@ -241,4 +253,50 @@ fn rasterised(svg: &str, name: &str, to: &Path) -> Result<()> {
     let size = std::fs::metadata(to).map_or(0, |file| file.len() / 1024);
     style::say(&format!("{} wrote {} ({size} KB)", style::mark(true), to.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says why it is left out; where no test may be (the CI), it fails.
+    fn skip(reason: &str) {
+        assert!(std::env::var_os("PROFILER_TESTS_MUST_RUN").is_none(), "{reason}");
+        eprintln!("skipped: {reason}");
+    }
+
+    #[test]
+    fn every_query_of_every_dashboard_returns_data_from_real_servers() {
+        if !command::is_root() {
+            return skip("only root may attach to a process");
+        }
+        if let Some((program, _)) = NEEDS.iter().find(|(program, _)| command::find(program).is_none()) {
+            return skip(&format!("there is no {program}"));
+        }
+        if !workspace::profiler_binary("debug").exists() {
+            return skip("the profiler is not built");
+        }
+        run(&Run { length: Duration::from_secs(40), again: false, pictures: false }).unwrap();
+    }
+
+    #[test]
+    fn names_alone_are_data_of_a_variable_only() {
+        let question = |shape| Question { shape, ..questions::of_panel(&panel())[0].clone() };
+        let named = [Series { name: "shop".to_owned(), ..Series::default() }];
+        assert!(has_data(&question(Shape::Variable), &named));
+        assert!(!has_data(&question(Shape::Range), &named), "a series without a value is none");
+        assert!(!has_data(&question(Shape::Variable), &[]));
+    }
+
+    fn panel() -> Value {
+        serde_json::json!({"title": "P", "targets": [{"expr": "up"}]})
+    }
+
+    #[test]
+    fn only_what_is_listed_may_be_empty() {
+        let mut question = questions::of_panel(&panel())[0].clone();
+        assert!(!may_be_empty(&question));
+        question.place = "annotation Verdict: steady".to_owned();
+        assert!(may_be_empty(&question));
+    }
 }

@@ -68,7 +68,11 @@ impl Databases {
             .arg(&file)
             .arg("--storage.tsdb.path")
             .arg(dir.join("prometheus"))
-            .args(["--web.listen-address", &format!("127.0.0.1:{}", servers.prometheus), "--log.level=error"]);
+            .args([
+                "--web.listen-address",
+                &format!("127.0.0.1:{}", servers.prometheus),
+                "--log.level=error",
+            ]);
         let prometheus = Guarded::start(&mut prometheus, "install the Debian package `prometheus`")?;
         write(&dir.join("influxd.conf"), &influx_config(dir, servers.influx, free_port()?))?;
         let mut databases = Self { dir: dir.to_owned(), servers, _prometheus: prometheus, influx: None };
@@ -127,7 +131,7 @@ impl Workload {
             Ok(())
         };
         planted("orders", "objects.cpp", &["rate=60000"])?;
-        planted("jobs", "leaks.c", &["sawtooth", "rate=8000", "pool=4e6", "period=30"])?;
+        planted("jobs", "leaks.c", &["sawtooth", "rate=8000", "pool=1e6", "period=30"])?;
         planted("sessions", "steady.c", &["cache", "rate=4000", "capacity=9e6"])?;
         let redis = free_port()?.to_string();
         let mut command = Command::new("redis-server");

@@ -148,7 +148,12 @@ fn draw_cell(svg: &mut Svg, cell: Area, column: &Column, row: &Row, rows: &[Row]
             return svg.text(cell.x + 12.0, y, style, &word);
         }
         if column.is_figure() {
-            return svg.text(cell.right() - 10.0, y, Style { color: theme::DIM, ..style }.at(Anchor::End), &word);
+            return svg.text(
+                cell.right() - 10.0,
+                y,
+                Style { color: theme::DIM, ..style }.at(Anchor::End),
+                &word,
+            );
         }
         let color = if column.options.contains_key("links") { theme::LINK } else { theme::TEXT };
         let word = fitted(&word, 12.5, cell.width - 16.0);
@@ -158,8 +163,7 @@ fn draw_cell(svg: &mut Svg, cell: Area, column: &Column, row: &Row, rows: &[Row]
     let decimals = column.options.get("decimals").and_then(Value::as_u64).map(|digits| digits as usize);
     let label = units::shown(value, unit, decimals);
     if column.cell_type() == "gauge" {
-        let most =
-            rows.iter().filter_map(|row| row.figures.get(&column.name)).copied().fold(1e-12, f64::max);
+        let most = rows.iter().filter_map(|row| row.figures.get(&column.name)).copied().fold(1e-12, f64::max);
         let color = column.options.get("color").and_then(|color| color["fixedColor"].as_str());
         let room = cell.inside(8.0, 9.0, 90.0, 9.0);
         svg.rect(room, theme::BACKGROUND, 2.0, "");

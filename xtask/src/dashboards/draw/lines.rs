@@ -85,6 +85,8 @@ pub fn draw(svg: &mut Svg, area: Area, panel: &Value, answers: &[Series], span: 
     let room = area.inside(0.0, 4.0, 10.0, legend_height + 20.0);
     let values = drawn.iter().flat_map(|one| one.points.iter().map(|point| point.1));
     let (least, most) = values.fold((0.0_f64, 0.0_f64), |(low, high), v| (low.min(v), high.max(v)));
+    // What is hardly below zero needs no room of its own there.
+    let least = if least > -0.02 * most { 0.0 } else { least };
     let log = custom["scaleDistribution"]["type"] == "log";
     let most = match (mode.as_str(), defaults["max"].as_f64()) {
         ("percent", _) => 100.0,
@@ -108,7 +110,11 @@ pub fn draw(svg: &mut Svg, area: Area, panel: &Value, answers: &[Series], span: 
         let x = scale.x(mark.at);
         let color = theme::color(&mark.color);
         svg.line((x, plot.y), (x, plot.bottom()), color, 1.2, "stroke-dasharray=\"4 3\"");
-        svg.shape(&[(x - 4.5, plot.bottom() + 7.0), (x + 4.5, plot.bottom() + 7.0), (x, plot.bottom())], color, 1.0);
+        svg.shape(
+            &[(x - 4.5, plot.bottom() + 7.0), (x + 4.5, plot.bottom() + 7.0), (x, plot.bottom())],
+            color,
+            1.0,
+        );
     }
     if drawn.iter().all(|one| one.points.is_empty()) {
         super::no_data(svg, plot);

@@ -74,7 +74,8 @@ fn header(svg: &mut Svg, options: &Value, chosen: &[(String, String)], width: f6
     svg.text(MARGIN, 39.0, Style::new(19.0, theme::TEXT).bold(), &text(options, "title"));
     let mut x = width - MARGIN - GAP;
     for (label, value) in chosen.iter().rev() {
-        let (name, has) = (svg::width_of(label, 12.0, false) + 16.0, svg::width_of(value, 12.0, false) + 20.0);
+        let (name, has) =
+            (svg::width_of(label, 12.0, false) + 16.0, svg::width_of(value, 12.0, false) + 20.0);
         x -= name + has;
         let area = Area { x, y: 18.0, width: name + has, height: 30.0 };
         let border = format!("stroke=\"{}\"", theme::BORDER);
@@ -91,7 +92,11 @@ fn draw(svg: &mut Svg, area: Area, panel: &Panel<'_>, span: Span, marks: &[Annot
     let kind = options["type"].as_str().unwrap_or_default();
     if kind == "row" {
         let y = area.y + area.height - 6.0;
-        svg.shape(&[(area.x + 2.0, y - 9.0), (area.x + 12.0, y - 9.0), (area.x + 7.0, y - 3.0)], theme::DIM, 1.0);
+        svg.shape(
+            &[(area.x + 2.0, y - 9.0), (area.x + 12.0, y - 9.0), (area.x + 7.0, y - 3.0)],
+            theme::DIM,
+            1.0,
+        );
         return svg.text(area.x + 20.0, y, Style::new(14.5, theme::TEXT).bold(), &title);
     }
     let border = format!("stroke=\"{}\" stroke-width=\"1\"", theme::BORDER);
