@@ -105,9 +105,9 @@ fn filled(dir: &Path, run: &Run) -> Result<(Databases, Span)> {
         workload.must_run()?;
         if let Some((_, back)) = outage.filter(|(when, _)| begin.elapsed() >= *when) {
             if back {
-                databases.resume_influx()?
+                databases.resume_influx()?;
             } else {
-                databases.interrupt_influx()
+                databases.interrupt_influx();
             }
             outage = outages.next();
         }
@@ -281,7 +281,11 @@ mod tests {
 
     #[test]
     fn names_alone_are_data_of_a_variable_only() {
-        let question = |shape| Question { shape, ..questions::of_panel(&panel())[0].clone() };
+        let question = |shape| {
+            let mut question = questions::of_panel(&panel())[0].clone();
+            question.shape = shape;
+            question
+        };
         let named = [Series { name: "shop".to_owned(), ..Series::default() }];
         assert!(has_data(&question(Shape::Variable), &named));
         assert!(!has_data(&question(Shape::Range), &named), "a series without a value is none");

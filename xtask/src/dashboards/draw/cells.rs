@@ -53,8 +53,8 @@ fn color_of(defaults: &Value, value: f64) -> String {
         return theme::color(fixed).to_owned();
     }
     let steps = items(&defaults["thresholds"], "steps").iter();
-    let reached = steps.filter(|step| step["value"].as_f64().is_none_or(|from| value >= from));
-    theme::color(&reached.last().map(|step| text(step, "color")).unwrap_or_default()).to_owned()
+    let mut reached = steps.filter(|step| step["value"].as_f64().is_none_or(|from| value >= from));
+    theme::color(&reached.next_back().map(|step| text(step, "color")).unwrap_or_default()).to_owned()
 }
 
 fn sparkline(svg: &mut Svg, area: Area, series: &Series, color: &str, span: Span) {

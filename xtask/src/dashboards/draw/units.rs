@@ -23,7 +23,7 @@ fn short(value: f64, decimals: Option<usize>) -> String {
 
 fn seconds(value: f64, decimals: Option<usize>) -> String {
     match value.abs() {
-        v if v == 0.0 => "0 s".to_owned(),
+        0.0 => "0 s".to_owned(),
         v if v < 1e-3 => format!("{} µs", rounded(value * 1e6, decimals)),
         v if v < 1.0 => format!("{} ms", rounded(value * 1e3, decimals)),
         v if v < 90.0 => format!("{} s", rounded(value, decimals)),
