@@ -123,7 +123,7 @@ function(config, language) {
           color: if panel.thresholds == [] then fixed('blue') else { mode: 'thresholds' },
           [if panel.thresholds != [] then 'thresholds']:
             { mode: 'absolute', steps: [{ color: step[0], value: step[1] } for step in panel.thresholds] },
-          noValue: '–',
+          noValue: panel.none,
         },
         overrides: [],
       },

@@ -15,10 +15,12 @@ function(config) {
         + p.prom(prom.sum('profiler_target_up'))
         + p.influx(influx.now('profiler_target', 'up', 'running')),
         p.stat('Leaking', 'Targets whose memory is lost: nothing points to it any more, or it has grown for longer than the patience.', 'none', 4)
+        + p.none('0')
         + p.thresholds([['green', null], ['red', 1]])
         + p.prom(prom.sum('profiler_leak_verdict', where='verdict="leaking"'))
         + p.influx("SELECT sum(\"v\") AS \"leaking\" FROM (SELECT count(\"last\") AS \"v\" FROM (SELECT last(\"verdict\") FROM %DB%\"profiler_leak\" WHERE %HOST% AND %TARGET% AND %TIME% GROUP BY *) WHERE \"last\" = 'leaking' GROUP BY \"target\")"),
         p.stat('Growing', 'Targets whose memory grows, but may level off yet.', 'none', 4)
+        + p.none('0')
         + p.thresholds([['green', null], ['orange', 1]])
         + p.prom(prom.sum('profiler_leak_verdict', where='verdict="growing"'))
         + p.influx("SELECT sum(\"v\") AS \"growing\" FROM (SELECT count(\"last\") AS \"v\" FROM (SELECT last(\"verdict\") FROM %DB%\"profiler_leak\" WHERE %HOST% AND %TARGET% AND %TIME% GROUP BY *) WHERE \"last\" = 'growing' GROUP BY \"target\")"),

@@ -11,6 +11,7 @@
     thresholds: [],
     long: null,
     log: false,
+    none: '–',
   },
 
   // Lines over time.
@@ -38,5 +39,7 @@
   colors(colors):: { colors+: colors },
   // Two series are the edges of an interval.
   band(low, high, color):: { bands+: [{ low: low, high: high, color: color }] },
+  // What stands there if nothing is found.
+  none(text):: { none: text },
   thresholds(steps):: { thresholds: steps },
 }

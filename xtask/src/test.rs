@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::{command, dashboards, debian, docs, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
-const PACKAGES: [&str; 26] = [
+const PACKAGES: &[&str] = &[
     "binutils",
     "busybox-static",
     "debuginfod",
@@ -31,6 +31,8 @@ const PACKAGES: [&str; 26] = [
     "libtcmalloc-minimal4",
     "make",
     "musl-tools",
+    // Certificates for the tests of the push.
+    "openssl",
     "prometheus",
     "python3",
     "python3-dev",
@@ -44,7 +46,7 @@ const PACKAGES: [&str; 26] = [
 ];
 
 /// The same as programs, for machines that don't have Debian's packages.
-const PROGRAMS: [&str; 16] = [
+const PROGRAMS: &[&str] = &[
     "cc",
     "c++",
     "python3",
@@ -61,6 +63,7 @@ const PROGRAMS: [&str; 16] = [
     "xz",
     "busybox",
     "debuginfod",
+    "influxd",
 ];
 
 #[derive(clap::Args)]
@@ -128,7 +131,7 @@ fn summary(steps: &[Step], took: Duration) -> Result<()> {
 /// Installs what is missing. Where that can't be, tests that need it skip themselves, except in the CI.
 fn install_needs(strict: bool) -> Result<()> {
     let absent = if debian::is_here() {
-        let missing = debian::missing(&PACKAGES);
+        let missing = debian::missing(PACKAGES);
         if missing.is_empty() {
             style::say("every package the tests need is installed");
             return Ok(());

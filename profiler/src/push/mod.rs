@@ -78,6 +78,15 @@ impl Pusher {
     ///
     /// If the spool can't be used or the credentials can't be read.
     pub fn open(config: &Push) -> Result<Self, PushError> {
+        Self::open_with_rate(config, send::BACKLOG_RATE)
+    }
+
+    /// The same, and the backlog is sent at this rate at most, in points per second.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_with_rate(config: &Push, backlog_rate: f64) -> Result<Self, PushError> {
         let client = Client::new(config.server.clone(), Timeouts::default())?;
         let limits = Limits { bytes: config.spool_bytes, age: config.spool_age };
         let spool = config.spool.as_deref().map(|path| Spool::open(path, limits)).transpose()?.map(Arc::new);
@@ -85,8 +94,15 @@ impl Pusher {
         let quarantine = Quarantine::new(config.spool.as_deref());
         let place =
             config.spool.as_deref().map_or_else(|| "memory".to_owned(), |path| path.display().to_string());
-        let sender =
-            Sender::new(client, config.unsigned, spool.clone(), Arc::clone(&board), quarantine, place);
+        let sender = Sender::new(
+            client,
+            config.unsigned,
+            spool.clone(),
+            Arc::clone(&board),
+            quarantine,
+            place,
+            backlog_rate,
+        );
         Ok(Self { config: config.clone(), board, spool, sender: Mutex::new(Some(sender)) })
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::export::line_protocol;
 
-/// Points of the backlog that are sent per second, at most.
+/// Points of the backlog that are sent per second, unless told otherwise, at most.
 pub const BACKLOG_RATE: f64 = 20_000.0;
 /// Something may have happened that nobody has told: look this often.
 const LOOK: Duration = Duration::from_secs(1);
@@ -44,6 +44,8 @@ pub struct Sender {
     fresh: Vec<BatchId>,
     /// Nothing is sent before.
     not_before: Option<Instant>,
+    /// Points of the backlog that are sent per second, at most.
+    backlog_rate: f64,
     /// Nothing of the backlog is sent before.
     backlog_not_before: Instant,
     /// When it is looked for points that are too old.
@@ -72,16 +74,16 @@ struct Counting<'a> {
 impl Wire for Counting<'_> {
     fn write(&mut self, lines: &str) -> Answer {
         let answer = self.client.write(lines);
-        let count = match (&answer.result, Wire::api(self.client)) {
-            (Err(_), _) | (_, None) => &mut self.requests.unreachable,
-            (Ok(_), Some(api)) => match meaning(api, &answer, &[lines]) {
-                Meaning::Stored => &mut self.requests.stored,
-                Meaning::Rejected { .. } => &mut self.requests.rejected,
-                Meaning::TooLarge { .. } => &mut self.requests.too_large,
-                Meaning::Later { .. } => &mut self.requests.busy,
-                Meaning::Misconfigured { .. } => &mut self.requests.misconfigured,
-                Meaning::Broken { .. } => &mut self.requests.broken,
-            },
+        // After an answer that speaks of no place, another generation may be there: none is known then.
+        let api = Wire::api(self.client).unwrap_or(Api::V1);
+        let count = match meaning(api, &answer, &[lines]) {
+            Meaning::Stored => &mut self.requests.stored,
+            Meaning::Rejected { .. } => &mut self.requests.rejected,
+            Meaning::TooLarge { .. } => &mut self.requests.too_large,
+            Meaning::Misconfigured { .. } => &mut self.requests.misconfigured,
+            Meaning::Later { .. } if answer.result.is_err() => &mut self.requests.unreachable,
+            Meaning::Later { .. } => &mut self.requests.busy,
+            Meaning::Broken { .. } => &mut self.requests.broken,
         };
         *count += 1;
         answer
@@ -109,6 +111,7 @@ impl Sender {
         board: Arc<Board>,
         quarantine: Quarantine,
         place: String,
+        backlog_rate: f64,
     ) -> Self {
         let seed = u64::from(std::process::id()) ^ super::now_ns();
         Self {
@@ -122,6 +125,7 @@ impl Sender {
             place,
             fresh: Vec::new(),
             not_before: None,
+            backlog_rate,
             backlog_not_before: Instant::now(),
             expiry: Instant::now(),
             told: None,
@@ -194,7 +198,8 @@ impl Sender {
             let (job, _) = self.gather(ids);
             if let Some(Job::Spooled(ids, _)) = &job {
                 let points: f64 = ids.iter().map(|id| f64::from(id.points)).sum();
-                self.backlog_not_before = Instant::now() + Duration::from_secs_f64(points / BACKLOG_RATE);
+                self.backlog_not_before =
+                    Instant::now() + Duration::from_secs_f64(points / self.backlog_rate);
                 return job;
             }
         }

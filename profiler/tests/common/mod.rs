@@ -9,9 +9,13 @@ pub mod family;
 pub mod helper;
 pub mod http;
 pub mod hunt;
+pub mod influx_json;
+pub mod influxd;
+pub mod lines;
 pub mod matrix;
 pub mod planted;
 pub mod profiler;
+pub mod relay;
 pub mod root;
 pub mod totals;
 

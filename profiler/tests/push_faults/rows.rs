@@ -359,6 +359,7 @@ fn batches_are_split_into_requests_of_five_thousand_lines_and_a_megabyte() {
     let delivered = push.deliver(&long.join("\n"));
     assert_eq!(delivered.stored, 300);
     assert!(push.server.writes().iter().all(|seen| seen.body.len() <= 1_000_000));
+    assert!(push.server.writes().iter().all(|seen| seen.body.lines().count() <= 5_000));
 }
 
 #[test]

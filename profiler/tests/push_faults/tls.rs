@@ -30,6 +30,11 @@ print(httpd.server_address[1], flush=True)
 httpd.serve_forever()
 ";
 
+fn skip() {
+    println!("SKIPPED: no openssl or no python3");
+    assert!(std::env::var_os("PROFILER_TESTS_MUST_RUN").is_none(), "no openssl or no python3");
+}
+
 struct Guarded(Child);
 
 impl Drop for Guarded {
@@ -76,14 +81,13 @@ fn push(url: String) -> Delivered {
 /// set for one thread.
 fn trusting(url: &str, file: &Path) -> (bool, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "tls::pushes_to_the_server_of_the_environment", "--ignored", "--nocapture"]);
+    command.args(["--exact", "tls::pushes_to_the_server_of_the_environment", "--nocapture"]);
     let output = command.env("PUSH_TEST_URL", url).env("SSL_CERT_FILE", file).output().unwrap();
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Run by the tests below, with another environment.
+/// A part of the tests below, which run it with another environment; without that there is nothing to be done.
 #[test]
-#[ignore = "a part of another test"]
 fn pushes_to_the_server_of_the_environment() {
     let Ok(url) = std::env::var("PUSH_TEST_URL") else { return };
     let delivered = push(url);
@@ -95,8 +99,7 @@ fn pushes_to_the_server_of_the_environment() {
 fn a_certificate_that_nobody_trusts_is_a_wrong_setting_and_can_be_trusted() {
     let directory = std::env::temp_dir().join(format!("profiler-push-tls-{}", std::process::id()));
     let Some((_server, port)) = serve(&directory, "FALSE") else {
-        println!("SKIPPED: no openssl or no python3");
-        return;
+        return skip();
     };
     let url = format!("https://127.0.0.1:{port}");
     let delivered = push(url.clone());
@@ -117,8 +120,7 @@ fn a_certificate_that_nobody_trusts_is_a_wrong_setting_and_can_be_trusted() {
 fn the_certificate_of_an_authority_is_no_servers_and_that_is_said() {
     let directory = std::env::temp_dir().join(format!("profiler-push-ca-{}", std::process::id()));
     let Some((_server, port)) = serve(&directory, "TRUE") else {
-        println!("SKIPPED: no openssl or no python3");
-        return;
+        return skip();
     };
     let (stored, said) = trusting(&format!("https://127.0.0.1:{port}"), &directory.join("cert.pem"));
     assert!(!stored && said.contains("CA:FALSE"), "{said}");

@@ -138,7 +138,9 @@ fn influx_series(one: &Value, alias: &str) -> Vec<Series> {
         }
     }
     let of_column = |(index, column): (usize, &&str)| {
-        let points = rows.iter().filter_map(|row| Some((at(row), row[index].as_f64()?))).collect();
+        // A word has no figure, but a moment: 1 says that it was said.
+        let value = |value: &Value| value.as_f64().or(value.is_string().then_some(1.0));
+        let points = rows.iter().filter_map(|row| Some((at(row), value(&row[index])?))).collect();
         let name = tags.iter().fold(alias.replace("$col", column), |name, (tag, value)| {
             name.replace(&format!("$tag_{tag}"), value)
         });

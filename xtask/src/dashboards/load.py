@@ -23,6 +23,14 @@ def store():
 
 
 def ask():
+    try:
+        converse()
+    except OSError:
+        # The server ends first.
+        pass
+
+
+def converse():
     with socket.create_connection(("127.0.0.1", int(where))) as server:
         number = 0
         while time.time() < end:

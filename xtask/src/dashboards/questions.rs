@@ -51,9 +51,10 @@ impl Question {
         let (from, to) = (variables.from as u64, variables.to.ceil() as u64);
         // A rate needs four scrapes, of which there is one a second here.
         let rate = format!("{}s", variables.step.max(4));
-        let step = format!("{}s", variables.step);
+        // Points of InfluxDB come when they come: over a short step their rates jitter.
+        let step = format!("{}s", variables.step.max(5));
         let pairs = [
-            ("$timeFilter", format!("time >= {from}s AND time <= {to}s")),
+            ("$timeFilter", format!("time >= {from}s AND time < {to}s")),
             ("$__rate_interval", rate),
             ("$__interval", step.clone()),
             ("$__range", format!("{}s", to - from)),
@@ -172,12 +173,12 @@ mod tests {
         let questions = of_panel(&panel);
         assert_eq!(questions[0].filled(&variables), "rate(x{target=~\"shop\"}[4s])");
         assert_eq!((questions[0].language, questions[0].shape), (Language::PromQl, Shape::Range));
-        let filled = "SELECT a FROM b WHERE time >= 100s AND time <= 160s GROUP BY time(2s)";
+        let filled = "SELECT a FROM b WHERE time >= 100s AND time < 160s GROUP BY time(5s)";
         assert_eq!(questions[1].filled(&variables), filled);
         assert_eq!((questions[1].language, questions[1].shape), (Language::InfluxQl, Shape::Now));
         let cell = json!({"dashboard": {"cells": [{"name": "C", "queries": [
             {"query": "WHERE time > :dashboardTime: AND \"target\" = :target: GROUP BY time(:interval:)"}]}]}});
-        let filled = "WHERE time > 100s AND \"target\" = 'shop' GROUP BY time(2s)";
+        let filled = "WHERE time > 100s AND \"target\" = 'shop' GROUP BY time(5s)";
         assert_eq!(of_chronograf(&cell)[0].filled(&variables), filled);
     }
 }

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #define NOINLINE __attribute__((noinline, noclone))
-#define PAGES 2048
+#define PAGES 8192
 
 static pthread_mutex_t catalogue = PTHREAD_MUTEX_INITIALIZER;
 static char *pages[PAGES];
@@ -33,7 +33,7 @@ static void rest(long milliseconds)
 static NOINLINE char *cache_page(uint64_t key, uint64_t *state)
 {
     if (pages[key] == NULL) {
-        size_t size = 2048 + next_random(state) % 8192;
+        size_t size = 512 + next_random(state) % 2048;
         pages[key] = malloc(size);
         if (pages[key] == NULL)
             abort();

@@ -1,0 +1,96 @@
+//! A disk without room.
+
+use std::{ffi::CString, io::Write as _, os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
+
+use crate::{
+    DATABASE, MENDED,
+    common::{LONG, Scratch, influxd::Influxd, relay::Relay, skip, within},
+    follow_each_other, idle, metric, push,
+    spooled::{Spooled, Watch},
+    until, until_drained,
+};
+
+/// A small file system, gone when it is dropped.
+struct Small(Scratch);
+
+impl Small {
+    fn new(size: &str) -> Option<Self> {
+        let directory = Scratch::directory("small");
+        let (path, options) = (name(directory.path()), CString::new(format!("size={size},mode=0700")));
+        let options = options.expect("no zero in it");
+        let kind = c"tmpfs".as_ptr();
+        // SAFETY: all of them are texts that end in zero and live until the call is over.
+        let result = unsafe { libc::mount(kind, path.as_ptr(), kind, 0, options.as_ptr().cast()) };
+        if result != 0 {
+            skip(&format!("no file system can be mounted: {}", std::io::Error::last_os_error()));
+            return None;
+        }
+        Some(Self(directory))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // SAFETY: a text that ends in zero and lives until the call is over.
+        unsafe { libc::umount2(name(self.path()).as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+fn name(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).expect("no zero in it")
+}
+
+#[test]
+fn a_full_disk_costs_no_point_while_memory_has_room() {
+    let Some(disk) = Small::new("256k") else { return };
+    let Some(server) = Influxd::with_database("", DATABASE) else { return };
+    let (target, spool) = (idle(), disk.path().join("spool"));
+    let mut relay = Relay::to(server.address());
+    relay.down();
+    let watch = Watch::over(&spool);
+    let watching = push(&target, &relay.url(), &spool, "100ms", &[]);
+    until(&watching, LONG, "profiler_influx_memory_bytes", |bytes| bytes > 20_000.0);
+    assert!(metric(&watching, "profiler_influx_spool_failures_total") >= 1.0);
+    let full = Spooled::now(&spool);
+    assert!(!full.names.is_empty());
+    relay.up();
+    until_drained(&watching, MENDED);
+    assert_eq!(metric(&watching, "profiler_influx_memory_bytes"), 0.0);
+    // Now somebody else takes all the room, and gives it back.
+    let hog = disk.path().join("hog");
+    let mut file = std::fs::File::create(&hog).expect("there is room again");
+    while file.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
+    drop(file);
+    let failures = metric(&watching, "profiler_influx_spool_failures_total");
+    relay.down();
+    until(&watching, LONG, "profiler_influx_spool_failures_total", |count| count > failures);
+    until(&watching, LONG, "profiler_influx_memory_bytes", |bytes| bytes > 5_000.0);
+    std::fs::remove_file(&hog).expect("it is ours");
+    // The disk is asked again, and takes what memory had.
+    until(&watching, LONG, "profiler_influx_memory_bytes", |bytes| bytes == 0.0);
+    let kept = Spooled::now(&spool);
+    assert!(!kept.names.is_empty(), "the spool works again");
+    relay.up();
+    until_drained(&watching, MENDED);
+    let missed = metric(&watching, "profiler_influx_windows_missed_total");
+    let finished = watching.finish();
+    assert!(finished.status.success());
+    let told = finished.complaints.iter().filter(|line| line.contains("no space left")).count();
+    assert_eq!(told, 2, "told once each time: {:#?}", finished.complaints);
+    let there = server.everything(DATABASE);
+    let mut told = watch.end().book;
+    told.extend(relay.acknowledged());
+    there.has_all_of(&told);
+    // Of what was in memory only, the rhythm tells.
+    follow_each_other(&there.times("profiler_target"), Duration::from_millis(100), missed);
+    println!(
+        "{} points, {} of them in the spool when the disk was full",
+        there.points.len(),
+        full.book.points.len()
+    );
+    assert!(within(LONG, || Spooled::now(&spool).names.is_empty()));
+}

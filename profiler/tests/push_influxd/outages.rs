@@ -1,0 +1,168 @@
+//! A server that is killed, stopped, emptied, busy.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use crate::{
+    DATABASE, MENDED,
+    common::{LONG, Scratch, influxd::Influxd, lines::Book, relay::Relay, within},
+    follow_each_other, idle, long, metric, push,
+    spooled::{Spooled, Watch},
+    until, until_drained,
+};
+
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long nobody is there.
+fn outage() -> Duration {
+    Duration::from_secs(if long() { 60 } else { 8 })
+}
+
+/// The moments of the windows that these lines are of.
+fn windows(lines: &str) -> Vec<i64> {
+    let mut book = Book::default();
+    book.read(lines);
+    book.times("profiler_target")
+}
+
+/// Kills or stops the server while points come, and looks for every one of them afterwards.
+fn survives(end: impl Fn(&mut Influxd)) {
+    let Some(mut server) = Influxd::with_database("", DATABASE) else { return };
+    let (target, directory) = (idle(), Scratch::name("spool"));
+    let mut relay = Relay::to(server.address());
+    let watch = Watch::over(directory.path());
+    let watching = push(&target, &relay.url(), directory.path(), "200ms", &[]);
+    assert!(within(LONG, || relay.count_acknowledged() >= 5), "points come");
+    // First the server alone: requests that are under way break. Then nobody listens at all.
+    end(&mut server);
+    std::thread::sleep(Duration::from_millis(500));
+    relay.down();
+    let before = Spooled::now(directory.path());
+    std::thread::sleep(outage());
+    let waiting = Spooled::now(directory.path());
+    let enough = outage().as_millis() / INTERVAL.as_millis() / 4;
+    assert!(waiting.names.len() as u128 > enough, "windows go on: {:?}", waiting.names);
+    assert!(before.names.is_subset(&waiting.names), "what waits stays as it is, and where it is");
+    assert_eq!(metric(&watching, "profiler_influx_up"), 0.0);
+    let requests = relay.written().len();
+    server.restart();
+    relay.up();
+    until_drained(&watching, MENDED);
+    let drained = relay.count_acknowledged();
+    assert!(within(LONG, || relay.count_acknowledged() >= drained + 5), "new points flow");
+    let missed = metric(&watching, "profiler_influx_windows_missed_total");
+    assert_eq!(metric(&watching, "profiler_influx_quarantined_points_total"), 0.0);
+    let finished = watching.finish();
+    assert!(finished.status.success());
+    assert!(
+        finished.complaints.iter().any(|line| line.contains("takes points again")),
+        "{:#?}",
+        finished.complaints
+    );
+    let mut told = watch.end().book;
+    told.extend(relay.acknowledged());
+    let there = server.everything(DATABASE);
+    there.has_all_of(&told);
+    assert_eq!(there.points.len(), told.points.len(), "there are points that nobody sent");
+    follow_each_other(&there.times("profiler_target"), INTERVAL, missed);
+    // What is older than what was sent first afterwards comes in the order of its age.
+    let after: Vec<_> =
+        relay.written()[requests..].iter().filter(|one| one.status == Some(204)).cloned().collect();
+    let first = windows(&after[0].lines)[0];
+    let backlog: Vec<_> =
+        after[1..].iter().flat_map(|one| windows(&one.lines)).filter(|time| *time < first).collect();
+    println!(
+        "{} points, {} of them in the spool when the server came back, {} requests after that; first fresh ones, then {} older windows",
+        there.points.len(),
+        waiting.book.points.len(),
+        after.len(),
+        backlog.len()
+    );
+    assert!(backlog.is_sorted(), "oldest first: {backlog:?}");
+}
+
+#[test]
+fn a_server_that_is_killed_gets_everything_afterwards() {
+    survives(Influxd::kill);
+}
+
+#[test]
+fn a_server_that_is_stopped_gets_everything_afterwards() {
+    survives(Influxd::stop);
+}
+
+/// Starts a server without its data. Nothing that waited for it is lost, and people are told what is wrong.
+#[test]
+fn a_server_that_comes_back_empty_gets_what_it_has_not_acknowledged() {
+    let Some(mut server) = Influxd::with_database("", DATABASE) else { return };
+    let (target, directory) = (idle(), Scratch::name("spool"));
+    let relay = Relay::to(server.address());
+    let watching = push(&target, &relay.url(), directory.path(), "200ms", &[]);
+    assert!(within(LONG, || relay.count_acknowledged() >= 5), "points come");
+    server.empty();
+    let emptied = relay.count_acknowledged();
+    let watch = Watch::over(directory.path());
+    server.restart();
+    until(&watching, LONG, "profiler_influx_requests_total{outcome=\"misconfigured\"}", |count| count >= 1.0);
+    let ready = watching.get("/-/ready");
+    assert_eq!(ready.status, 200);
+    let text = ready.text();
+    assert!(text.contains("degraded") && text.contains("404") && text.contains("database"), "{text}");
+    std::thread::sleep(Duration::from_secs(3));
+    let waiting = Spooled::now(directory.path());
+    assert!(waiting.names.len() >= 3, "{:?}", waiting.names);
+    server.ask("", &format!("CREATE DATABASE {DATABASE}"));
+    until_drained(&watching, MENDED);
+    assert_eq!(watching.get("/-/ready").text(), "profiler is ready\n");
+    assert!(watching.finish().status.success());
+    let there = server.everything(DATABASE);
+    there.has_all_of(&watch.end().book);
+    for one in relay.written()[emptied..].iter().filter(|one| one.status == Some(204)) {
+        let mut told = Book::default();
+        told.read(&one.lines);
+        there.has_all_of(&told);
+    }
+    println!("{} points after the server came back empty", there.points.len());
+}
+
+#[test]
+fn a_server_with_too_much_to_do_gets_everything_in_the_end() {
+    let busy =
+        "max-concurrent-write-limit = 1\nmax-enqueued-write-limit = 1\nenqueued-write-timeout = \"100ms\"";
+    let Some(server) = Influxd::with_database(busy, DATABASE) else { return };
+    server.ask("", "CREATE DATABASE others");
+    let (target, directory) = (idle(), Scratch::name("spool"));
+    let relay = Relay::to(server.address());
+    let over = AtomicBool::new(false);
+    let lines: String =
+        (0..20_000).map(|number| format!("other,tag={number} field={number} {number}\n")).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    server.write("others", &lines);
+                }
+            });
+        }
+        let watch = Watch::over(directory.path());
+        let watching = push(&target, &relay.url(), directory.path(), "100ms", &[]);
+        // Whatever happens here, they have to stop.
+        let refused = within(LONG, || {
+            relay.written().iter().filter(|one| one.status.is_some_and(|status| status >= 500)).count() >= 3
+        });
+        over.store(true, Ordering::Relaxed);
+        assert!(refused, "the server had time for everybody");
+        until_drained(&watching, MENDED);
+        let missed = metric(&watching, "profiler_influx_windows_missed_total");
+        assert!(watching.finish().status.success());
+        let mut told = watch.end().book;
+        told.extend(relay.acknowledged());
+        let there = server.everything(DATABASE);
+        there.has_all_of(&told);
+        follow_each_other(&there.times("profiler_target"), Duration::from_millis(100), missed);
+        let refused = relay.written().iter().filter(|one| one.status != Some(204)).count();
+        println!("{} points, {refused} requests refused", there.points.len());
+    });
+}
