@@ -21,7 +21,7 @@
     broken: 'dark-orange',
     unreachable: 'orange',
   },
-  dropReasons: ['spool_full', 'memory_full', 'expired', 'corrupt', 'quarantine_full'],
+  dropReasons: ['spool_full', 'memory_full', 'expired', 'corrupt', 'unfit', 'quarantine_full'],
   // The upper bounds of profiler_stall_seconds, as they are written.
   stallBounds: [
     '0.001', '0.002', '0.004', '0.008', '0.016', '0.032', '0.064', '0.128', '0.256', '0.512', '1.024', '2.048', '4.096',

@@ -30,7 +30,7 @@ function(config) {
         p.stat('Points given up', 'Points that were dropped or are in quarantine, in this range: the push promises that there are none.', 'short', 4, decimals=0)
         + p.thresholds([['green', null], ['red', 1]])
         + p.prom('sum (increase(profiler_influx_dropped_points_total{%s}[$__range])) + sum (increase(profiler_influx_quarantined_points_total{%s}[$__range]))' % [prom.own, prom.own])
-        + p.influx('SELECT sum("v") AS "given up" FROM (SELECT spread("quarantined_points") + spread("dropped_points_spool_full") + spread("dropped_points_memory_full") + spread("dropped_points_expired") + spread("dropped_points_corrupt") + spread("dropped_points_quarantine_full") AS "v" FROM %DB%"profiler_push" WHERE %HOST% AND %TIME% GROUP BY *)'),
+        + p.influx('SELECT sum("v") AS "given up" FROM (SELECT spread("quarantined_points") + spread("dropped_points_spool_full") + spread("dropped_points_memory_full") + spread("dropped_points_expired") + spread("dropped_points_corrupt") + spread("dropped_points_unfit") + spread("dropped_points_quarantine_full") AS "v" FROM %DB%"profiler_push" WHERE %HOST% AND %TIME% GROUP BY *)'),
       ],
     },
     {
