@@ -256,7 +256,9 @@ pub fn heatmap(svg: &mut Svg, area: Area, answers: &[Series], cumulative: bool, 
     lines::time_axis(svg, plot, span);
     let height = plot.height / buckets.len() as f64;
     // Several steps are one box: a box has to be seen.
-    let step = ((span.to - span.from) / 60.0).max(1.0).ceil();
+    let apart = buckets[0].points.windows(2).map(|two| two[1].0 - two[0].0).fold(f64::INFINITY, f64::min);
+    let apart = if apart.is_finite() { apart } else { 1.0 };
+    let step = ((span.to - span.from) / 60.0).max(1.0).ceil().max(apart.round());
     let width = plot.width * step / (span.to - span.from);
     for (index, own) in boxes.iter().enumerate() {
         let y = plot.bottom() - height * (index + 1) as f64;
