@@ -271,3 +271,27 @@ fn remove(state: &mut State, batch: &Arc<Batch>) -> bool {
     state.bytes -= batch.text.len();
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_waits_for_the_disk_but_not_for_ever() {
+        const SLOW: Duration = Duration::from_millis(100);
+        let board = Board::default();
+        board.keeps_on(true);
+        board.over();
+        let began = Instant::now();
+        board.wait_until_over(SLOW);
+        assert!(began.elapsed() >= SLOW, "somebody still writes");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(SLOW);
+                board.keeps_on(false);
+            });
+            board.wait_until_over(SLOW * 600);
+        });
+        assert!(began.elapsed() >= SLOW * 2 && began.elapsed() < SLOW * 300, "{:?}", began.elapsed());
+    }
+}

@@ -138,18 +138,26 @@ impl Pusher {
     /// Waits until everything is acknowledged or the time is over; says what became of it.
     pub fn finish(&self) -> String {
         self.board.wait_until_over(LAST + Duration::from_secs(1));
+        // What only memory has is gone with this process.
+        let lost = self.board.figures().backlog_points;
         let figures = self.figures();
-        let (stored, waiting, url) = (figures.stored, figures.backlog_points, &self.config.server.url);
-        match (waiting, &self.config.spool) {
-            (0, _) => format!("{stored} points are stored at {url}"),
-            (_, Some(spool)) => format!(
-                "{stored} points are stored at {url}, {waiting} wait in {}; the next start with the same --influx sends them",
+        let (stored, waiting, url) =
+            (figures.stored, figures.backlog_points.saturating_sub(lost), &self.config.server.url);
+        let mut text = format!("{stored} points are stored at {url}");
+        if waiting > 0
+            && let Some(spool) = &self.config.spool
+        {
+            text += &format!(
+                ", {waiting} wait in {}; the next start with the same --influx sends them",
                 spool.display()
-            ),
-            (_, None) => {
-                format!("{stored} points are stored at {url}, {waiting} are lost: there is no spool")
-            }
+            );
         }
+        if lost > 0 {
+            let why =
+                if self.spool.is_some() { "the spool's disk didn't take them" } else { "there is no spool" };
+            text += &format!(", {lost} are lost: {why}");
+        }
+        text
     }
 }
 
