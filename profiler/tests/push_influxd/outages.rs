@@ -2,12 +2,20 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
+
+use profiler::push::spool::{Limits, Spool};
 
 use crate::{
     DATABASE, MENDED,
-    common::{LONG, Scratch, influxd::Influxd, lines::Book, relay::Relay, within},
+    common::{
+        LONG, Scratch,
+        influxd::Influxd,
+        lines::{Book, parse},
+        relay::Relay,
+        within,
+    },
     follow_each_other, idle, long, metric, push,
     spooled::{Spooled, Watch},
     until, until_drained,
@@ -20,11 +28,10 @@ fn outage() -> Duration {
     Duration::from_secs(if long() { 60 } else { 8 })
 }
 
-/// The moments of the windows that these lines are of.
+/// The moments of the windows that these lines are of, in their order.
 fn windows(lines: &str) -> Vec<i64> {
-    let mut book = Book::default();
-    book.read(lines);
-    book.times("profiler_target")
+    let of = lines.lines().filter(|line| line.starts_with("profiler_target,"));
+    of.map(|line| parse(line).expect("profiler writes lines").2).collect()
 }
 
 /// Kills or stops the server while points come, and looks for every one of them afterwards.
@@ -165,4 +172,47 @@ fn a_server_with_too_much_to_do_gets_everything_in_the_end() {
         let refused = relay.written().iter().filter(|one| one.status != Some(204)).count();
         println!("{} points, {refused} requests refused", there.points.len());
     });
+}
+
+/// Points that have waited since another time, more than go into a few requests.
+#[test]
+fn a_backlog_goes_oldest_first_and_not_too_fast_while_new_points_flow() {
+    const FILES: i64 = 300;
+    const POINTS: i64 = 200;
+    let Some(server) = Influxd::with_database("", DATABASE) else { return };
+    let (target, directory) = (idle(), Scratch::name("spool"));
+    let mut told = Book::default();
+    let limits = Limits { bytes: 1 << 30, age: Duration::from_secs(1 << 30) };
+    let spool = Spool::open(directory.path(), limits).expect("a spool");
+    for file in 0..FILES {
+        let line = |point| format!("old,point={point} file={file}i {}\n", 1_700_000_000_000_000_000 + file);
+        let lines: String = (0..POINTS).map(line).collect();
+        told.read(&lines);
+        spool.append(SystemTime::now(), POINTS as u32, &lines).expect("the disk has room");
+    }
+    drop(spool);
+    let relay = Relay::to(server.address());
+    let watching = push(&target, &relay.url(), directory.path(), "100ms", &[]);
+    let began = Instant::now();
+    until_drained(&watching, MENDED);
+    let took = began.elapsed();
+    assert!(watching.finish().status.success());
+    let requests = relay.written();
+    assert!(requests.iter().all(|one| one.status == Some(204) && one.lines.lines().count() <= 5_000));
+    let old: Vec<_> = (0..requests.len()).filter(|at| requests[*at].lines.starts_with("old,")).collect();
+    let lines = old.iter().flat_map(|at| requests[*at].lines.lines());
+    let times: Vec<_> = lines.map(|line| parse(line).expect("a line").2).collect();
+    assert_eq!(times.len() as i64, FILES * POINTS, "each once");
+    assert!(times.is_sorted(), "oldest first");
+    let between =
+        requests[old[0]..old[old.len() - 1]].iter().filter(|one| !windows(&one.lines).is_empty()).count();
+    println!(
+        "{} old points in {} requests and {took:?}, {between} requests with new ones between",
+        times.len(),
+        old.len()
+    );
+    // 20,000 points a second; the first request waits for nothing.
+    assert!(took > Duration::from_secs(2), "{took:?}");
+    assert!(between >= 5, "new points flow meanwhile");
+    server.everything(DATABASE).has_all_of(&told);
 }
