@@ -18,7 +18,7 @@ use crate::{
     },
     follow_each_other, idle, long, metric, push,
     spooled::{Spooled, Watch},
-    until, until_drained,
+    until_drained,
 };
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -98,40 +98,6 @@ fn a_server_that_is_killed_gets_everything_afterwards() {
 #[test]
 fn a_server_that_is_stopped_gets_everything_afterwards() {
     survives(Influxd::stop);
-}
-
-/// Starts a server without its data. Nothing that waited for it is lost, and people are told what is wrong.
-#[test]
-fn a_server_that_comes_back_empty_gets_what_it_has_not_acknowledged() {
-    let Some(mut server) = Influxd::with_database("", DATABASE) else { return };
-    let (target, directory) = (idle(), Scratch::name("spool"));
-    let relay = Relay::to(server.address());
-    let watching = push(&target, &relay.url(), directory.path(), "200ms", &[]);
-    assert!(within(LONG, || relay.count_acknowledged() >= 5), "points come");
-    server.empty();
-    let emptied = relay.count_acknowledged();
-    let watch = Watch::over(directory.path());
-    server.restart();
-    until(&watching, LONG, "profiler_influx_requests_total{outcome=\"misconfigured\"}", |count| count >= 1.0);
-    let ready = watching.get("/-/ready");
-    assert_eq!(ready.status, 200);
-    let text = ready.text();
-    assert!(text.contains("degraded") && text.contains("404") && text.contains("database"), "{text}");
-    std::thread::sleep(Duration::from_secs(3));
-    let waiting = Spooled::now(directory.path());
-    assert!(waiting.names.len() >= 3, "{:?}", waiting.names);
-    server.ask("", &format!("CREATE DATABASE {DATABASE}"));
-    until_drained(&watching, MENDED);
-    assert_eq!(watching.get("/-/ready").text(), "profiler is ready\n");
-    assert!(watching.finish().status.success());
-    let there = server.everything(DATABASE);
-    there.has_all_of(&watch.end().book);
-    for one in relay.written()[emptied..].iter().filter(|one| one.status == Some(204)) {
-        let mut told = Book::default();
-        told.read(&one.lines);
-        there.has_all_of(&told);
-    }
-    println!("{} points after the server came back empty", there.points.len());
 }
 
 #[test]
