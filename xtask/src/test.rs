@@ -63,7 +63,6 @@ const PROGRAMS: &[&str] = &[
     "xz",
     "busybox",
     "debuginfod",
-    "influxd",
 ];
 
 #[derive(clap::Args)]

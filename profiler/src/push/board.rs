@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_only_in_memory_meanwhile_is_not_kept() {
+    fn what_was_sent_from_memory_meanwhile_is_not_kept() {
         let board = Board::default();
         board.add(batch(1, 1));
         let first = board.next_to_keep().unwrap();
@@ -360,5 +360,24 @@ mod tests {
         assert!(matches!(board.stage(), Stage::Draining(_)));
         board.over();
         board.wait_until_over(Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_end_waits_for_the_disk_but_not_for_ever() {
+        const SLOW: Duration = Duration::from_millis(100);
+        let board = Board::default();
+        board.keeps_on(true);
+        board.over();
+        let began = Instant::now();
+        board.wait_until_over(SLOW);
+        assert!(began.elapsed() >= SLOW, "somebody still writes");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(SLOW);
+                board.keeps_on(false);
+            });
+            board.wait_until_over(SLOW * 600);
+        });
+        assert!(began.elapsed() >= SLOW * 2 && began.elapsed() < SLOW * 300, "{:?}", began.elapsed());
     }
 }

@@ -166,7 +166,9 @@ impl Pusher {
             );
         }
         if memory.backlog_points > 0 {
-            let _infallible = write!(text, ", {} were only in memory and are lost", memory.backlog_points);
+            let why =
+                if self.spool.is_some() { "the spool's disk didn't take them" } else { "there is no spool" };
+            let _infallible = write!(text, ", {} are lost: {why}", memory.backlog_points);
         }
         text
     }

@@ -4,7 +4,13 @@ use std::{ffi::CString, io::Write as _, os::unix::ffi::OsStrExt as _, path::Path
 
 use crate::{
     DATABASE, MENDED,
-    common::{LONG, Scratch, influxd::Influxd, relay::Relay, skip, within},
+    common::{
+        LONG, Scratch,
+        influxd::{Influxd, quiet_port},
+        relay::Relay,
+        skip, within,
+    },
+    ends::{last_word, number_before},
     follow_each_other, idle, metric, push,
     spooled::{Spooled, Watch},
     until, until_drained,
@@ -59,7 +65,7 @@ fn a_full_disk_costs_no_point_while_memory_has_room() {
     assert!(!full.names.is_empty());
     relay.up();
     until_drained(&watching, MENDED);
-    assert_eq!(metric(&watching, "profiler_influx_memory_bytes"), 0.0);
+    until(&watching, LONG, "profiler_influx_memory_bytes", |bytes| bytes == 0.0);
     // Now somebody else takes all the room, and gives it back.
     let hog = disk.path().join("hog");
     let mut file = std::fs::File::create(&hog).expect("there is room again");
@@ -80,7 +86,8 @@ fn a_full_disk_costs_no_point_while_memory_has_room() {
     let finished = watching.finish();
     assert!(finished.status.success());
     let told = finished.complaints.iter().filter(|line| line.contains("no space left")).count();
-    assert_eq!(told, 2, "told once each time: {:#?}", finished.complaints);
+    // Once each time; a file that goes may leave room for one more in between.
+    assert!((2..=4).contains(&told), "{:#?}", finished.complaints);
     let there = server.everything(DATABASE);
     let mut told = watch.end().book;
     told.extend(relay.acknowledged());
@@ -93,4 +100,19 @@ fn a_full_disk_costs_no_point_while_memory_has_room() {
         full.book.points.len()
     );
     assert!(within(LONG, || Spooled::now(&spool).names.is_empty()));
+}
+
+#[test]
+fn what_neither_disk_nor_server_took_is_said_to_be_lost() {
+    let Some(disk) = Small::new("128k") else { return };
+    let (target, spool) = (idle(), disk.path().join("spool"));
+    let url = format!("http://127.0.0.1:{}", quiet_port());
+    let watching = push(&target, &url, &spool, "100ms", &[]);
+    until(&watching, LONG, "profiler_influx_memory_bytes", |bytes| bytes > 20_000.0);
+    let finished = watching.finish();
+    assert!(finished.status.success());
+    let word = last_word(&finished);
+    let waiting = Spooled::now(&spool).book.points.len() as u64;
+    assert_eq!(number_before(word, " wait in"), waiting, "{word}");
+    assert!(number_before(word, " are lost: the spool's disk") > 5, "{word}");
 }

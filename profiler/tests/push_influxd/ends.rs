@@ -26,13 +26,13 @@ use crate::{
 };
 
 /// What is said at the end of the points.
-fn last_word(finished: &Finished) -> &str {
+pub fn last_word(finished: &Finished) -> &str {
     let word = finished.complaints.iter().rev().find(|line| line.contains("points are stored at"));
     word.unwrap_or_else(|| panic!("nothing is said of points: {:#?}", finished.complaints))
 }
 
 /// The number before a word.
-fn number_before(text: &str, word: &str) -> u64 {
+pub fn number_before(text: &str, word: &str) -> u64 {
     let before = text.split(word).next().and_then(|before| before.split_whitespace().last());
     before
         .and_then(|number| number.parse().ok())
@@ -156,14 +156,19 @@ fn without_a_spool_memory_does_and_what_is_lost_is_said() {
     crate::follow_each_other(&there.times("profiler_target"), Duration::from_millis(100), missed);
 }
 
-#[test]
-fn what_waits_at_the_end_is_sent_by_the_next_start() {
-    let Some(server) = Influxd::with_database("", DATABASE) else { return };
+/// Ends while nothing is taken; what waits is all there, and the next start sends it.
+fn waits_for_the_next_start(nobody_listens: bool) {
+    let Some(server) = Influxd::start("") else { return };
     let (target, directory) = (idle(), Scratch::name("spool"));
     let mut relay = Relay::to(server.address());
-    relay.down();
+    if nobody_listens {
+        relay.down();
+    }
     let watch = Watch::over(directory.path());
     let watching = push(&target, &relay.url(), directory.path(), "100ms", &[]);
+    let failed = if nobody_listens { "unreachable" } else { "misconfigured" };
+    let failed = format!("profiler_influx_requests_total{{outcome=\"{failed}\"}}");
+    until(&watching, LONG, &failed, |count| count >= 1.0);
     until(&watching, LONG, "profiler_influx_backlog_points", |points| points > 100.0);
     let finished = watching.finish();
     assert!(finished.status.success());
@@ -171,10 +176,12 @@ fn what_waits_at_the_end_is_sent_by_the_next_start() {
     let waiting = Spooled::now(directory.path());
     assert_eq!(number_before(word, " wait in"), waiting.book.points.len() as u64, "{word}");
     assert!(word.contains(&directory.path().display().to_string()), "{word}");
+    assert!(!directory.path().join("append.tmp").exists(), "it ended while it wrote");
     // The last window is the report's.
     let taken = finished.report["taken_at"].as_f64().expect("a time");
     let last = *waiting.book.times("profiler_target").last().expect("a window");
     assert!((last as f64 / 1e9 - taken).abs() < 0.001, "{last} isn't {taken}");
+    server.ask("", &format!("CREATE DATABASE {DATABASE}"));
     relay.up();
     let next = push(&target, &relay.url(), directory.path(), "1h", &[]);
     until_drained(&next, LONG);
@@ -182,6 +189,17 @@ fn what_waits_at_the_end_is_sent_by_the_next_start() {
     let there = server.everything(DATABASE);
     there.has_all_of(&watch.end().book);
     there.has_all_of(&waiting.book);
+}
+
+#[test]
+fn what_waits_because_nobody_listens_is_sent_by_the_next_start() {
+    waits_for_the_next_start(true);
+}
+
+/// Then nothing is tried again before the end: it comes at once, but not before the disk has the last window.
+#[test]
+fn what_waits_because_the_database_is_missing_is_sent_by_the_next_start() {
+    waits_for_the_next_start(false);
 }
 
 /// Listens, takes everything, never says anything.
@@ -235,7 +253,8 @@ fn a_server_that_never_answers_holds_up_nobody() {
     let (without, with) = (median_scrape(&plain), median_scrape(&hanging));
     println!("median scrape {without:?} without a push, {with:?} with one that hangs");
     assert!(with < without * 3 + Duration::from_millis(20), "{with:?}, and without {without:?}");
-    let more = within(LONG, || Spooled::now(directory.path()).names.len() >= before + 30);
+    // Sooner than a request is given up, after 30 s.
+    let more = within(Duration::from_secs(20), || Spooled::now(directory.path()).names.len() >= before + 30);
     println!("30 windows in {:?}", began.elapsed());
     assert!(more, "windows go on");
     let began = Instant::now();

@@ -4,13 +4,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod amiss;
 mod disk;
 mod ends;
 mod kills;
+mod narrow;
 mod outages;
 mod page;
 mod points;
-mod refusals;
+
 mod spooled;
 
 use std::{

@@ -2,15 +2,23 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant, SystemTime},
 };
+
+use profiler::push::spool::{Limits, Spool};
 
 use crate::{
     DATABASE, MENDED,
-    common::{LONG, Scratch, influxd::Influxd, lines::Book, relay::Relay, within},
+    common::{
+        LONG, Scratch,
+        influxd::Influxd,
+        lines::{Book, parse},
+        relay::Relay,
+        within,
+    },
     follow_each_other, idle, long, metric, push,
     spooled::{Spooled, Watch},
-    until, until_drained,
+    until_drained,
 };
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -20,11 +28,10 @@ fn outage() -> Duration {
     Duration::from_secs(if long() { 60 } else { 8 })
 }
 
-/// The moments of the windows that these lines are of.
+/// The moments of the windows that these lines are of, in their order.
 fn windows(lines: &str) -> Vec<i64> {
-    let mut book = Book::default();
-    book.read(lines);
-    book.times("profiler_target")
+    let of = lines.lines().filter(|line| line.starts_with("profiler_target,"));
+    of.map(|line| parse(line).expect("profiler writes lines").2).collect()
 }
 
 /// Kills or stops the server while points come, and looks for every one of them afterwards.
@@ -93,40 +100,6 @@ fn a_server_that_is_stopped_gets_everything_afterwards() {
     survives(Influxd::stop);
 }
 
-/// Starts a server without its data. Nothing that waited for it is lost, and people are told what is wrong.
-#[test]
-fn a_server_that_comes_back_empty_gets_what_it_has_not_acknowledged() {
-    let Some(mut server) = Influxd::with_database("", DATABASE) else { return };
-    let (target, directory) = (idle(), Scratch::name("spool"));
-    let relay = Relay::to(server.address());
-    let watching = push(&target, &relay.url(), directory.path(), "200ms", &[]);
-    assert!(within(LONG, || relay.count_acknowledged() >= 5), "points come");
-    server.empty();
-    let emptied = relay.count_acknowledged();
-    let watch = Watch::over(directory.path());
-    server.restart();
-    until(&watching, LONG, "profiler_influx_requests_total{outcome=\"misconfigured\"}", |count| count >= 1.0);
-    let ready = watching.get("/-/ready");
-    assert_eq!(ready.status, 200);
-    let text = ready.text();
-    assert!(text.contains("degraded") && text.contains("404") && text.contains("database"), "{text}");
-    std::thread::sleep(Duration::from_secs(3));
-    let waiting = Spooled::now(directory.path());
-    assert!(waiting.names.len() >= 3, "{:?}", waiting.names);
-    server.ask("", &format!("CREATE DATABASE {DATABASE}"));
-    until_drained(&watching, MENDED);
-    assert_eq!(watching.get("/-/ready").text(), "profiler is ready\n");
-    assert!(watching.finish().status.success());
-    let there = server.everything(DATABASE);
-    there.has_all_of(&watch.end().book);
-    for one in relay.written()[emptied..].iter().filter(|one| one.status == Some(204)) {
-        let mut told = Book::default();
-        told.read(&one.lines);
-        there.has_all_of(&told);
-    }
-    println!("{} points after the server came back empty", there.points.len());
-}
-
 #[test]
 fn a_server_with_too_much_to_do_gets_everything_in_the_end() {
     let busy =
@@ -165,4 +138,47 @@ fn a_server_with_too_much_to_do_gets_everything_in_the_end() {
         let refused = relay.written().iter().filter(|one| one.status != Some(204)).count();
         println!("{} points, {refused} requests refused", there.points.len());
     });
+}
+
+/// Points that have waited since another time, more than go into a few requests.
+#[test]
+fn a_backlog_goes_oldest_first_and_not_too_fast_while_new_points_flow() {
+    const FILES: i64 = 300;
+    const POINTS: i64 = 200;
+    let Some(server) = Influxd::with_database("", DATABASE) else { return };
+    let (target, directory) = (idle(), Scratch::name("spool"));
+    let mut told = Book::default();
+    let limits = Limits { bytes: 1 << 30, age: Duration::from_secs(1 << 30) };
+    let spool = Spool::open(directory.path(), limits).expect("a spool");
+    for file in 0..FILES {
+        let line = |point| format!("old,point={point} file={file}i {}\n", 1_700_000_000_000_000_000 + file);
+        let lines: String = (0..POINTS).map(line).collect();
+        told.read(&lines);
+        spool.append(SystemTime::now(), POINTS as u32, &lines).expect("the disk has room");
+    }
+    drop(spool);
+    let relay = Relay::to(server.address());
+    let watching = push(&target, &relay.url(), directory.path(), "100ms", &[]);
+    let began = Instant::now();
+    until_drained(&watching, MENDED);
+    let took = began.elapsed();
+    assert!(watching.finish().status.success());
+    let requests = relay.written();
+    assert!(requests.iter().all(|one| one.status == Some(204) && one.lines.lines().count() <= 5_000));
+    let old: Vec<_> = (0..requests.len()).filter(|at| requests[*at].lines.starts_with("old,")).collect();
+    let lines = old.iter().flat_map(|at| requests[*at].lines.lines());
+    let times: Vec<_> = lines.map(|line| parse(line).expect("a line").2).collect();
+    assert_eq!(times.len() as i64, FILES * POINTS, "each once");
+    assert!(times.is_sorted(), "oldest first");
+    let between =
+        requests[old[0]..old[old.len() - 1]].iter().filter(|one| !windows(&one.lines).is_empty()).count();
+    println!(
+        "{} old points in {} requests and {took:?}, {between} requests with new ones between",
+        times.len(),
+        old.len()
+    );
+    // 20,000 points a second; the first request waits for nothing.
+    assert!(took > Duration::from_secs(2), "{took:?}");
+    assert!(between >= 5, "new points flow meanwhile");
+    server.everything(DATABASE).has_all_of(&told);
 }

@@ -138,7 +138,7 @@ fn client(server: &Influxd) -> Client {
 #[test]
 fn points_of_all_kinds_are_read_back_as_they_were() {
     let Some(server) = Influxd::with_database("", DATABASE) else { return };
-    let of_each = if long() { 100_000 } else { 5_000 };
+    let of_each = if long() { 100_000 } else { 10_000 };
     let directory = Scratch::directory("spool");
     let limits = Limits { bytes: 4 << 30, age: Duration::from_secs(1 << 30) };
     let spool = Spool::open(directory.path(), limits).expect("a spool");

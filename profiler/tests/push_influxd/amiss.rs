@@ -1,19 +1,15 @@
-//! A server that wants to know who writes, and one that takes little at a time.
+//! What somebody has to mend: no right to write, no database. It is tried once a minute, so all of it is tried together.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use crate::{
-    DATABASE, MENDED,
+    DATABASE, MENDED, QUIET,
     common::{
-        LONG, Scratch,
-        child::Guarded,
-        influxd::Influxd,
-        lines::{Book, Series},
-        profiler::Watching,
-        relay::Relay,
+        LONG, Scratch, child::Guarded, influxd::Influxd, lines::Book, profiler::Watching, relay::Relay,
+        within,
     },
     idle, metric, push,
-    spooled::Watch,
+    spooled::{Spooled, Watch},
     until, until_drained,
 };
 
@@ -55,7 +51,7 @@ impl Refused {
             "--influx-password-file",
             password,
         ];
-        let watching = Watching::with(target.pid(), &[&crate::QUIET[..], &own].concat());
+        let watching = Watching::with(target.pid(), &[&QUIET[..], &own].concat());
         Self { _target: target, directory, watch, watching }
     }
 
@@ -70,11 +66,10 @@ impl Refused {
         let told = self.watch.end().book;
         assert!(told.points.len() > 20);
         server.everything(database).has_all_of(&told);
-        assert!(crate::spooled::Spooled::now(self.directory.path()).names.is_empty());
+        assert!(Spooled::now(self.directory.path()).names.is_empty());
     }
 }
 
-#[test]
 fn who_may_not_write_keeps_everything_until_he_may() {
     let Some(mut server) = Influxd::start("auth-enabled = true") else { return };
     server.ask("", "CREATE USER root WITH PASSWORD 'master' WITH ALL PRIVILEGES");
@@ -103,59 +98,43 @@ fn who_may_not_write_keeps_everything_until_he_may() {
     without.arrives(&server, "second");
 }
 
-#[test]
-fn a_server_that_takes_one_kilobyte_at_a_time_gets_everything_that_fits() {
-    let Some(server) = Influxd::with_database("max-body-size = 1024", DATABASE) else { return };
+/// Starts a server without its data. Nothing that waited for it is lost, and people are told what is wrong.
+fn a_server_that_comes_back_empty_gets_what_it_has_not_acknowledged() {
+    let Some(mut server) = Influxd::with_database("", DATABASE) else { return };
+    let (target, directory) = (idle(), Scratch::name("spool"));
     let relay = Relay::to(server.address());
-    // Words that no compression makes small: every point of the first one is larger than that by itself.
-    let mut number: u64 = 1;
-    let mut tag = |place: usize| {
-        let mut text = format!("tag{place}=");
-        while text.len() < 190 {
-            number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            text.extend(std::char::from_digit((number >> 33) as u32 % 36, 36));
-        }
-        text
-    };
-    let tags: Vec<_> = (0..12).map(&mut tag).collect();
-    let target = idle();
-    let directory = Scratch::name("spool");
+    let watching = push(&target, &relay.url(), directory.path(), "200ms", &[]);
+    assert!(within(LONG, || relay.count_acknowledged() >= 5), "points come");
+    server.empty();
+    let emptied = relay.count_acknowledged();
     let watch = Watch::over(directory.path());
-    let tags: Vec<_> = tags.iter().flat_map(|tag| ["--influx-tag", tag.as_str()]).collect();
-    let watching = push(&target, &relay.url(), directory.path(), "200ms", &tags);
-    let other_directory = Scratch::name("spool");
-    let other_watch = Watch::over(other_directory.path());
-    let other = push(&target, &relay.url(), other_directory.path(), "200ms", &[]);
-    let mut set_aside = 0.0;
-    until(&watching, LONG, "profiler_influx_quarantined_points_total", |points| {
-        set_aside = points;
-        points > 50.0
-    });
-    until(&other, LONG, "profiler_influx_points_total", |points| points > 100.0);
-    until_drained(&other, MENDED);
-    assert_eq!(metric(&other, "profiler_influx_quarantined_points_total"), 0.0);
-    assert!(relay.written().iter().any(|one| one.status == Some(413)), "something was too large");
-    assert!(watching.finish().status.success() && other.finish().status.success());
-    // Everything that was ever spooled is there, or set aside with a reason.
-    let text =
-        std::fs::read_to_string(directory.path().join("quarantine.lp")).expect("points were set aside");
-    let mut aside = Book::default();
-    for pair in text.lines().collect::<Vec<_>>().chunks(2) {
-        assert!(pair[0].starts_with("# ") && pair[0].contains("413"), "{}", pair[0]);
-        aside.read(pair[1]);
-    }
-    assert!(
-        aside.points.len() as f64 >= set_aside,
-        "{} points set aside, not {set_aside}",
-        aside.points.len()
-    );
-    let mut there = server.everything(DATABASE);
-    let stored = there.points.len();
-    there.has_all_of(&other_watch.end().book);
-    there.has_all_of(&relay.acknowledged());
-    let tagged = |((_, tags), _): &&(Series, i64)| tags.contains_key("tag0");
-    assert_eq!(there.points.keys().filter(tagged).count(), 0, "none of them fits");
-    there.extend(aside.clone());
+    server.restart();
+    until(&watching, LONG, "profiler_influx_requests_total{outcome=\"misconfigured\"}", |count| count >= 1.0);
+    let ready = watching.get("/-/ready");
+    assert_eq!(ready.status, 200);
+    let text = ready.text();
+    assert!(text.contains("degraded") && text.contains("404") && text.contains("database"), "{text}");
+    std::thread::sleep(Duration::from_secs(3));
+    let waiting = Spooled::now(directory.path());
+    assert!(waiting.names.len() >= 3, "{:?}", waiting.names);
+    server.ask("", &format!("CREATE DATABASE {DATABASE}"));
+    until_drained(&watching, MENDED);
+    assert_eq!(watching.get("/-/ready").text(), "profiler is ready\n");
+    assert!(watching.finish().status.success());
+    let there = server.everything(DATABASE);
     there.has_all_of(&watch.end().book);
-    println!("{stored} points stored, {} set aside", aside.points.len());
+    for one in relay.written()[emptied..].iter().filter(|one| one.status == Some(204)) {
+        let mut told = Book::default();
+        told.read(&one.lines);
+        there.has_all_of(&told);
+    }
+    println!("{} points after the server came back empty", there.points.len());
+}
+
+#[test]
+fn what_somebody_has_to_mend_is_kept_and_sent_once_it_is() {
+    std::thread::scope(|scope| {
+        scope.spawn(who_may_not_write_keeps_everything_until_he_may);
+        scope.spawn(a_server_that_comes_back_empty_gets_what_it_has_not_acknowledged);
+    });
 }
