@@ -80,20 +80,17 @@ struct Counting<'a> {
 impl Wire for Counting<'_> {
     fn write(&mut self, lines: &str) -> Answer {
         let answer = self.client.write(lines);
-        let count = match (&answer.result, Wire::api(self.client)) {
-            (Ok(_), Some(api)) => match meaning(api, &answer, &[lines]) {
-                Meaning::Stored => &mut self.requests.stored,
-                Meaning::Rejected { .. } => &mut self.requests.rejected,
-                Meaning::TooLarge { .. } => &mut self.requests.too_large,
-                Meaning::Later { .. } => &mut self.requests.busy,
-                Meaning::Misconfigured { .. } => &mut self.requests.misconfigured,
-                Meaning::Broken { .. } => &mut self.requests.broken,
-            },
-            (Err(_), api) => match meaning(api.unwrap_or(Api::V1), &answer, &[lines]) {
-                Meaning::Misconfigured { .. } => &mut self.requests.misconfigured,
-                _ => &mut self.requests.unreachable,
-            },
-            (Ok(_), None) => &mut self.requests.unreachable,
+        // What must be mended may make the client forget what it has found.
+        let meaning = meaning(Wire::api(self.client).unwrap_or(Api::V1), &answer, &[lines]);
+        let requests = &mut self.requests;
+        let count = match meaning {
+            Meaning::Misconfigured { .. } => &mut requests.misconfigured,
+            _ if answer.result.is_err() => &mut requests.unreachable,
+            Meaning::Stored => &mut requests.stored,
+            Meaning::Rejected { .. } => &mut requests.rejected,
+            Meaning::TooLarge { .. } => &mut requests.too_large,
+            Meaning::Later { .. } => &mut requests.busy,
+            Meaning::Broken { .. } => &mut requests.broken,
         };
         *count += 1;
         answer
