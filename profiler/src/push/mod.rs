@@ -196,7 +196,7 @@ impl Pusher {
             let _infallible = write!(text, ", {count} were given up ({reason})");
         }
         if figures.quarantined > 0 {
-            let _infallible = write!(text, ", {} are in its quarantine.lp", figures.quarantined);
+            let _infallible = write!(text, ", {} were set aside for good", figures.quarantined);
         }
         Some(text)
     }
