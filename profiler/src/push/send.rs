@@ -304,6 +304,10 @@ impl Sender {
                     }
                 }
             }
+            Outcome::Doubtful { reason, rest } => {
+                self.keep_rest(job, rest, progress);
+                self.later(Backoff::CAP, reason, false);
+            }
             Outcome::Misconfigured { reason, rest } => {
                 self.keep_rest(job, rest, progress);
                 let pause = self.backoff.misconfigured();
