@@ -108,6 +108,8 @@ pub struct Client {
     server: Server,
     timeouts: Timeouts,
     found: Option<Found>,
+    /// How often what was found was forgotten.
+    generation: u64,
     /// What the secrets were when they were read last.
     secrets: secret::Read,
     /// Whether the server understood compressed lines so far.
@@ -139,12 +141,7 @@ impl Client {
         }
         let secrets = server.credentials.read().map_err(ClientError::Secret)?;
         let agent = config.build().into();
-        Ok(Self { agent, server, timeouts, found: None, secrets, compress: true })
-    }
-
-    /// Changes whenever the generation of the server was found anew.
-    pub fn generation(&self) -> u64 {
-        0
+        Ok(Self { agent, server, timeouts, found: None, generation: 0, secrets, compress: true })
     }
 
     /// Sends lines. Nothing is sent to a server that isn't known to be an InfluxDB: unless told, it is found out first.
@@ -165,9 +162,15 @@ impl Client {
         }
         // Another generation may be there now.
         if matches!(answer.result, Ok(300..=399 | 401..=405)) {
-            self.found = None;
+            self.generation += u64::from(self.found.take().is_some());
         }
         answer
+    }
+
+    /// Changes whenever another server may have taken the place of the one that was found: what is known of that one, as whether
+    /// it takes unsigned integers, is to be asked again before anything is sent. Never changes if the API was told.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether the server takes unsigned integers (`5u`). v1 does only if it was built so; it is asked with a line that no server

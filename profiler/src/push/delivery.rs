@@ -3,16 +3,14 @@
 //! What is set aside (quarantined) was refused by itself, or named or counted as refused by a server of which all lines of a
 //! request were refused. A line is sent again rather than believed to be stored: the same series and time overwrite.
 
-use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
-    hash::{Hash as _, Hasher as _},
-    time::Duration,
-};
+use std::time::{Duration, Instant};
 
 use super::policy::{Answer, Api, Meaning, meaning};
 
+mod doubt;
 mod pieces;
 
+use doubt::Doubt;
 use pieces::Piece;
 
 /// Lines of one request (what InfluxData recommends for v1 and v2).
@@ -21,14 +19,18 @@ pub const MOST_LINES: usize = 5_000;
 pub const MOST_BYTES: usize = 1_000_000;
 /// Requests of one delivery. What isn't done by then is handed back, so that others have their turn.
 pub const MOST_REQUESTS: u64 = 200;
-/// So often the server may fail (500) on the same lines before they are suspected.
+/// So many deliveries may end because the server fails (500) before lines are suspected.
 const BROKEN_TRIES: u32 = 5;
-/// So often in a row a delivery lets the server fail while it looks for the line that is to blame.
+/// So often in a row a delivery lets the server fail while it looks for the lines that are to blame.
 const BROKEN_IN_A_ROW: u32 = 32;
+/// After so many failures in a row it is looked elsewhere: lines that are alike fail together.
+const ELSEWHERE: u32 = BROKEN_IN_A_ROW / 2;
+/// So many deliveries in a row must be stored without any failure until a server is believed to fail on no lines any more.
+const SELECTIVE: u32 = 32;
+/// A server that is slow gets no smaller requests than this: one that takes longer for them is ill.
+const SLOWEST: usize = 16_000;
 /// After so many refusals in a row lines are sent one by one.
 const ALL_BAD: u32 = 16;
-/// Of so many batches and lines is remembered that the server failed on them.
-const REMEMBERED: usize = 1_024;
 
 /// Who can send lines. [`super::client::Client`] in earnest, a model in tests.
 pub trait Wire {
@@ -36,12 +38,17 @@ pub trait Wire {
     fn write(&mut self, lines: &str) -> Answer;
     /// What the last answer was written in. `None`: nothing was sent.
     fn api(&self) -> Option<Api>;
+    /// The time. Tests have their own.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// What became of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
-    /// Lines that were acknowledged.
+    /// Lines that were acknowledged. More than none, with whatever outcome: the server took something a moment ago, so pauses
+    /// begin anew with the shortest.
     pub stored: u64,
     /// Lines that were set aside.
     pub quarantined: u64,
@@ -68,11 +75,13 @@ pub enum Outcome {
         /// loses nothing, but sets the same lines aside once more.
         rest: String,
     },
-    /// Nothing but lines on which the server fails, while it stores others: these are tried again in a minute, among others.
+    /// Nothing that anybody has to wait for. The server is well: it stored what was sent beside these lines, and failed (500) on
+    /// each of them, or on all requests with them. Deliver them again with other lines, a minute later or more: until then a
+    /// failure isn't counted, and without other lines that are stored it never is. After five that count a line is set aside.
     Doubtful {
         /// For people.
         reason: String,
-        /// These lines.
+        /// As above.
         rest: String,
     },
     /// To mend a setting, and to deliver `rest`, at [`super::policy::MISCONFIGURED`] intervals.
@@ -93,20 +102,22 @@ pub enum Wait {
     Backoff(Option<Duration>),
 }
 
-/// What is remembered from one batch to the next.
+/// What is remembered from one delivery to the next. Nothing about batches: what is left of one comes again in other company.
 #[derive(Debug)]
 pub struct Delivery {
     /// Bytes of a request that the server takes, as far as is known.
     size: usize,
-    /// Lines acknowledged, ever.
-    stored: u64,
-    /// By hash: what the server failed on, how often, and what was acknowledged by then.
-    broken: HashMap<u64, (u32, u64)>,
+    /// How many deliveries ended because the server failed, since lines were suspected last. What was stored meanwhile clears
+    /// nobody: a poisoned backlog waits beside new lines that are good.
+    broken: u32,
+    /// Above 0: the server was seen to fail on some lines and to store others.
+    selective: u32,
+    doubt: Doubt,
 }
 
 impl Default for Delivery {
     fn default() -> Self {
-        Self { size: MOST_BYTES, stored: 0, broken: HashMap::new() }
+        Self { size: MOST_BYTES, broken: 0, selective: 0, doubt: Doubt::default() }
     }
 }
 
@@ -117,10 +128,15 @@ struct Run<'a> {
     sent: Vec<bool>,
     /// What is to be sent; the last one is next.
     pieces: Vec<Piece>,
-    /// Single lines that the server failed on.
-    doubtful: Vec<usize>,
-    /// The server fails on the batch as a whole, often enough to look for the line.
-    suspected: bool,
+    /// Single lines that the server failed on, and its words.
+    failed: Vec<(usize, String)>,
+    /// There are lines to compare: several on which the server never failed by themselves.
+    several: bool,
+    /// It is looked for the lines that are to blame.
+    bisects: bool,
+    /// How often the server failed.
+    broken: u32,
+    /// The same, since something was stored.
     broken_in_a_row: u32,
     /// Refusals, since something was stored.
     refused_in_a_row: u32,
@@ -135,6 +151,7 @@ struct Run<'a> {
 /// Why a run ends.
 enum End {
     Later(Wait, String),
+    Broken(String),
     Misconfigured(String),
 }
 
@@ -149,14 +166,20 @@ impl Delivery {
         progress: &dyn Fn() -> bool,
     ) -> Delivered {
         let lines: Vec<&str> = text.split('\n').filter(|line| !line.trim().is_empty()).collect();
-        let whole = hash(Of::Batch, &lines.join("\n"));
-        let pieces = if lines.is_empty() { Vec::new() } else { vec![Piece::all(lines.len())] };
+        // What the server failed on before comes last, line by line, so that nothing else fails with it.
+        let (known, others): (Vec<usize>, Vec<usize>) =
+            (0..lines.len()).partition(|&at| self.doubt.has(lines[at]));
+        let several = others.len() > 1;
+        let mut pieces: Vec<Piece> = Piece::from(known).singles().collect();
+        pieces.extend(Some(Piece::from(others)).filter(|others| others.len() > 0));
         let mut run = Run {
             sent: vec![false; lines.len()],
             pieces,
             lines,
-            doubtful: Vec::new(),
-            suspected: self.broken.get(&whole).is_some_and(|&(tries, _)| tries + 1 >= BROKEN_TRIES),
+            failed: Vec::new(),
+            several,
+            bisects: false,
+            broken: 0,
             broken_in_a_row: 0,
             refused_in_a_row: 0,
             broke_off: 0,
@@ -165,21 +188,21 @@ impl Delivery {
             requests: 0,
             resent: 0,
         };
-        let end = self.work(&mut run, whole, wire, quarantine, progress);
-        self.close(run, whole, end)
+        let end = self.work(&mut run, wire, quarantine, progress);
+        self.judge(&mut run, wire.now(), quarantine);
+        self.close(run, end)
     }
 
     /// Until nothing is left, or there is a reason to stop.
     fn work(
         &mut self,
         run: &mut Run<'_>,
-        whole: u64,
         wire: &mut dyn Wire,
         quarantine: &mut dyn FnMut(&str, &str),
         progress: &dyn Fn() -> bool,
     ) -> Option<End> {
         let size_before = self.size;
-        while let Some(piece) = run.pieces.pop() {
+        while let Some(piece) = run.next() {
             let (first, rest) = piece.limited(&run.lines, MOST_LINES, self.size);
             run.pieces.extend(rest);
             if !progress() || run.requests >= MOST_REQUESTS {
@@ -196,28 +219,27 @@ impl Delivery {
             match meaning(api, &answer, &sent) {
                 Meaning::Stored => {
                     run.acknowledge(sent.len());
-                    self.stored += sent.len() as u64;
                     self.grow(first.bytes(&run.lines));
                     if first.len() == 1 {
-                        self.broken.remove(&hash(Of::Line, sent[0]));
+                        self.doubt.forget(sent[0]);
                     }
                 }
                 Meaning::Rejected { all, reason, .. } if all || first.len() == 1 => {
-                    run.set_aside(&first, &reason, quarantine);
+                    self.set_aside(run, &first, &reason, quarantine);
                 }
                 Meaning::Rejected { lines: None, .. } if run.all_are_bad(&first) => {
                     run.pieces.extend(first.singles());
                 }
                 Meaning::Rejected { lines, .. } => run.pieces.extend(first.without(lines, &run.lines)),
                 Meaning::TooLarge { reason } if first.len() == 1 => {
-                    run.set_aside(&first, &reason, quarantine);
+                    self.set_aside(run, &first, &reason, quarantine);
                 }
                 Meaning::TooLarge { .. } => {
                     self.size = (first.bytes(&run.lines) / 2).max(1);
                     run.pieces.push(first);
                 }
                 // An idle connection that had been closed; then, something on the way that takes only a little.
-                Meaning::Later { broke_off: true, reason, at_least } => {
+                Meaning::Later { broke_off: true, reason, at_least, .. } => {
                     run.broke_off += 1;
                     match run.broke_off {
                         1 => {}
@@ -230,7 +252,10 @@ impl Delivery {
                     }
                     run.pieces.push(first);
                 }
-                Meaning::Later { at_least, reason, .. } => {
+                Meaning::Later { at_least, slow, reason, .. } => {
+                    if slow {
+                        self.size = self.size.min((first.bytes(&run.lines) / 2).max(SLOWEST));
+                    }
                     run.pieces.push(first);
                     return Some(End::Later(Wait::Backoff(at_least), reason));
                 }
@@ -239,7 +264,7 @@ impl Delivery {
                     return Some(End::Misconfigured(reason));
                 }
                 Meaning::Broken { reason } => {
-                    if let Some(end) = self.broken(run, first, whole, reason, quarantine) {
+                    if let Some(end) = self.broken(run, first, reason) {
                         return Some(end);
                     }
                 }
@@ -248,60 +273,47 @@ impl Delivery {
         None
     }
 
-    /// The server failed. Once it has failed often enough on the batch, the line that is to blame is looked for.
-    fn broken(
-        &mut self,
-        run: &mut Run<'_>,
-        piece: Piece,
-        whole: u64,
-        reason: String,
-        quarantine: &mut dyn FnMut(&str, &str),
-    ) -> Option<End> {
+    /// The server failed. Once it has failed often enough, the lines that are to blame are looked for.
+    fn broken(&mut self, run: &mut Run<'_>, piece: Piece, reason: String) -> Option<End> {
+        run.broken += 1;
         run.broken_in_a_row += 1;
-        let single = piece.single();
-        if let Some(line) = single {
-            // A failure counts if the server was well in between: it stored something since the last one.
-            let tries = self.count_if_well(hash(Of::Line, run.lines[line]));
-            if tries >= BROKEN_TRIES {
-                self.broken.remove(&hash(Of::Line, run.lines[line]));
-                run.set_aside(&piece, &reason, quarantine);
-                return None;
+        run.bisects |= run.several && (self.selective > 0 || self.broken + 1 >= BROKEN_TRIES);
+        // Of what is known to fail, one after the other may, behind others that were stored.
+        let known = piece.single().is_some_and(|line| self.doubt.has(run.lines[line]));
+        let goes_on = (run.bisects || (known && run.stored > 0)) && run.broken_in_a_row < BROKEN_IN_A_ROW;
+        match piece.single() {
+            Some(line) => run.failed.push((line, reason.clone())),
+            None if goes_on => run.pieces.extend(piece.without(None, &run.lines)),
+            None => run.pieces.push(piece),
+        }
+        if goes_on { None } else { Some(End::Broken(reason)) }
+    }
+
+    /// A failure on a single line counts if the server was well in this run: it stored others.
+    fn judge(&mut self, run: &mut Run<'_>, now: Instant, quarantine: &mut dyn FnMut(&str, &str)) {
+        if run.stored == 0 {
+            return;
+        }
+        for (line, reason) in std::mem::take(&mut run.failed) {
+            if self.doubt.failed(run.lines[line], now) {
+                self.set_aside(run, &Piece::from(vec![line]), &reason, quarantine);
+            } else {
+                run.failed.push((line, reason));
             }
         }
-        if !run.suspected && run.lines.len() > 1 {
-            self.count(whole);
-            run.pieces.push(piece);
-            return Some(End::Later(Wait::Backoff(None), reason));
-        }
-        if run.broken_in_a_row >= BROKEN_IN_A_ROW {
-            run.pieces.push(piece);
-            return Some(End::Later(Wait::Backoff(None), reason));
-        }
-        match single {
-            Some(line) => run.doubtful.push(line),
-            None => run.pieces.extend(piece.without(None, &run.lines)),
-        }
-        None
     }
 
-    fn count(&mut self, what: u64) {
-        self.make_room();
-        self.broken.entry(what).or_insert((0, self.stored)).0 += 1;
-    }
-
-    fn count_if_well(&mut self, what: u64) -> u32 {
-        self.make_room();
-        let entry = self.broken.entry(what).or_insert((0, u64::MAX));
-        if entry.1 != self.stored {
-            *entry = (entry.0 + 1, self.stored);
-        }
-        entry.0
-    }
-
-    /// Forgetting costs a few more tries.
-    fn make_room(&mut self) {
-        if self.broken.len() >= REMEMBERED {
-            self.broken.clear();
+    fn set_aside(
+        &mut self,
+        run: &mut Run<'_>,
+        piece: &Piece,
+        reason: &str,
+        quarantine: &mut dyn FnMut(&str, &str),
+    ) {
+        for index in piece.indexes() {
+            quarantine(run.lines[index], reason);
+            self.doubt.forget(run.lines[index]);
+            run.quarantined += 1;
         }
     }
 
@@ -312,26 +324,44 @@ impl Delivery {
         }
     }
 
-    fn close(&mut self, run: Run<'_>, whole: u64, end: Option<End>) -> Delivered {
-        let mut left: Vec<usize> = run.pieces.iter().flat_map(Piece::indexes).chain(run.doubtful).collect();
+    fn close(&mut self, run: Run<'_>, end: Option<End>) -> Delivered {
+        let singles: Vec<usize> = run.failed.iter().map(|(line, _)| *line).collect();
+        let mut left: Vec<usize> = run.pieces.iter().flat_map(Piece::indexes).collect();
+        // Of a bisection that found others to be good, everything that was sent has failed if it is left.
+        let suspect = |&at: &usize| (run.bisects && run.sent[at]) || self.doubt.has(run.lines[at]);
+        let doubtful = run.stored > 0 && left.iter().all(suspect);
+        let (found, ended_broken) = (!singles.is_empty(), matches!(end, Some(End::Broken(_))));
+        left.extend(singles);
         left.sort_unstable();
         let rest = left.iter().map(|&at| run.lines[at]).collect::<Vec<_>>().join("\n");
+        let words = run.failed.into_iter().next().map(|(_, reason)| reason);
         let outcome = match end {
             Some(End::Later(wait, reason)) => Outcome::Later { wait, reason, rest },
             Some(End::Misconfigured(reason)) => Outcome::Misconfigured { reason, rest },
             None if rest.is_empty() => Outcome::Done,
-            None => {
-                let reason = "the server fails on single lines".to_owned();
-                Outcome::Later { wait: Wait::Backoff(None), reason, rest }
+            None | Some(End::Broken(_)) => {
+                let words = if let Some(End::Broken(words)) = end { Some(words) } else { words };
+                let reason = words.unwrap_or_default();
+                if doubtful {
+                    let reason = format!("the server fails on some lines only: {reason}");
+                    Outcome::Doubtful { reason, rest }
+                } else {
+                    Outcome::Later { wait: Wait::Backoff(None), reason, rest }
+                }
             }
         };
-        // What is left of a suspected batch is suspected.
-        let suspicion = self.broken.remove(&whole);
-        if let (Outcome::Later { rest, .. } | Outcome::Misconfigured { rest, .. }, Some(suspicion)) =
-            (&outcome, suspicion)
-            && left.len() > 1
-        {
-            self.broken.insert(hash(Of::Batch, rest), suspicion);
+        if run.bisects {
+            self.broken = 0;
+            self.selective = match run.stored {
+                // It fails on everything, for now at least.
+                0 => self.selective / 2,
+                _ if found || matches!(outcome, Outcome::Doubtful { .. }) => SELECTIVE,
+                _ => self.selective,
+            };
+        } else if run.several && run.broken == 0 && outcome == Outcome::Done {
+            self.selective = self.selective.saturating_sub(1);
+        } else if run.several && ended_broken && matches!(outcome, Outcome::Later { .. }) {
+            self.broken += 1;
         }
         let Run { stored, quarantined, requests, resent, .. } = run;
         Delivered { stored, quarantined, requests, resent, outcome }
@@ -339,6 +369,15 @@ impl Delivery {
 }
 
 impl Run<'_> {
+    /// What is to be sent next. Where one piece after the other fails, that is the largest one.
+    fn next(&mut self) -> Option<Piece> {
+        if self.broken_in_a_row < ELSEWHERE {
+            return self.pieces.pop();
+        }
+        let largest = (0..self.pieces.len()).max_by_key(|&at| self.pieces[at].len())?;
+        Some(self.pieces.remove(largest))
+    }
+
     fn send(&mut self, wire: &mut dyn Wire, piece: &Piece, lines: &[&str]) -> Answer {
         for index in piece.indexes() {
             self.resent += u64::from(std::mem::replace(&mut self.sent[index], true));
@@ -359,27 +398,6 @@ impl Run<'_> {
         self.refused_in_a_row = 0;
         self.broke_off = 0;
     }
-
-    fn set_aside(&mut self, piece: &Piece, reason: &str, quarantine: &mut dyn FnMut(&str, &str)) {
-        for index in piece.indexes() {
-            quarantine(self.lines[index], reason);
-            self.quarantined += 1;
-        }
-    }
-}
-
-/// A batch of one line isn't that line: they are counted by different rules.
-#[derive(Hash)]
-enum Of {
-    Batch,
-    Line,
-}
-
-fn hash(of: Of, text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    text.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

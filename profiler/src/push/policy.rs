@@ -31,7 +31,7 @@ pub enum Failure {
     Unreachable(String),
     /// The name of the machine isn't known.
     Dns,
-    /// Not within the time allowed.
+    /// There was a connection, but no answer within the time allowed.
     Timeout(String),
     /// The connection ended before there was a status: while sending, or before the answer.
     Reset(String),
@@ -94,6 +94,8 @@ pub enum Meaning {
         at_least: Option<Duration>,
         /// It broke while it was sent: it may have been too large for somebody who doesn't say so.
         broke_off: bool,
+        /// It took longer than anybody waits: fewer bytes may be faster.
+        slow: bool,
         /// For people.
         reason: String,
     },
@@ -118,7 +120,9 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
     };
     let words = body::words(&answer.body);
     let reason = say(status, &words.short);
-    let later = |reason| Meaning::Later { at_least: answer.retry_after, broke_off: false, reason };
+    let is_slow = matches!(status, 408 | 504) || body::is_timeout(&words.text);
+    let later =
+        |reason| Meaning::Later { at_least: answer.retry_after, broke_off: false, slow: is_slow, reason };
     let misconfigured = |way_out: &str| Meaning::Misconfigured { reason: format!("{reason}: {way_out}") };
     match status {
         204 => Meaning::Stored,
@@ -135,6 +139,10 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
         400 | 422 if speaks_of_databases(&words.text) => {
             misconfigured("the server takes no further database; create it or raise the limit")
         }
+        // Lines of known series are stored; which of them are, nobody says. Sending all again changes nothing.
+        400 | 422 if body::speaks_of_series(&words.text) => misconfigured(
+            "the server takes no new series; raise or lift that limit in its configuration, or drop series",
+        ),
         // The database, the organisation, the request: anything but lines, or lines in words that nobody has heard yet.
         400 | 422 if words.is_failure && !words.is_about_lines => Meaning::Broken { reason },
         400 | 422 if words.is_failure => {
@@ -148,6 +156,7 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
         401 => misconfigured("see the user and password, or the token"),
         403 => misconfigured("this user or token may not write there"),
         404 => misconfigured("see the name of the database or bucket, the organisation and --influx-api"),
+        500 if body::speaks_of_itself(&words.text) => later(reason),
         500 => Meaning::Broken { reason },
         408 | 425 | 429 | 502.. => later(reason),
         _ => misconfigured("see --influx and --influx-api"),
@@ -155,11 +164,14 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
 }
 
 fn without_answer(failure: &Failure, lines: usize) -> Meaning {
-    let later = |reason: String, broke_off| Meaning::Later { at_least: None, broke_off, reason };
+    let later = |reason: String, broke_off| Meaning::Later { at_least: None, broke_off, slow: false, reason };
     match failure {
         Failure::Unreachable(error) => later(format!("can't connect: {error}"), false),
         Failure::Dns => later("the name of the server isn't known".to_owned(), false),
-        Failure::Timeout(what) => later(format!("the server is too slow ({what})"), false),
+        Failure::Timeout(what) => {
+            let reason = format!("the server is too slow ({what})");
+            Meaning::Later { at_least: None, broke_off: false, slow: true, reason }
+        }
         Failure::Reset(error) => later(format!("the connection broke: {error}"), true),
         Failure::Other(error) => later(error.clone(), false),
         Failure::NotHttp(error) => later(format!("the server doesn't speak HTTP: {error}"), false),
@@ -194,16 +206,13 @@ fn say(status: u16, words: &str) -> String {
 
 /// InfluxDB 3.6 says 500 or 400 where it means 413.
 fn speaks_of_size(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
-    // A line that quotes a text must not look like the server's own words.
-    let own = words.split("unable to parse").next().unwrap_or_default();
+    let own = body::own(words);
     own.contains("max request size") || own.contains("too large")
 }
 
 /// InfluxDB 3 Core has five databases and makes no sixth one for a write.
 fn speaks_of_databases(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
-    let own = words.split("unable to parse").next().unwrap_or_default();
+    let own = body::own(words);
     own.contains("limit of") && own.contains("databases")
 }
 

@@ -9,6 +9,9 @@ pub(super) fn of(error: &ureq::Error) -> Failure {
     use ureq::Error;
     match error {
         Error::Io(error) => of_io(error),
+        Error::Timeout(what @ (ureq::Timeout::Resolve | ureq::Timeout::Connect)) => {
+            Failure::Unreachable(format!("no connection in time ({what})"))
+        }
         Error::Timeout(what) => Failure::Timeout(what.to_string()),
         Error::HostNotFound => Failure::Dns,
         Error::ConnectionFailed => Failure::Unreachable("no connection".to_owned()),

@@ -46,7 +46,8 @@ impl Client {
                         format!("{} wants the name of the organisation, too (--influx-org)", found.version);
                     return Err(Answer::failed(Failure::NotInflux(reason)));
                 }
-                self.found = Some(found.clone());
+                let before = self.found.replace(found.clone());
+                self.generation += u64::from(before.is_some_and(|before| before != found));
                 return Ok(found);
             }
             // Without any answer there is no use in asking something else.

@@ -7,11 +7,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 pub struct Piece(Vec<usize>);
 
 impl Piece {
-    /// All `count` lines.
-    pub fn all(count: usize) -> Self {
-        Self((0..count).collect())
-    }
-
     /// How many.
     pub fn len(&self) -> usize {
         self.0.len()

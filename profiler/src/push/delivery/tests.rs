@@ -49,6 +49,7 @@ struct Model {
     faults: Vec<Fault>,
     stored: BTreeSet<String>,
     requests: u64,
+    now: Instant,
 }
 
 impl Wire for Model {
@@ -107,15 +108,20 @@ impl Wire for Model {
         )
     }
 
+    fn now(&self) -> Instant {
+        self.now
+    }
+
     fn api(&self) -> Option<Api> {
         Some(if matches!(self.tells, Tells::Numbers | Tells::Lies) { Api::V3 } else { Api::V1 })
     }
 }
 
-/// What the deliveries of one batch came to, with another batch in between as in earnest.
+/// What the deliveries of one batch came to, the rest of it always together with something new, as in earnest.
 #[derive(Debug, Default)]
 struct Course {
     aside: Vec<String>,
+    /// Without what was new.
     stored: u64,
     requests: u64,
     most_requests: u64,
@@ -125,6 +131,7 @@ struct Course {
 fn run(model: &mut Model, text: &str, rounds: usize) -> Course {
     let mut delivery = Delivery::default();
     let (mut course, mut rest) = (Course::default(), text.to_owned());
+    let mut others = 0;
     for round in 0..rounds {
         let mut aside = Vec::new();
         let before = model.requests;
@@ -136,9 +143,12 @@ fn run(model: &mut Model, text: &str, rounds: usize) -> Course {
         course.stored += delivered.stored;
         let left = match delivered.outcome {
             Outcome::Done => String::new(),
-            Outcome::Later { rest, .. }
-            | Outcome::Doubtful { rest, .. }
-            | Outcome::Misconfigured { rest, .. } => rest,
+            Outcome::Later { rest, .. } | Outcome::Misconfigured { rest, .. } => rest,
+            Outcome::Doubtful { rest, .. } => {
+                assert!(delivered.stored > 0, "the server is well");
+                model.now += Duration::from_secs(60);
+                rest
+            }
         };
         // Each line went one way, and what went is true.
         let lines: Vec<&str> = rest.split('\n').collect();
@@ -154,9 +164,11 @@ fn run(model: &mut Model, text: &str, rounds: usize) -> Course {
             break;
         }
         let other = format!("other v={round}");
-        model.kinds.insert(other.clone(), Kind::Good);
-        delivery.deliver(model, &other, &mut |_, _| panic!("a good line"), &|| true);
+        rest = format!("{rest}\n{other}");
+        model.kinds.insert(other, Kind::Good);
+        others += 1;
     }
+    course.stored = course.stored.saturating_sub(others);
     course
 }
 
@@ -210,6 +222,7 @@ proptest! {
             tells, all_or_nothing, most_bytes, faults,
             stored: BTreeSet::new(),
             requests: 0,
+            now: Instant::now(),
         };
         let course = run(&mut model, &lines.join("\n"), 400);
         prop_assert!(course.done, "{course:?}");
@@ -241,7 +254,83 @@ fn model(lines: &[String], kind: impl Fn(usize) -> Kind, tells: Tells) -> Model 
         faults: Vec::new(),
         stored: BTreeSet::new(),
         requests: 0,
+        now: Instant::now(),
     }
+}
+
+/// A server that fails on these lines while it stores others, as often as it is looked at: minutes between two looks, aside then.
+fn looks(kind: impl Fn(usize) -> Kind, count: usize, seconds: u64) -> (u64, u64) {
+    let lines: Vec<String> = (0..count).map(|at| format!("m{} v=1 {at}", at % 3)).collect();
+    let mut model = model(&lines, kind, Tells::Nothing);
+    let begin = model.now;
+    let mut delivery = Delivery { selective: SELECTIVE, ..Delivery::default() };
+    let (mut rest, mut aside) = (lines.join("\n"), 0);
+    for round in 0..2_000 {
+        let other = format!("other v=1 {round}");
+        model.kinds.insert(other.clone(), Kind::Good);
+        let delivered =
+            delivery.deliver(&mut model, &format!("{other}\n{rest}"), &mut |_, _| aside += 1, &|| true);
+        match delivered.outcome {
+            Outcome::Done => return ((model.now - begin).as_secs(), aside),
+            Outcome::Doubtful { rest: left, .. } => rest = left,
+            outcome => panic!("{outcome:?}"),
+        }
+        model.now += Duration::from_secs(seconds);
+    }
+    panic!("never done: {aside}");
+}
+
+#[test]
+fn a_line_is_set_aside_after_four_minutes_of_failing_beside_others_however_often_it_is_tried() {
+    let poison = |at| if at == 7 { Kind::Poison } else { Kind::Good };
+    for seconds in [1, 7, 60] {
+        let (after, aside) = looks(poison, 50, seconds);
+        assert!((240..300).contains(&after) && aside == 1, "{seconds} {after} {aside}");
+    }
+    assert_eq!(looks(poison, 50, 600), (2_400, 1), "five times");
+}
+
+#[test]
+fn a_whole_measurement_that_fails_keeps_no_other_lines_waiting() {
+    let lines: Vec<String> = (0..3_000).map(|at| format!("m{} v=1 {at}", at % 3)).collect();
+    for bad in 0..3 {
+        let kind = |at: usize| if at % 3 == bad { Kind::Poison } else { Kind::Good };
+        let mut model = model(&lines, kind, Tells::Nothing);
+        let mut delivery = Delivery { selective: SELECTIVE, ..Delivery::default() };
+        let delivered = delivery.deliver(&mut model, &lines.join("\n"), &mut |_, _| panic!(), &|| true);
+        let Outcome::Doubtful { rest, .. } = delivered.outcome else { panic!("{delivered:?}") };
+        assert_eq!((delivered.stored, rest.lines().count()), (2_000, 1_000));
+        assert!(delivered.requests < 100, "{}", delivered.requests);
+    }
+}
+
+#[test]
+fn a_line_that_fails_alone_is_never_set_aside() {
+    let mut model = model(&["a v=1".to_owned(), "b v=1".to_owned()], |_| Kind::Poison, Tells::Nothing);
+    let mut delivery = Delivery::default();
+    for _ in 0..50 {
+        for text in ["a v=1", "a v=1\nb v=1"] {
+            let delivered = delivery.deliver(&mut model, text, &mut |_, _| panic!("{text}"), &|| true);
+            assert!(matches!(&delivered.outcome, Outcome::Later { rest, .. } if rest == text));
+            assert!(delivered.requests <= 3);
+            model.now += Duration::from_secs(100);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_fails_on_everything_is_asked_once_most_of_the_time() {
+    let lines: Vec<String> = (0..1_000).map(|at| format!("m{} v=1 {at}", at % 3)).collect();
+    let mut model = model(&lines, |_| Kind::Poison, Tells::Nothing);
+    let mut delivery = Delivery { selective: SELECTIVE, ..Delivery::default() };
+    let mut requests = Vec::new();
+    for _ in 0..100 {
+        let delivered = delivery.deliver(&mut model, &lines.join("\n"), &mut |_, _| panic!(), &|| true);
+        assert!(matches!(delivered.outcome, Outcome::Later { wait: Wait::Backoff(None), .. }));
+        requests.push(delivered.requests);
+    }
+    let once = requests[10..].iter().filter(|&&requests| requests == 1).count();
+    assert!(once >= 72 && requests.iter().all(|&requests| requests <= 32), "{requests:?}");
 }
 
 #[test]
@@ -286,7 +375,7 @@ fn lines_of_one_shape_stay_together_whatever_is_escaped_or_quoted() {
         "a b=1,",
         "a b",
     ];
-    let mut pieces = vec![Piece::all(lines.len())];
+    let mut pieces = vec![Piece::from((0..lines.len()).collect::<Vec<_>>())];
     let mut groups = Vec::new();
     while let Some(piece) = pieces.pop() {
         let halves = piece.without(None, &lines);

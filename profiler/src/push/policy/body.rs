@@ -78,6 +78,72 @@ fn is_about_lines(text: &str) -> bool {
     words.iter().any(|words| text.contains(words))
 }
 
+/// The server's own words, in small letters: what lines say, which it quotes, must not look like them.
+pub fn own(text: &str) -> String {
+    let text = text.to_ascii_lowercase();
+    text.split("unable to parse").next().unwrap_or_default().to_owned()
+}
+
+/// [`own`], without names of measurements and tags either: what comes before any quotation.
+fn unquoted(text: &str) -> String {
+    own(text).split(['"', '\'', '`']).next().unwrap_or_default().to_owned()
+}
+
+/// v1 and v2 have limits of series (`tsdb/index`): `partial write: max-series-per-database limit exceeded: (1000) dropped=1`,
+/// `partial write: max-values-per-tag limit exceeded (200/200): measurement="m" tag="t" value="v" dropped=1`.
+pub fn speaks_of_series(text: &str) -> bool {
+    let own = unquoted(text);
+    ["max-series-per-database limit exceeded", "max-values-per-tag limit exceeded"]
+        .iter()
+        .any(|words| own.contains(words))
+}
+
+/// A failure that is the server's own, whatever it is sent: it is overloaded, starting, ending, or its disk is full. The words of
+/// v1 and v2 are those of `tsdb/shard.go`, `tsdb/store.go`, `tsdb/series_file.go`, `tsdb/engine/tsm1/{cache,wal}.go`,
+/// `coordinator/points_writer.go` and `services/meta`, behind what they were doing (`engine: `, `[shard 3] `); those of the
+/// operating system are what Go and Rust make of its errors.
+pub fn speaks_of_itself(text: &str) -> bool {
+    const WORDS: [&str; 25] = [
+        "cache-max-memory-size exceeded",
+        "cache maximum memory size exceeded",
+        "snapshot in progress",
+        "engine is closed",
+        "shard is disabled",
+        "shard is being deleted",
+        "shard not found",
+        "shard closed",
+        "store is closed",
+        "wal closed",
+        "wal is closed",
+        "series file closed",
+        "series partition closed",
+        "index is closing",
+        "hinted handoff queue",
+        "service unavailable",
+        "shutting down",
+        "context deadline exceeded",
+        "i/o timeout",
+        "no space left on device",
+        "too many open files",
+        "read-only file system",
+        "input/output error",
+        "disk quota exceeded",
+        "cannot allocate memory",
+    ];
+    let own = unquoted(text);
+    is_timeout(text) || last(&own) == "write failed" || WORDS.iter().any(|words| own.contains(words))
+}
+
+/// v1 (`coordinator/points_writer.go`), when a write takes longer than its `write-timeout`.
+pub fn is_timeout(text: &str) -> bool {
+    last(&unquoted(text)) == "timeout"
+}
+
+/// The cause: errors of Go begin with what was being done.
+fn last(text: &str) -> &str {
+    text.rsplit(": ").next().unwrap_or_default().trim()
+}
+
 fn message(body: &str) -> Option<Message> {
     if !body.starts_with('{') {
         return None;

@@ -122,3 +122,82 @@ fn pauses_grow_to_the_cap_never_fall_below_the_floor_and_differ_between_processe
     assert_eq!(backoff.next(None), floor);
     assert_eq!(backoff.misconfigured(), Duration::from_secs(60));
 }
+
+#[test]
+fn a_failure_of_the_server_itself_is_waited_for_and_no_line_can_look_like_one() {
+    // As the real one (1.6.7) wrote them, or as they are in its source.
+    for (api, words) in [
+        (Api::V1, "engine: cache-max-memory-size exceeded: (6400/3000)"),
+        (
+            Api::V2,
+            "unexpected error writing points to database: engine: cache-max-memory-size exceeded: (1074000000/1073741824)",
+        ),
+        (Api::V1, "timeout"),
+        (Api::V2, "unexpected error writing points to database: timeout"),
+        (Api::V1, "write failed"),
+        (Api::V1, "engine is closed"),
+        (Api::V1, "[shard 3] engine is closed"),
+        (Api::V1, "shard is disabled"),
+        (Api::V1, "shard not found"),
+        (
+            Api::V1,
+            "engine: error writing WAL entry: write /w/db/autogen/3/_00001.wal: no space left on device",
+        ),
+        (Api::V1, "engine: open /d/3/fields.idxl: too many open files"),
+        (Api::V1, "meta service unavailable"),
+        (Api::V3, "Read-only file system (os error 30)"),
+    ] {
+        let body = serde_json::json!({"error": words}).to_string();
+        let meaning = meaning(api, &says(500, &body), &["a", "b"]);
+        assert!(matches!(meaning, Meaning::Later { .. }), "{words}: {meaning:?}");
+    }
+    for words in [
+        "",
+        "stream did not contain valid UTF-8",
+        "panic: index out of range",
+        "engine: field \"no space left on device\" of \"timeout\"",
+        "engine: can't store 'x: timeout'",
+        "unable to parse 'a v=shard not found 1': x",
+        "timeouts: no such table",
+    ] {
+        let body = serde_json::json!({"error": words}).to_string();
+        let meaning = meaning(Api::V1, &says(500, &body), &["a", "b"]);
+        assert!(matches!(meaning, Meaning::Broken { .. }), "{words}: {meaning:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_series_is_a_setting_and_no_fault_of_lines() {
+    for words in [
+        "partial write: max-series-per-database limit exceeded: (1000) dropped=2",
+        r#"partial write: max-values-per-tag limit exceeded (200/200): measurement="m" tag="t" value="v" dropped=2"#,
+    ] {
+        let body = serde_json::json!({"error": words}).to_string();
+        for (api, status) in [(Api::V1, 400), (Api::V2, 422)] {
+            let meaning = meaning(api, &says(status, &body), &["a", "b"]);
+            let Meaning::Misconfigured { reason } = meaning else { panic!("{meaning:?}") };
+            assert!(reason.contains("limit exceeded") && reason.contains("no new series"), "{reason}");
+        }
+    }
+    let trap = r#"{"error":"partial write: field type conflict: input field \"v\" on measurement \"max-values-per-tag limit exceeded\" is type integer, already exists as type float dropped=2"}"#;
+    assert_eq!(rejected(Api::V1, 400, trap, &["1", "2"]), (true, None));
+}
+
+#[test]
+fn who_took_too_long_gets_less_next_time() {
+    let slow = |answer: &Answer| match meaning(Api::V1, answer, &["a"]) {
+        Meaning::Later { slow, broke_off: false, .. } => slow,
+        other => panic!("{other:?}"),
+    };
+    assert!(slow(&Answer::failed(crate::push::policy::Failure::Timeout(String::new()))));
+    assert!(!slow(&Answer::failed(crate::push::policy::Failure::Unreachable(String::new()))));
+    for (status, body, wanted) in [
+        (504, "", true),
+        (408, "", true),
+        (500, r#"{"error":"timeout"}"#, true),
+        (503, "", false),
+        (429, "", false),
+    ] {
+        assert_eq!(slow(&says(status, body)), wanted, "{status}");
+    }
+}
