@@ -76,8 +76,9 @@ pub enum Outcome {
         rest: String,
     },
     /// Nothing that anybody has to wait for. The server is well: it stored what was sent beside these lines, and failed (500) on
-    /// each of them, or on all requests with them. Deliver them again with other lines, a minute later or more: until then a
-    /// failure isn't counted, and without other lines that are stored it never is. After five that count a line is set aside.
+    /// each of them, or on each request with some of them. Deliver them again with other lines, a minute later or more: before
+    /// that a failure isn't counted, and without other lines that are stored it never is. After five that count a line is set
+    /// aside.
     Doubtful {
         /// For people.
         reason: String,
