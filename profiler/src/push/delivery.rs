@@ -27,8 +27,8 @@ const BROKEN_IN_A_ROW: u32 = 32;
 const ELSEWHERE: u32 = BROKEN_IN_A_ROW / 2;
 /// So many deliveries in a row must be stored without any failure until a server is believed to fail on no lines any more.
 const SELECTIVE: u32 = 32;
-/// A server that is slow gets no smaller requests than this: one that takes longer for them is ill.
-const SLOWEST: usize = 16_000;
+/// A server that is slow or full gets no smaller requests than this: one that can't take them is ill.
+const SMALLEST: usize = 16_000;
 /// After so many refusals in a row lines are sent one by one.
 const ALL_BAD: u32 = 16;
 
@@ -253,9 +253,9 @@ impl Delivery {
                     }
                     run.pieces.push(first);
                 }
-                Meaning::Later { at_least, slow, reason, .. } => {
-                    if slow {
-                        self.size = self.size.min((first.bytes(&run.lines) / 2).max(SLOWEST));
+                Meaning::Later { at_least, smaller, reason, .. } => {
+                    if smaller {
+                        self.size = self.size.min((first.bytes(&run.lines) / 2).max(SMALLEST));
                     }
                     run.pieces.push(first);
                     return Some(End::Later(Wait::Backoff(at_least), reason));
