@@ -27,8 +27,8 @@ const BROKEN_IN_A_ROW: u32 = 32;
 const ELSEWHERE: u32 = BROKEN_IN_A_ROW / 2;
 /// So many deliveries in a row must be stored without any failure until a server is believed to fail on no lines any more.
 const SELECTIVE: u32 = 32;
-/// A server that is slow gets no smaller requests than this: one that takes longer for them is ill.
-const SLOWEST: usize = 16_000;
+/// A server that is slow or full gets no smaller requests than this: one that can't take them is ill.
+const SMALLEST: usize = 16_000;
 /// After so many refusals in a row lines are sent one by one.
 const ALL_BAD: u32 = 16;
 
@@ -76,8 +76,9 @@ pub enum Outcome {
         rest: String,
     },
     /// Nothing that anybody has to wait for. The server is well: it stored what was sent beside these lines, and failed (500) on
-    /// each of them, or on all requests with them. Deliver them again with other lines, a minute later or more: until then a
-    /// failure isn't counted, and without other lines that are stored it never is. After five that count a line is set aside.
+    /// each of them, or on each request with some of them. Deliver them again with other lines, a minute later or more: before
+    /// that a failure isn't counted, and without other lines that are stored it never is. After five that count a line is set
+    /// aside.
     Doubtful {
         /// For people.
         reason: String,
@@ -252,9 +253,9 @@ impl Delivery {
                     }
                     run.pieces.push(first);
                 }
-                Meaning::Later { at_least, slow, reason, .. } => {
-                    if slow {
-                        self.size = self.size.min((first.bytes(&run.lines) / 2).max(SLOWEST));
+                Meaning::Later { at_least, smaller, reason, .. } => {
+                    if smaller {
+                        self.size = self.size.min((first.bytes(&run.lines) / 2).max(SMALLEST));
                     }
                     run.pieces.push(first);
                     return Some(End::Later(Wait::Backoff(at_least), reason));

@@ -94,8 +94,8 @@ pub enum Meaning {
         at_least: Option<Duration>,
         /// It broke while it was sent: it may have been too large for somebody who doesn't say so.
         broke_off: bool,
-        /// It took longer than anybody waits: fewer bytes may be faster.
-        slow: bool,
+        /// It took longer than anybody waits, or was more than there is room for now: fewer bytes may do.
+        smaller: bool,
         /// For people.
         reason: String,
     },
@@ -120,9 +120,8 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
     };
     let words = body::words(&answer.body);
     let reason = say(status, &words.short);
-    let is_slow = matches!(status, 408 | 504) || body::is_timeout(&words.text);
-    let later =
-        |reason| Meaning::Later { at_least: answer.retry_after, broke_off: false, slow: is_slow, reason };
+    let smaller = matches!(status, 408 | 504) || body::is_timeout(&words.text) || body::is_full(&words.text);
+    let later = |reason| Meaning::Later { at_least: answer.retry_after, broke_off: false, smaller, reason };
     let misconfigured = |way_out: &str| Meaning::Misconfigured { reason: format!("{reason}: {way_out}") };
     match status {
         204 => Meaning::Stored,
@@ -164,13 +163,14 @@ pub fn meaning(api: Api, answer: &Answer, lines: &[&str]) -> Meaning {
 }
 
 fn without_answer(failure: &Failure, lines: usize) -> Meaning {
-    let later = |reason: String, broke_off| Meaning::Later { at_least: None, broke_off, slow: false, reason };
+    let later =
+        |reason: String, broke_off| Meaning::Later { at_least: None, broke_off, smaller: false, reason };
     match failure {
         Failure::Unreachable(error) => later(format!("can't connect: {error}"), false),
         Failure::Dns => later("the name of the server isn't known".to_owned(), false),
         Failure::Timeout(what) => {
             let reason = format!("the server is too slow ({what})");
-            Meaning::Later { at_least: None, broke_off: false, slow: true, reason }
+            Meaning::Later { at_least: None, broke_off: false, smaller: true, reason }
         }
         Failure::Reset(error) => later(format!("the connection broke: {error}"), true),
         Failure::Other(error) => later(error.clone(), false),

@@ -137,9 +137,22 @@ fn another_generation_in_the_same_place_is_found_out() {
         PATIENCE,
     );
     push.deliver("m v=1 1");
+    let before = push.client.generation();
+    push.deliver("m v=1 1");
+    assert_eq!(push.client.generation(), before);
     push.server.role(|role| role.play = Play::V2);
     misconfigured(&push.deliver("m v=1 2"));
+    let after = push.client.generation();
+    assert_ne!(after, before, "known before anything is sent to the other one");
+    assert!(push.client.knows_unsigned().unwrap());
     assert_eq!(push.deliver("m v=1 2").outcome, Outcome::Done);
+    assert_eq!(push.client.generation(), after, "nothing new since it was asked");
+    // Who was told which it is has nothing to find out.
+    let mut told = Push::to(V1);
+    told.deliver("m v=1 1");
+    told.server.role(|role| role.play = Play::V2);
+    misconfigured(&told.deliver("m v=1 2"));
+    assert_eq!(told.client.generation(), 0);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #[path = "../common/fault_server/mod.rs"]
 mod fault_server;
 
+mod doubtful;
 mod finding_out;
 mod rows;
 mod threads;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 use fault_server::{FaultServer, Play, Role};
 use profiler::push::{
     client::{Api, Client, Credentials, Secret, Server, Timeouts},
-    delivery::{Delivered, Delivery, Outcome},
+    delivery::{Delivered, Delivery, Outcome, Wire},
+    policy::Answer,
 };
 
 /// Long enough for a loaded machine, short enough for tests of silence.
@@ -53,6 +55,25 @@ struct Push {
     delivery: Delivery,
     /// Line and reason.
     aside: Vec<(String, String)>,
+    /// How long has been waited without waiting.
+    waited: Duration,
+}
+
+/// A client whose clock is ahead.
+struct Ahead<'a>(&'a mut Client, Duration);
+
+impl Wire for Ahead<'_> {
+    fn write(&mut self, lines: &str) -> Answer {
+        self.0.write(lines)
+    }
+
+    fn api(&self) -> Option<Api> {
+        Wire::api(self.0)
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now() + self.1
+    }
 }
 
 impl Push {
@@ -66,7 +87,8 @@ impl Push {
         let mut server = server(fault_server.url(), play);
         change(&mut server);
         let client = Client::new(server, timeouts).unwrap();
-        Self { server: fault_server, client, delivery: Delivery::default(), aside: Vec::new() }
+        let (delivery, aside) = (Delivery::default(), Vec::new());
+        Self { server: fault_server, client, delivery, aside, waited: Duration::ZERO }
     }
 
     fn impatient(play: Play) -> Self {
@@ -77,12 +99,13 @@ impl Push {
     fn deliver(&mut self, text: &str) -> Delivered {
         let aside = &mut self.aside;
         let mut quarantine = |line: &str, reason: &str| aside.push((line.to_owned(), reason.to_owned()));
-        let delivered = self.delivery.deliver(&mut self.client, text, &mut quarantine, &|| true);
+        let mut wire = Ahead(&mut self.client, self.waited);
+        let delivered = self.delivery.deliver(&mut wire, text, &mut quarantine, &|| true);
         self.is_true(text, &delivered);
         delivered
     }
 
-    /// Delivers, and what is left again, without the pauses.
+    /// Delivers, and what is left again, with something new, without the pauses.
     fn deliver_all(&mut self, text: &str) -> u64 {
         let began = Instant::now();
         let (mut rest, mut requests) = (text.to_owned(), 0);
@@ -92,6 +115,10 @@ impl Push {
             match delivered.outcome {
                 Outcome::Done => return requests,
                 Outcome::Later { rest: left, .. } => rest = left,
+                Outcome::Doubtful { rest: left, .. } => {
+                    self.waited += Duration::from_secs(60);
+                    rest = format!("{left}\nother v=1i {requests}");
+                }
                 Outcome::Misconfigured { reason, .. } => panic!("{reason}"),
             }
             assert!(began.elapsed() < Duration::from_secs(60), "never done");
@@ -102,7 +129,9 @@ impl Push {
     fn is_true(&self, text: &str, delivered: &Delivered) {
         let rest: Vec<&str> = match &delivered.outcome {
             Outcome::Done => Vec::new(),
-            Outcome::Later { rest, .. } | Outcome::Misconfigured { rest, .. } => rest.split('\n').collect(),
+            Outcome::Later { rest, .. }
+            | Outcome::Doubtful { rest, .. }
+            | Outcome::Misconfigured { rest, .. } => rest.split('\n').collect(),
         };
         let lines: Vec<&str> = text.split('\n').filter(|line| !line.is_empty()).collect();
         let aside = |line: &str| self.aside.iter().any(|(aside, _)| aside == line);

@@ -126,6 +126,47 @@ fn silent_and_slow_servers_cost_no_more_than_the_time_allowed() {
 }
 
 #[test]
+fn a_slow_server_gets_smaller_requests_until_it_can_answer_in_time() {
+    let mut push = Push::impatient(V1);
+    // Half a second is enough for 50 kB.
+    push.server.always(Act::Slow(100_000));
+    let lines = good(5_000);
+    let mut rest = lines.join("\n");
+    let whole = rest.len();
+    for request in 0..30 {
+        let delivered = push.deliver(&rest);
+        match delivered.outcome {
+            Outcome::Done => break,
+            Outcome::Later { wait: Wait::Backoff(_), rest: left, .. } => rest = left,
+            outcome => panic!("{outcome:?}"),
+        }
+        assert!(request < 25, "never done");
+    }
+    let sizes: Vec<usize> = push.server.writes().iter().map(|seen| seen.body.len()).collect();
+    assert!(
+        sizes[0] == whole && sizes[1] <= whole / 2 && sizes.iter().all(|&size| size > 1_000),
+        "{sizes:?}"
+    );
+    assert!(lines.iter().all(|line| push.server.store(|store| store.has(line))));
+    assert_eq!(push.aside(), Vec::<&str>::new());
+}
+
+#[test]
+fn a_silent_server_gets_no_requests_that_are_tiny() {
+    let mut push = Push::impatient(V1);
+    let text = good(3_000).join("\n");
+    push.server.always(Act::Silence(Duration::from_secs(20)));
+    for _ in 0..6 {
+        assert_eq!(push.deliver(&text).requests, 1);
+    }
+    let smallest = push.server.writes().iter().map(|seen| seen.body.len()).min().unwrap();
+    assert!((10_000..20_000).contains(&smallest), "{smallest}");
+    push.server.always(Act::Serve);
+    let delivered = push.deliver(&text);
+    assert!(delivered.outcome == Outcome::Done && delivered.requests < 10, "{delivered:?}");
+}
+
+#[test]
 fn bodies_and_headers_without_end_cost_no_memory() {
     let mut push = Push::to(V1);
     let mut endless = b"HTTP/1.1 503 Busy\r\n\r\n".to_vec();

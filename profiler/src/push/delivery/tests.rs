@@ -258,7 +258,7 @@ fn model(lines: &[String], kind: impl Fn(usize) -> Kind, tells: Tells) -> Model 
     }
 }
 
-/// A server that fails on these lines while it stores others, as often as it is looked at: minutes between two looks, aside then.
+/// Delivers lines with something new every so many seconds, until they are done: the seconds that took, and how many are aside.
 fn looks(kind: impl Fn(usize) -> Kind, count: usize, seconds: u64) -> (u64, u64) {
     let lines: Vec<String> = (0..count).map(|at| format!("m{} v=1 {at}", at % 3)).collect();
     let mut model = model(&lines, kind, Tells::Nothing);

@@ -103,9 +103,7 @@ pub fn speaks_of_series(text: &str) -> bool {
 /// `coordinator/points_writer.go` and `services/meta`, behind what they were doing (`engine: `, `[shard 3] `); those of the
 /// operating system are what Go and Rust make of its errors.
 pub fn speaks_of_itself(text: &str) -> bool {
-    const WORDS: [&str; 25] = [
-        "cache-max-memory-size exceeded",
-        "cache maximum memory size exceeded",
+    const WORDS: [&str; 23] = [
         "snapshot in progress",
         "engine is closed",
         "shard is disabled",
@@ -131,12 +129,22 @@ pub fn speaks_of_itself(text: &str) -> bool {
         "cannot allocate memory",
     ];
     let own = unquoted(text);
-    is_timeout(text) || last(&own) == "write failed" || WORDS.iter().any(|words| own.contains(words))
+    is_timeout(text)
+        || is_full(text)
+        || last(&own) == "write failed"
+        || WORDS.iter().any(|words| own.contains(words))
 }
 
 /// v1 (`coordinator/points_writer.go`), when a write takes longer than its `write-timeout`.
 pub fn is_timeout(text: &str) -> bool {
     last(&unquoted(text)) == "timeout"
+}
+
+/// v1 and v2 (`tsm1/cache.go`): `cache-max-memory-size exceeded: (6400/3000)`, of that request and what is not yet on disk. One that
+/// is larger than the cache is never taken.
+pub fn is_full(text: &str) -> bool {
+    let own = unquoted(text);
+    own.contains("cache-max-memory-size exceeded") || own.contains("cache maximum memory size exceeded")
 }
 
 /// The cause: errors of Go begin with what was being done.

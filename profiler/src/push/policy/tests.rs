@@ -184,20 +184,22 @@ fn a_limit_of_series_is_a_setting_and_no_fault_of_lines() {
 }
 
 #[test]
-fn who_took_too_long_gets_less_next_time() {
-    let slow = |answer: &Answer| match meaning(Api::V1, answer, &["a"]) {
-        Meaning::Later { slow, broke_off: false, .. } => slow,
+fn who_took_too_long_or_has_no_room_gets_less_next_time() {
+    let smaller = |answer: &Answer| match meaning(Api::V1, answer, &["a"]) {
+        Meaning::Later { smaller, broke_off: false, .. } => smaller,
         other => panic!("{other:?}"),
     };
-    assert!(slow(&Answer::failed(crate::push::policy::Failure::Timeout(String::new()))));
-    assert!(!slow(&Answer::failed(crate::push::policy::Failure::Unreachable(String::new()))));
+    assert!(smaller(&Answer::failed(crate::push::policy::Failure::Timeout(String::new()))));
+    assert!(!smaller(&Answer::failed(crate::push::policy::Failure::Unreachable(String::new()))));
     for (status, body, wanted) in [
         (504, "", true),
         (408, "", true),
         (500, r#"{"error":"timeout"}"#, true),
+        (500, r#"{"error":"engine: cache-max-memory-size exceeded: (144130/100000)"}"#, true),
+        (500, r#"{"error":"engine is closed"}"#, false),
         (503, "", false),
         (429, "", false),
     ] {
-        assert_eq!(slow(&says(status, body)), wanted, "{status}");
+        assert_eq!(smaller(&says(status, body)), wanted, "{status}");
     }
 }

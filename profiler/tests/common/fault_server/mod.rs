@@ -41,6 +41,8 @@ pub enum Act {
     Silence(Duration),
     /// After so long it serves.
     Late(Duration),
+    /// It serves so many bytes (unpacked) in a second.
+    Slow(u64),
     /// The answer of the played server, byte by byte, with such pauses.
     Trickle(Duration),
 }
@@ -183,6 +185,16 @@ impl FaultServer {
         self.lock().store.poison = Some(poison.to_owned());
     }
 
+    /// So many series, and no more, are taken (v1, v2).
+    pub fn limit_series(&self, most: usize) {
+        self.lock().store.most_series = Some(most);
+    }
+
+    /// Nothing with more than so many lines is taken, for the cache is full (v1, v2).
+    pub fn overload(&self, most: Option<usize>) {
+        self.lock().store.most_lines = most;
+    }
+
     /// The measurement has as many columns as there may be.
     pub fn fill(&self, measurement: &str) {
         self.lock().store.full.insert(measurement.to_owned());
@@ -303,8 +315,13 @@ fn request(stream: &mut TcpStream, state: &Mutex<State>, stop: &AtomicBool) -> O
             drop(guard);
             pause(time, stop);
         }
-        Act::Late(time) => {
+        Act::Late(_) | Act::Slow(_) => {
             drop(guard);
+            let time = match act {
+                Act::Slow(rate) => Duration::from_secs_f64(seen.body.len() as f64 / rate as f64),
+                Act::Late(time) => time,
+                _ => Duration::ZERO,
+            };
             pause(time, stop);
             let mut guard = state.lock().unwrap();
             let State { role, store, .. } = &mut *guard;

@@ -42,6 +42,10 @@ pub struct Store {
     pub full: BTreeSet<String>,
     /// Lines with this in them make the server fail (500), whatever comes with them.
     pub poison: Option<String>,
+    /// `max-series-per-database`.
+    pub most_series: Option<usize>,
+    /// What fits into a cache that is nearly full.
+    pub most_lines: Option<usize>,
     /// Points before this are beyond what is kept.
     pub oldest: i64,
 }
@@ -63,6 +67,10 @@ impl Store {
         let lines: Vec<&str> = text.split('\n').collect();
         if self.poison.as_ref().is_some_and(|poison| text.contains(poison)) {
             return (500, play.error("stream did not contain valid UTF-8"));
+        }
+        if self.most_lines.is_some_and(|most| lines.len() > most) {
+            // As 1.6.7 said it.
+            return (500, play.error("engine: cache-max-memory-size exceeded: (6400/3000)"));
         }
         let parsed: Vec<Result<Point, String>> = lines.iter().map(|line| parse(play, line)).collect();
         let unparsed: Vec<(usize, &String)> = parsed
@@ -117,6 +125,12 @@ impl Store {
     fn put(&mut self, point: &Point) -> Result<(), String> {
         if point.time < self.oldest {
             return Err("points beyond retention policy".to_owned());
+        }
+        if let Some(most) = self.most_series {
+            let known: BTreeSet<&String> = self.values.keys().map(|(series, ..)| series).collect();
+            if known.len() >= most && !known.contains(&point.series) {
+                return Err(format!("max-series-per-database limit exceeded: ({most})"));
+            }
         }
         let name = |field: &str| (point.measurement.clone(), field.to_owned());
         for (field, _, kind) in &point.fields {
