@@ -58,12 +58,13 @@ fn usual_port(endpoint: SocketAddr) -> (&'static str, String) {
     ("\"(.+):7667\"", format!("\"(.+):{}\"", endpoint.port()))
 }
 
-/// The example of `machines.yml`, below its first empty line, without the `#`. No name of it leads anywhere.
-fn example_of_machines() -> String {
+/// `machines.yml` with its example, below the first empty line, without the `#`. No name of it leads anywhere.
+fn machines_of_the_example() -> String {
     let text = std::fs::read_to_string(shipped("machines.yml")).expect("it is there");
-    let (_, example) = text.split_once("\n\n").expect("an empty line");
-    let lines = example.lines().map(|line| line.strip_prefix('#').expect("it is a comment"));
-    lines.collect::<Vec<_>>().join("\n").replace("example.com", "invalid")
+    let (head, example) = text.split_once("\n\n").expect("an empty line");
+    let lines = example.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
+    lines.join("\n").replace("example.com", "invalid")
 }
 
 /// A helper that has allocated and now does nothing, and who watches it.
@@ -421,7 +422,7 @@ fn two_profilers_on_a_machine_stay_apart_and_the_example_of_machines_is_read_wit
         for (example, wanted) in [(false, &here[..]), (true, &all[..])] {
             let (directory, config) = adapted(&format!("{program}.yml"), nobody, &[second]);
             if example {
-                std::fs::write(directory.path().join("machines.yml"), example_of_machines())
+                std::fs::write(directory.path().join("machines.yml"), machines_of_the_example())
                     .expect("the build directory can be written");
             }
             let server = if program == "prometheus" {
