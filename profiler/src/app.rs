@@ -54,17 +54,22 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
         .context("can't start the runtime")?;
     let finished = runtime
         .block_on(observe(&config, listeners, &keeper, pusher.as_ref()))
-        .inspect_err(|_| keeper.discard_report())?;
+        .inspect_err(|_| keeper.discard_report());
     if let Some(pusher) = &pusher {
-        pusher.close(&finished.last);
+        pusher.close(finished.as_ref().ok().map(|finished| &finished.last));
     }
-    let code = conclude(&config, &finished, &keeper)?;
+    // Whatever goes wrong here: the last window is on its way, and is waited for below.
+    let ended = finished.map(|finished| (conclude(&config, &finished, &keeper), finished));
+    let ended = ended.map(|(code, Finished { session, error, runs_on, .. })| {
+        drop(session);
+        (code, error, runs_on)
+    });
+    if let Some(told) = pusher.and_then(|pusher| pusher.finish()) {
+        say(&told);
+    }
+    let (code, error, runs_on) = ended?;
+    let code = code?;
     let probes = config.alloc || config.stalls;
-    let Finished { session, error, runs_on, .. } = finished;
-    drop(session);
-    if let Some(pusher) = pusher {
-        say(&pusher.finish());
-    }
     if probes && !config.once && !config.json {
         say("done, every probe is gone");
     }

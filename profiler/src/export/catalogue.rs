@@ -206,6 +206,9 @@ families! {
     PROCESS_RESIDENT: Gauge "profiler_process_resident_memory_bytes" ["target"]
         => integer("profiler_process", "resident_bytes"),
         "Resident memory size in bytes.";
+    MEMORY_LIMIT: Gauge "profiler_target_memory_limit_bytes" ["target"]
+        => integer("profiler_target", "memory_limit_bytes"),
+        "The smallest memory limit of the control groups around the target's processes: a container's, a unit's. Other processes of the group use of it, too. Absent where there is none.";
     PROCESS_START: Gauge "profiler_process_start_time_seconds" ["target"]
         => float("profiler_process", "start_time_seconds"),
         "Start time of the process since unix epoch in seconds.";

@@ -212,6 +212,7 @@ fn target_without_sites(target: &TargetReport) -> TargetReport {
         judgement,
         sites: Vec::new(),
         other: (target.other.0, short(target.other.1)),
+        samples: target.samples,
         losses: target.losses.clone(),
         ended: target.ended.clone(),
         history: Vec::new(),

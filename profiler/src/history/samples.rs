@@ -83,6 +83,7 @@ pub(crate) fn target(name: &str, sites: Vec<SiteReport>) -> TargetReport {
         judgement: first,
         sites,
         other: (0, Estimate::default()),
+        samples: (0, 0),
         losses: vec![("ring_full".to_owned(), 0), ("live_full".to_owned(), 0)],
         ended: None,
         history: vec![Point { at: at(0), live_bytes: 0.0 }, Point { at: at(600), live_bytes: live }],

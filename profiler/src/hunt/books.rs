@@ -264,9 +264,12 @@ impl Books {
             Some(report)
         });
         let sites = sites.collect();
-        let history = match self.source {
-            Ok(_) => self.ledger.figures_of_all(now_ns).history,
-            Err(_) => Vec::new(),
+        let (history, samples) = match self.source {
+            Ok(_) => {
+                let all = self.ledger.figures_of_all(now_ns);
+                (all.history, all.samples)
+            }
+            Err(_) => (Vec::new(), (0, 0)),
         };
         let history =
             history.into_iter().map(|(at_ns, live_bytes)| Point { at: time_of(at_ns), live_bytes }).collect();
@@ -290,6 +293,7 @@ impl Books {
             judgement: whole,
             sites,
             other: self.ledger.other(),
+            samples,
             losses: self.losses(tools.full),
             ended,
             history,

@@ -226,6 +226,9 @@ pub struct TargetReport {
     /// Sites that had no place any more, together: how many samples, and their live bytes.
     #[serde(with = "form::other")]
     pub other: (u64, Estimate),
+    /// Samples that all of this rests on, those of sites that aren't listed included: drawn since attach, and alive.
+    #[serde(with = "form::samples")]
+    pub samples: (u64, u64),
     /// What was lost: reason and count, all reasons also at zero.
     #[serde(with = "form::counts")]
     pub losses: Vec<(String, u64)>,

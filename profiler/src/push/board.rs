@@ -1,57 +1,79 @@
 //! What the threads of the push know of each other. Nobody does I/O while holding its lock.
+//!
+//! `profiler-points` adds batches; `profiler-spool` alone uses the disk: it writes batches, reads the backlog, and carries
+//! out what `profiler-push` orders, who alone uses the network. A disk that hangs holds up neither collecting nor sending.
+
+#[cfg(test)]
+mod tests;
+mod work;
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+pub use self::work::{Batch, Chunk, Order, Stage, Work};
 use super::{figures::PushFigures, spool::BatchId};
 use crate::snapshot::Snapshot;
 
 /// What may wait in memory, while the disk takes nothing or there is no spool.
 const MEMORY: usize = 16 << 20;
-/// A disk that hasn't taken a batch by then hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Batches that are sent before the backlog, at most: after that they are backlog, too.
-pub const FRESH: usize = 64;
+/// A disk that is busy with one thing for longer hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same when the end has come.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// A disk that has refused is tried again after this.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The same when the end has come.
+const LAST_AGAIN: Duration = Duration::from_millis(500);
+/// Batches that are sent before the backlog, at most, and their size: after that they are backlog, too.
+const FRESH: usize = 64;
+/// See [`FRESH`].
+const FRESH_BYTES: usize = 8 << 20;
+/// Where nothing of the backlog could be read, it is looked again after this.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// Points of one window, encoded.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// When the window was closed.
-    pub time: SystemTime,
-    /// The same, by the clock that never jumps.
-    pub closed: Instant,
-    /// Points: lines.
-    pub points: u32,
-    /// The lines.
-    pub text: String,
-}
-
-/// How far the end is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stage {
-    /// Far.
+/// What is known of the backlog on disk.
+#[derive(Default)]
+enum Backlog {
+    /// Nobody has asked.
     #[default]
-    Running,
-    /// The last window is to be closed.
-    Closing,
-    /// The last window is closed: it is to be kept and sent, until then at most.
-    Draining(Instant),
-    /// Over.
-    Over,
+    Unasked,
+    /// The sender wants some.
+    Wanted,
+    /// There was nothing to be read, at that time.
+    Nothing(Instant),
+    /// This was read.
+    Ready(Chunk),
 }
 
 #[derive(Default)]
 struct State {
+    /// What isn't on disk.
     waiting: VecDeque<Arc<Batch>>,
+    /// Its size.
     bytes: usize,
-    fresh: VecDeque<BatchId>,
+    /// What is new and on disk, but wasn't sent yet.
+    fresh: VecDeque<(BatchId, Arc<Batch>)>,
+    fresh_bytes: usize,
+    backlog: Backlog,
+    /// What the sender has of what is on disk.
+    in_flight: Vec<BatchId>,
+    /// What the sender has of what is in memory.
+    sending: Option<Arc<Batch>>,
+    orders: VecDeque<Order>,
+    /// What the disk is being given.
+    keeping: Option<Arc<Batch>>,
+    /// Somebody works for the disk.
+    disk: bool,
     disk_fails: bool,
+    /// The disk has been at work on one thing since then.
+    busy_since: Option<Instant>,
+    /// It was told that the disk hangs.
+    hang_told: bool,
+    disk_again: Option<Instant>,
     stage: Stage,
-    /// Somebody writes batches to disk.
-    keeping: bool,
     /// The last snapshot, to be closed.
     last: Option<Box<Snapshot>>,
     /// When sending ends.
@@ -81,11 +103,16 @@ impl Board {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for something to happen, for so long at most.
+    fn wait_on<'a>(&self, state: MutexGuard<'a, State>, longest: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// What became of the points so far, but for those on disk.
     pub fn figures(&self) -> PushFigures {
         let state = self.lock();
         let points = state.waiting.iter().map(|batch| u64::from(batch.points)).sum();
-        let oldest = state.waiting.front().and_then(|batch| batch.time.elapsed().ok());
+        let oldest = state.waiting.iter().filter_map(|batch| batch.time.elapsed().ok()).max();
         PushFigures {
             backlog_points: points,
             backlog_bytes: state.bytes as u64,
@@ -118,31 +145,38 @@ impl Board {
             if left.is_zero() {
                 return false;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_on(state, left);
         }
     }
 
-    /// A window was closed. What was in memory longest gives way if there is no room.
-    pub fn add(&self, batch: Batch) {
+    /// A window was closed. What was in memory longest gives way if there is no room; returns how many points that were.
+    pub fn add(&self, batch: Batch) -> u64 {
         let mut state = self.lock();
         state.bytes += batch.text.len();
         state.waiting.push_back(Arc::new(batch));
-        while state.bytes > MEMORY
-            && state.waiting.len() > 1
-            && let Some(oldest) = state.waiting.pop_front()
-        {
+        let mut dropped = 0;
+        while state.bytes > MEMORY && state.waiting.len() > 1 {
+            // What somebody is at work on isn't lost yet.
+            let held = |batch: &Arc<Batch>| {
+                [&state.keeping, &state.sending].into_iter().flatten().any(|held| Arc::ptr_eq(held, batch))
+            };
+            let older = state.waiting.len() - 1;
+            let Some(at) = state.waiting.iter().take(older).position(|batch| !held(batch)) else { break };
+            let Some(oldest) = state.waiting.remove(at) else { break };
             state.bytes -= oldest.text.len();
-            state.figures.dropped.memory_full += u64::from(oldest.points);
+            dropped += u64::from(oldest.points);
         }
+        state.figures.dropped.memory_full += dropped;
         self.tell(state);
+        dropped
     }
 
-    /// This snapshot is the last one; sending ends then.
-    pub fn close(&self, last: Snapshot, until: Instant) {
+    /// This snapshot is the last one (`None`: there is none); sending ends then.
+    pub fn close(&self, last: Option<Snapshot>, until: Instant) {
         let mut state = self.lock();
         if state.stage == Stage::Running {
             state.stage = Stage::Closing;
-            state.last = Some(Box::new(last));
+            state.last = last.map(Box::new);
             state.until = Some(until);
         }
         self.tell(state);
@@ -157,28 +191,41 @@ impl Board {
     pub fn closed(&self) {
         let mut state = self.lock();
         state.stage = Stage::Draining(state.until.unwrap_or_else(Instant::now));
+        state.disk_again = None;
         self.tell(state);
     }
 
-    // ---- keeping ----
+    // ---- the disk ----
 
-    /// Somebody begins to write batches to disk, or has ended.
-    pub fn keeps_on(&self, keeping: bool) {
-        self.lock().keeping = keeping;
-        self.changed.notify_all();
+    /// Somebody begins to work for the disk, or has ended.
+    pub fn disk(&self, works: bool) {
+        let mut state = self.lock();
+        state.disk = works;
+        state.busy_since = None;
+        state.keeping = None;
+        self.tell(state);
     }
 
-    /// The next batch that is to be written to disk; waits for one. `None`: there are no more.
-    pub fn next_to_keep(&self) -> Option<Arc<Batch>> {
+    /// What the disk is to do next; waits for something, or until `tend`. `None`: everything is done, and sending is over.
+    pub fn next_for_disk(&self, tend: Instant) -> Option<Work> {
         let mut state = self.lock();
+        state.busy_since = None;
+        state.keeping = None;
         loop {
-            if let Some(batch) = state.waiting.front() {
-                return Some(Arc::clone(batch));
+            let now = Instant::now();
+            if let Some(work) = next_work(&mut state, now) {
+                state.busy_since = Some(now);
+                return Some(work);
             }
-            if matches!(state.stage, Stage::Draining(_) | Stage::Over) {
+            if state.stage == Stage::Over {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if now >= tend {
+                return Some(Work::Tend);
+            }
+            let again = state.disk_again.filter(|_| !state.waiting.is_empty());
+            let due = again.map_or(tend, |again| again.min(tend));
+            state = self.wait_on(state, due.saturating_duration_since(now));
         }
     }
 
@@ -186,11 +233,15 @@ impl Board {
     pub fn kept(&self, batch: &Arc<Batch>, id: BatchId) -> bool {
         let mut state = self.lock();
         state.disk_fails = false;
+        state.hang_told = false;
+        state.disk_again = None;
         let waited = remove(&mut state, batch);
         if waited {
-            state.fresh.push_back(id);
-            if state.fresh.len() > FRESH {
-                state.fresh.pop_front();
+            state.fresh_bytes += batch.text.len();
+            state.fresh.push_back((id, Arc::clone(batch)));
+            while state.fresh.len() > FRESH || (state.fresh_bytes > FRESH_BYTES && state.fresh.len() > 1) {
+                let Some((_, oldest)) = state.fresh.pop_front() else { break };
+                state.fresh_bytes -= oldest.text.len();
             }
         }
         self.tell(state);
@@ -202,6 +253,8 @@ impl Board {
         let mut state = self.lock();
         let before = std::mem::replace(&mut state.disk_fails, true);
         state.figures.spool_failures += 1;
+        let pause = if state.stage == Stage::Running { AGAIN } else { LAST_AGAIN };
+        state.disk_again = Some(Instant::now() + pause);
         self.tell(state);
         !before
     }
@@ -214,38 +267,118 @@ impl Board {
         }
     }
 
+    /// What of the backlog goes out next; `None` if nothing could be read.
+    pub fn offer(&self, chunk: Option<Chunk>) {
+        let mut state = self.lock();
+        state.backlog = chunk.map_or(Backlog::Nothing(Instant::now()), Backlog::Ready);
+        self.tell(state);
+    }
+
     // ---- sending ----
 
-    /// Batches that have just been written to disk, oldest first.
-    pub fn take_fresh(&self) -> Vec<BatchId> {
-        self.lock().fresh.drain(..).collect()
-    }
-
-    /// A batch that only memory has, if the disk doesn't take it.
-    pub fn only_in_memory(&self, without_spool: bool) -> Option<Arc<Batch>> {
-        let state = self.lock();
-        let batch = state.waiting.front()?;
-        let only_here = without_spool || state.disk_fails || batch.closed.elapsed() > PATIENCE;
-        only_here.then(|| Arc::clone(batch))
-    }
-
-    /// Whether batches wait that the disk may still take.
-    pub fn keeps(&self) -> bool {
-        !self.lock().waiting.is_empty()
-    }
-
-    /// A batch was sent from memory.
-    pub fn sent(&self, batch: &Arc<Batch>) {
-        remove(&mut self.lock(), batch);
-    }
-
-    /// Of a batch in memory, this is left to be sent.
-    pub fn left_of(&self, batch: &Arc<Batch>, rest: Batch) {
+    /// New batches, oldest first, as many as go into one request.
+    pub fn take_fresh(&self, lines: u64, bytes: usize) -> Option<Chunk> {
         let mut state = self.lock();
-        if remove(&mut state, batch) {
-            state.bytes += rest.text.len();
-            state.waiting.push_front(Arc::new(rest));
+        let mut chunk = Chunk::default();
+        while let Some((id, batch)) = state.fresh.front() {
+            let (id, batch) = (*id, Arc::clone(batch));
+            let points = chunk.points + u64::from(batch.points);
+            if !chunk.ids.is_empty() && (points > lines || chunk.text.len() + batch.text.len() > bytes) {
+                break;
+            }
+            state.fresh.pop_front();
+            state.fresh_bytes -= batch.text.len();
+            chunk.ids.push(id);
+            chunk.points = points;
+            chunk.text.push_str(&batch.text);
         }
+        state.in_flight.clone_from(&chunk.ids);
+        (!chunk.ids.is_empty()).then_some(chunk)
+    }
+
+    /// A batch that only memory has, if the disk doesn't take it. The second: the disk hangs, and this wasn't told yet.
+    pub fn only_in_memory(&self) -> (Option<Arc<Batch>>, bool) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let patience = if matches!(state.stage, Stage::Draining(_)) { LAST_PATIENCE } else { PATIENCE };
+        let hangs = state.busy_since.is_some_and(|since| now.saturating_duration_since(since) > patience);
+        let tell = hangs && !state.hang_told;
+        if tell {
+            state.hang_told = true;
+            state.figures.spool_failures += 1;
+        }
+        if state.disk && !state.disk_fails && !hangs {
+            return (None, false);
+        }
+        let ready = |batch: &&Arc<Batch>| batch.after.is_none_or(|after| after <= now);
+        let batch = state.waiting.iter().find(ready).map(Arc::clone);
+        state.sending.clone_from(&batch);
+        (batch, tell)
+    }
+
+    /// The backlog that was read, if any was; what isn't there yet is asked for.
+    pub fn take_backlog(&self) -> Option<Chunk> {
+        let mut state = self.lock();
+        match std::mem::take(&mut state.backlog) {
+            Backlog::Ready(chunk) => {
+                state.in_flight.clone_from(&chunk.ids);
+                Some(chunk)
+            }
+            Backlog::Nothing(at) if at.elapsed() < LOOK => {
+                state.backlog = Backlog::Nothing(at);
+                None
+            }
+            Backlog::Wanted => {
+                state.backlog = Backlog::Wanted;
+                None
+            }
+            Backlog::Nothing(_) | Backlog::Unasked => {
+                state.backlog = Backlog::Wanted;
+                self.tell(state);
+                None
+            }
+        }
+    }
+
+    /// What was taken of what is on disk has been dealt with: this is to be done. Nothing: it stays as it is.
+    pub fn dealt_with(&self, orders: impl IntoIterator<Item = Order>) {
+        let mut state = self.lock();
+        state.in_flight.clear();
+        state.orders.extend(orders);
+        self.tell(state);
+    }
+
+    /// A batch was sent from memory, or `rest` is what is left of it; the disk may have taken it meanwhile.
+    pub fn sent(&self, batch: &Arc<Batch>, rest: Option<Batch>) {
+        let mut state = self.lock();
+        state.sending = None;
+        if remove(&mut state, batch) {
+            if let Some(rest) = rest {
+                // At the end: nobody waits for what the server doesn't like.
+                state.bytes += rest.text.len();
+                state.waiting.push_back(Arc::new(rest));
+            }
+        } else if let Some(at) = state.fresh.iter().position(|(_, one)| Arc::ptr_eq(one, batch))
+            && let Some((id, _)) = state.fresh.remove(at)
+        {
+            state.fresh_bytes -= batch.text.len();
+            state.orders.push_back(match rest {
+                Some(rest) => Order::Replace(vec![id], rest),
+                None => Order::Remove(vec![id]),
+            });
+        }
+        self.tell(state);
+    }
+
+    /// A batch wasn't sent from memory.
+    pub fn not_sent(&self) {
+        self.lock().sending = None;
+    }
+
+    /// Whether something is in memory that has to be kept or sent.
+    pub fn holds(&self) -> bool {
+        let state = self.lock();
+        !state.waiting.is_empty() || !state.fresh.is_empty()
     }
 
     /// How often something has happened: for [`Board::wait`].
@@ -262,7 +395,7 @@ impl Board {
             if state.turn != turn || left.is_zero() {
                 return;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_on(state, left);
         }
     }
 
@@ -273,18 +406,36 @@ impl Board {
         self.tell(state);
     }
 
-    /// Waits until sending and writing to disk have ended, or for so long. Sending may end while the disk takes the last batch.
+    /// Waits until sending and the disk have ended, or for so long. Sending may end while the disk takes the last batch.
     pub fn wait_until_over(&self, longest: Duration) {
         let end = Instant::now() + longest;
         let mut state = self.lock();
-        while state.stage != Stage::Over || state.keeping {
+        while state.stage != Stage::Over || state.disk {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_on(state, left);
         }
     }
+}
+
+/// Orders first: what is acknowledged must not be read again. Then what only memory has.
+fn next_work(state: &mut State, now: Instant) -> Option<Work> {
+    if let Some(order) = state.orders.pop_front() {
+        return Some(Work::Carry(order));
+    }
+    // At the very end, a disk that fails isn't tried any more.
+    let tried = state.disk_again.is_none_or(|again| again <= now && state.stage != Stage::Over);
+    if let Some(batch) = state.waiting.front().filter(|_| tried).map(Arc::clone) {
+        state.keeping = Some(Arc::clone(&batch));
+        return Some(Work::Append(batch));
+    }
+    if matches!(state.backlog, Backlog::Wanted) {
+        let fresh = state.fresh.iter().map(|(id, _)| *id);
+        return Some(Work::Read(state.in_flight.iter().copied().chain(fresh).collect()));
+    }
+    None
 }
 
 fn remove(state: &mut State, batch: &Arc<Batch>) -> bool {
@@ -293,91 +444,4 @@ fn remove(state: &mut State, batch: &Arc<Batch>) -> bool {
     state.waiting.remove(at);
     state.bytes -= batch.text.len();
     true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn batch(points: u32, bytes: usize) -> Batch {
-        Batch { time: SystemTime::now(), closed: Instant::now(), points, text: "x".repeat(bytes) }
-    }
-
-    fn id(sequence: u32) -> BatchId {
-        BatchId { time_ns: 1, sequence, points: 1 }
-    }
-
-    #[test]
-    fn a_full_memory_gives_up_the_oldest_and_counts_it() {
-        let board = Board::default();
-        for _ in 0..4 {
-            board.add(batch(7, MEMORY / 3));
-        }
-        let figures = board.figures();
-        assert_eq!((figures.backlog_points, figures.dropped.memory_full), (21, 7));
-        assert!(figures.memory_bytes <= MEMORY as u64);
-        board.add(batch(1, MEMORY + 1));
-        assert_eq!(board.figures().backlog_points, 1, "one that is too large alone has its chance");
-        assert_eq!(board.figures().dropped.memory_full, 28);
-    }
-
-    #[test]
-    fn what_was_sent_from_memory_meanwhile_is_not_kept() {
-        let board = Board::default();
-        board.add(batch(1, 1));
-        let first = board.next_to_keep().unwrap();
-        assert!(board.only_in_memory(false).is_none(), "the disk takes it");
-        assert!(board.disk_failed(), "it took the one before");
-        assert!(!board.disk_failed());
-        board.sent(&board.only_in_memory(false).unwrap());
-        assert!(!board.kept(&first, id(1)));
-        assert!(board.take_fresh().is_empty() && !board.keeps());
-    }
-
-    #[test]
-    fn what_is_kept_is_sent_first_and_only_so_much_of_it() {
-        let board = Board::default();
-        for sequence in 0..FRESH as u32 + 2 {
-            board.add(batch(1, 1));
-            assert!(board.kept(&board.next_to_keep().unwrap(), id(sequence)));
-        }
-        let fresh = board.take_fresh();
-        assert_eq!((fresh.len(), fresh[0].sequence), (FRESH, 2), "the older ones are backlog");
-    }
-
-    #[test]
-    fn the_end_comes_in_order_and_wakes_everybody() {
-        let board = Board::default();
-        std::thread::scope(|scope| {
-            let keeper = scope.spawn(|| board.next_to_keep());
-            let waiter = scope.spawn(|| board.wait_for_window(Instant::now() + Duration::from_secs(60)));
-            board.close(crate::test_support::moment::snapshot(Vec::new()), Instant::now());
-            assert!(waiter.join().unwrap(), "woken long before its time");
-            assert!(board.take_last().is_some() && board.take_last().is_none());
-            board.closed();
-            assert!(keeper.join().unwrap().is_none(), "nothing more comes");
-        });
-        assert!(matches!(board.stage(), Stage::Draining(_)));
-        board.over();
-        board.wait_until_over(Duration::from_secs(60));
-    }
-
-    #[test]
-    fn the_end_waits_for_the_disk_but_not_for_ever() {
-        const SLOW: Duration = Duration::from_millis(100);
-        let board = Board::default();
-        board.keeps_on(true);
-        board.over();
-        let began = Instant::now();
-        board.wait_until_over(SLOW);
-        assert!(began.elapsed() >= SLOW, "somebody still writes");
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                std::thread::sleep(SLOW);
-                board.keeps_on(false);
-            });
-            board.wait_until_over(SLOW * 600);
-        });
-        assert!(began.elapsed() >= SLOW * 2 && began.elapsed() < SLOW * 300, "{:?}", began.elapsed());
-    }
 }

@@ -68,6 +68,13 @@ pub enum Outcome {
         /// loses nothing, but sets the same lines aside once more.
         rest: String,
     },
+    /// Nothing but lines on which the server fails, while it stores others: these are tried again in a minute, among others.
+    Doubtful {
+        /// For people.
+        reason: String,
+        /// These lines.
+        rest: String,
+    },
     /// To mend a setting, and to deliver `rest`, at [`super::policy::MISCONFIGURED`] intervals.
     Misconfigured {
         /// For people, with the way out.

@@ -1,8 +1,8 @@
 //! Points to InfluxDB: a window is closed every interval, kept in a spool on disk, sent, and deleted once it is acknowledged.
 //!
 //! Three threads, so that none of them holds up another one, and none of them is ever waited for by who collects or serves:
-//! `profiler-points` closes windows and encodes them (`windows`), `profiler-spool` writes them to disk (`keep`),
-//! `profiler-push` sends what is there (`send`). Between them is the `board`, whose lock is never held during I/O.
+//! `profiler-points` closes windows and encodes them (`windows`), `profiler-spool` alone uses the disk (`keep`),
+//! `profiler-push` alone uses the network (`send`). Between them is the `board`, whose lock is never held during I/O.
 //!
 //! At least once, and idempotent: a point that is sent again overwrites itself, so what is doubtful is sent again.
 
@@ -19,6 +19,7 @@ mod windows;
 
 use std::{
     fmt::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
     thread::Builder,
     time::{Duration, Instant},
@@ -31,6 +32,7 @@ use self::{
     board::Board,
     client::{Client, ClientError, Timeouts},
     figures::{Dropped, PushFigures},
+    keep::Keeper,
     quarantine::Quarantine,
     send::Sender,
     spool::{Limits, Spool, SpoolError},
@@ -57,8 +59,8 @@ pub struct Pusher {
     config: Push,
     board: Arc<Board>,
     spool: Option<Arc<Spool>>,
-    /// Until the threads begin.
-    sender: Mutex<Option<Sender>>,
+    /// Until they begin.
+    threads: Mutex<Option<(Sender, Option<Keeper>)>>,
 }
 
 /// Where snapshots come from.
@@ -91,19 +93,14 @@ impl Pusher {
         let limits = Limits { bytes: config.spool_bytes, age: config.spool_age };
         let spool = config.spool.as_deref().map(|path| Spool::open(path, limits)).transpose()?.map(Arc::new);
         let board = Arc::new(Board::default());
-        let quarantine = Quarantine::new(config.spool.as_deref());
         let place =
             config.spool.as_deref().map_or_else(|| "memory".to_owned(), |path| path.display().to_string());
-        let sender = Sender::new(
-            client,
-            config.unsigned,
-            spool.clone(),
-            Arc::clone(&board),
-            quarantine,
-            place,
-            backlog_rate,
-        );
-        Ok(Self { config: config.clone(), board, spool, sender: Mutex::new(Some(sender)) })
+        let keeper = spool
+            .clone()
+            .map(|spool| Keeper::new(spool, Arc::clone(&board), Quarantine::new(config.spool.as_deref())));
+        let sender =
+            Sender::new(client, config.unsigned, spool.clone(), Arc::clone(&board), place, backlog_rate);
+        Ok(Self { config: config.clone(), board, spool, threads: Mutex::new(Some((sender, keeper))) })
     }
 
     /// Begins to push, and to send what has waited since the last time.
@@ -112,18 +109,39 @@ impl Pusher {
     ///
     /// If there is no thread to be had.
     pub fn begin(&self, source: Source) -> std::io::Result<()> {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((mut sender, keeper)) = threads else { return Ok(()) };
         let windows = Windows::new(&self.config, source, Arc::clone(&self.board));
-        Builder::new().name("profiler-points".to_owned()).spawn(move || windows.run())?;
-        if let Some(spool) = &self.spool {
-            let (spool, board) = (Arc::clone(spool), Arc::clone(&self.board));
-            self.board.keeps_on(true);
-            Builder::new().name("profiler-spool".to_owned()).spawn(move || keep::run(&spool, &board))?;
+        self.spawn("profiler-points", Board::closed, move || windows.run())?;
+        if let Some(mut keeper) = keeper {
+            self.board.disk(true);
+            self.spawn("profiler-spool", |board| board.disk(false), move || keeper.run())?;
         }
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(sender) = sender {
-            Builder::new().name("profiler-push".to_owned()).spawn(move || sender.run())?;
-        }
-        Ok(())
+        self.spawn("profiler-push", Board::over, move || sender.run())
+    }
+
+    /// Starts a thread; `end` tells the others that it has ended, however it did. One that fails doesn't take the profiler with it:
+    /// what is measured is still served, and `/-/ready` says what is wrong.
+    fn spawn(
+        &self,
+        name: &'static str,
+        end: fn(&Board),
+        work: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
+        let board = Arc::clone(&self.board);
+        let run = move || {
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                let trouble =
+                    format!("the thread {name} has failed, which is a defect; start profiler again");
+                tracing::error!("nothing is pushed any more: {trouble}");
+                board.count(|figures| {
+                    figures.up = false;
+                    figures.trouble = Some(trouble);
+                });
+            }
+            end(&board);
+        };
+        Builder::new().name(name.to_owned()).spawn(run).map(drop)
     }
 
     /// What became of the points so far. Never waits for a disk or a server.
@@ -147,13 +165,16 @@ impl Pusher {
         figures
     }
 
-    /// Closes the last window. Doesn't wait.
-    pub fn close(&self, last: &Snapshot) {
-        self.board.close(last.clone(), Instant::now() + LAST);
+    /// Closes the last window, if there is a last snapshot. Doesn't wait.
+    pub fn close(&self, last: Option<&Snapshot>) {
+        self.board.close(last.cloned(), Instant::now() + LAST);
     }
 
-    /// Waits until everything is acknowledged or the time is over; says what became of it.
-    pub fn finish(&self) -> String {
+    /// Waits until everything is acknowledged or the time is over; says what became of it. `None` if it has never begun.
+    pub fn finish(&self) -> Option<String> {
+        if self.threads.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return None;
+        }
         self.board.wait_until_over(LAST + Duration::from_secs(1));
         let spooled = self.spool.as_ref().map_or(0, |spool| spool.figures().points);
         let memory = self.board.figures();
@@ -170,7 +191,14 @@ impl Pusher {
                 if self.spool.is_some() { "the spool's disk didn't take them" } else { "there is no spool" };
             let _infallible = write!(text, ", {} are lost: {why}", memory.backlog_points);
         }
-        text
+        let figures = self.figures();
+        for (reason, count) in figures.dropped.named().into_iter().filter(|(_, count)| *count > 0) {
+            let _infallible = write!(text, ", {count} were given up ({reason})");
+        }
+        if figures.quarantined > 0 {
+            let _infallible = write!(text, ", {} were set aside for good", figures.quarantined);
+        }
+        Some(text)
     }
 }
 

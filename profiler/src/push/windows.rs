@@ -28,6 +28,8 @@ pub const BATCH_LINES: u32 = 5_000;
 pub const BATCH_BYTES: usize = 1_000_000;
 /// New figures are waited for this long; then the last ones are taken.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// What is told once is told again after this.
+const TOLD: Duration = Duration::from_secs(3600);
 /// How often it is looked whether they are there.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -39,6 +41,8 @@ pub struct Windows {
     common: Common,
     encoder: Encoder,
     verdicts: Verdicts,
+    /// When it was told that points are given up.
+    full_told: Option<Instant>,
     /// The moment of the last window.
     last: Option<SystemTime>,
 }
@@ -55,6 +59,7 @@ impl Windows {
             common: Common { prefix: config.prefix.clone(), tags: config.tags.clone() },
             encoder: Encoder::new(Options { unsigned: config.unsigned, order }),
             verdicts: Verdicts::default(),
+            full_told: None,
             last: None,
         }
     }
@@ -67,7 +72,6 @@ impl Windows {
                 if let Some(last) = self.board.take_last() {
                     self.window(&last);
                 }
-                self.board.closed();
                 return;
             }
             self.fresh();
@@ -109,21 +113,29 @@ impl Windows {
         if let Some(picture) = &snapshot.leaks {
             all.extend(self.verdicts.changes(picture, &self.common));
         }
-        let closed = Instant::now();
-        let empty = || Batch { time: snapshot.taken_at, closed, points: 0, text: String::new() };
-        let mut batch = empty();
+        let empty = || Batch { time: snapshot.taken_at, after: None, points: 0, text: String::new() };
+        let (mut batch, mut full) = (empty(), Vec::new());
         for point in all {
             if self.encoder.encode(point, &mut batch.text) {
                 batch.points += 1;
             }
             if batch.points >= BATCH_LINES || batch.text.len() >= BATCH_BYTES {
-                self.board.add(std::mem::replace(&mut batch, empty()));
+                full.push(std::mem::replace(&mut batch, empty()));
             }
         }
-        if batch.points > 0 {
-            self.board.add(batch);
-        }
+        full.push(batch);
+        full.into_iter().filter(|batch| batch.points > 0).for_each(|batch| self.add(batch));
         let left_out = self.encoder.left_out().map(|(reason, count)| (reason.name(), count)).collect();
         self.board.count(|figures| figures.left_out = left_out);
+    }
+
+    fn add(&mut self, batch: Batch) {
+        let dropped = self.board.add(batch);
+        if dropped > 0 && self.full_told.is_none_or(|told| told.elapsed() > TOLD) {
+            self.full_told = Some(Instant::now());
+            tracing::error!(
+                "memory is full of points that neither disk nor server takes: the oldest {dropped} are given up, and more follow"
+            );
+        }
     }
 }

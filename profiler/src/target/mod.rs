@@ -7,6 +7,7 @@ mod cgroup;
 mod facts;
 mod glob;
 mod identity;
+mod limit;
 mod maps;
 mod memory;
 mod pagemap;

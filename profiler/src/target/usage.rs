@@ -1,8 +1,8 @@
 //! What the kernel accounts to a process: time, memory, descriptors.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io::Read as _};
 
-use super::{Process, TargetError};
+use super::{Process, TargetError, limit::memory_limit};
 use procfs::{FromBufRead as _, process::Limits};
 
 /// Cheap figures, read at every sample. Semantics of client_golang's process collector where the name is the same.
@@ -65,6 +65,8 @@ impl UsageDetail {
         });
         self.voluntary_switches += other.voluntary_switches;
         self.involuntary_switches += other.involuntary_switches;
+        self.memory_limit_bytes =
+            [self.memory_limit_bytes, other.memory_limit_bytes].into_iter().flatten().min();
     }
 }
 
@@ -77,6 +79,8 @@ pub struct UsageDetail {
     pub voluntary_switches: u64,
     /// Context switches against their wish.
     pub involuntary_switches: u64,
+    /// The smallest memory limit of the control groups around it, bytes; of several processes, the smallest.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// What the kernel finds by walking the page tables, holding the target's `mmap_lock` for reading meanwhile.
@@ -136,7 +140,9 @@ impl Process {
     pub fn usage_detail(&self, tally: &mut SwitchTally) -> Result<UsageDetail, TargetError> {
         let memory = self.memory_detail()?;
         let (voluntary_switches, involuntary_switches) = tally.update(self)?;
-        Ok(UsageDetail { memory, voluntary_switches, involuntary_switches })
+        let memory_limit_bytes =
+            self.read_text("cgroup").ok().and_then(|text| memory_limit(&text, &read_group_file));
+        Ok(UsageDetail { memory, voluntary_switches, involuntary_switches, memory_limit_bytes })
     }
 
     fn memory_detail(&self) -> Result<Option<MemoryDetail>, TargetError> {
@@ -183,6 +189,14 @@ impl SwitchTally {
         self.living = living;
         Ok(self.living.values().fold(self.ended, |sum, one| (sum.0 + one.0, sum.1 + one.1)))
     }
+}
+
+/// A file of a control group: a number, or a word.
+fn read_group_file(path: &str) -> Option<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(format!("/sys/fs/cgroup{path}")).ok()?;
+    file.take(64).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn soft(limit: &procfs::process::Limit) -> Option<u64> {

@@ -172,6 +172,7 @@ pub fn realistic() -> Picture {
         judgement: judged(Verdict::Leaking, Some(10_240.0), "one site leaks: cache::Store::remember"),
         sites,
         other: (4, about(132_096.0)),
+        samples: (1504, 500),
         losses: losses.to_vec(),
         ended: None,
         history: (0..64)
@@ -198,6 +199,7 @@ pub fn realistic() -> Picture {
         judgement: judged(Verdict::Unjudged, None, "there are no samples: its allocator isn't known"),
         sites: Vec::new(),
         other: (0, Estimate::default()),
+        samples: (0, 0),
         losses: Vec::new(),
         ended: Some("killed for memory".to_owned()),
         history: Vec::new(),

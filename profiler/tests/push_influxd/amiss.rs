@@ -24,10 +24,11 @@ fn degraded(watching: &Watching, status: &str) {
 
 /// A profiler that isn't let in at first.
 struct Refused {
-    _target: Guarded,
-    directory: Scratch,
-    watch: Watch,
+    // Goes first, so that it writes nothing to a directory that is gone.
     watching: Watching,
+    watch: Watch,
+    directory: Scratch,
+    _target: Guarded,
 }
 
 impl Refused {

@@ -58,7 +58,8 @@ fn a_full_disk_costs_no_point_while_memory_has_room() {
     let mut relay = Relay::to(server.address());
     relay.down();
     let watch = Watch::over(&spool);
-    let watching = push(&target, &relay.url(), &spool, "100ms", &[]);
+    // The disk has room for 60 batches. It is asked again after 5 s: what waits then has to fit.
+    let watching = push(&target, &relay.url(), &spool, "250ms", &[]);
     until(&watching, LONG, "profiler_influx_memory_bytes", |bytes| bytes > 20_000.0);
     assert!(metric(&watching, "profiler_influx_spool_failures_total") >= 1.0);
     let full = Spooled::now(&spool);
@@ -86,14 +87,14 @@ fn a_full_disk_costs_no_point_while_memory_has_room() {
     let finished = watching.finish();
     assert!(finished.status.success());
     let told = finished.complaints.iter().filter(|line| line.contains("no space left")).count();
-    // Once each time; a file that goes may leave room for one more in between.
-    assert!((2..=4).contains(&told), "{:#?}", finished.complaints);
+    // Once each time. The disk may not have been asked between the two; a file that goes may leave room for one more.
+    assert!((1..=4).contains(&told), "{:#?}", finished.complaints);
     let there = server.everything(DATABASE);
     let mut told = watch.end().book;
     told.extend(relay.acknowledged());
     there.has_all_of(&told);
     // Of what was in memory only, the rhythm tells.
-    follow_each_other(&there.times("profiler_target"), Duration::from_millis(100), missed);
+    follow_each_other(&there.times("profiler_target"), Duration::from_millis(250), missed);
     println!(
         "{} points, {} of them in the spool when the disk was full",
         there.points.len(),

@@ -1,4 +1,4 @@
-//! A server that takes little at a time.
+//! A server that takes little at a time, and one that doesn't take everything.
 
 use crate::{
     DATABASE, MENDED,
@@ -68,4 +68,38 @@ fn a_server_that_takes_one_kilobyte_at_a_time_gets_everything_that_fits() {
     there.extend(aside.clone());
     there.has_all_of(&watch.end().book);
     println!("{stored} points stored, {} set aside", aside.points.len());
+}
+
+#[test]
+fn points_that_the_server_refuses_for_good_are_set_aside_and_stop_no_others() {
+    let Some(server) = Influxd::with_database("", DATABASE) else { return };
+    let (target, directory) = (idle(), Scratch::name("spool"));
+    let relay = Relay::to(server.address());
+    let watch = Watch::over(directory.path());
+    // Somebody has written text there, and the server remembers a field's type (in each week's shard).
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("it is after 1970");
+    let line = format!("profiler_target,host=other processes=\"three\" {}", now.as_nanos());
+    assert_eq!(server.write(DATABASE, &line), 204);
+    let watching = push(&target, &relay.url(), directory.path(), "200ms", &[]);
+    until(&watching, LONG, "profiler_influx_quarantined_points_total", |points| points >= 5.0);
+    until(&watching, LONG, "profiler_influx_points_total", |points| points >= 50.0);
+    until_drained(&watching, MENDED);
+    assert_eq!(metric(&watching, "profiler_influx_up"), 1.0);
+    let finished = watching.finish();
+    assert!(finished.status.success());
+    let told = finished.complaints.iter().filter(|line| line.contains("quarantine.lp")).count();
+    assert_eq!(told, 1, "told once: {:#?}", finished.complaints);
+    let text =
+        std::fs::read_to_string(directory.path().join("quarantine.lp")).expect("points were set aside");
+    let mut aside = Book::default();
+    for pair in text.lines().collect::<Vec<_>>().chunks(2) {
+        assert!(pair[0].starts_with("# ") && pair[0].contains("field type conflict"), "{}", pair[0]);
+        aside.read(pair[1]);
+    }
+    assert!(aside.points.keys().all(|((name, _), _)| name == "profiler_target"), "{:?}", aside.points.keys());
+    let mut there = server.everything(DATABASE);
+    assert!(!there.times("profiler_process").is_empty());
+    assert_eq!(there.times("profiler_target").len(), 1, "only what somebody else wrote");
+    there.extend(aside);
+    there.has_all_of(&watch.end().book);
 }

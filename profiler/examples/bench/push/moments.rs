@@ -207,6 +207,7 @@ fn picture(number: u64, taken_at: SystemTime) -> Picture {
         judgement: judged(Verdict::Steady, 12.3 + number as f64),
         sites,
         other: (4, about(132_096.0)),
+        samples: (0, 0),
         losses: vec![("samples_full".to_owned(), 0), ("ring_full".to_owned(), 12)],
         ended: None,
         history: Vec::new(),

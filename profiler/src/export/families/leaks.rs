@@ -63,12 +63,11 @@ fn whole(out: &mut Families, report: &TargetReport) {
         out.finite(&c::HEAP_EXPLAINED, &[name], explained.value);
     }
     out.count(&c::HEAP_BEFORE, &[name], report.before.anon_bytes);
-    let drawn: u64 = report.sites.iter().map(|site| site.samples.0).sum();
-    let alive: u64 = report.sites.iter().map(|site| site.samples.1).sum();
-    out.count(&c::SAMPLES, &[name], drawn + report.other.0);
-    out.count(&c::SAMPLES_LIVE, &[name], alive);
+    out.count(&c::SAMPLES, &[name], report.samples.0);
+    out.count(&c::SAMPLES_LIVE, &[name], report.samples.1);
     out.count(&c::SAMPLE_BYTES, &[name], report.sample_bytes);
-    for (reason, count) in &report.losses {
+    // That the map is full is a state; what is lost by it is counted among the events.
+    for (reason, count) in report.losses.iter().filter(|(reason, _)| reason != "live_samples_full") {
         out.count(&c::SAMPLES_LOST, &[name, reason], *count);
     }
 }
@@ -96,9 +95,9 @@ fn sites(out: &mut Families, report: &TargetReport, top_sites: usize) {
         rest.iter().map(of).filter(|value| value.is_finite()).fold(0.0, |sum, value| sum + value)
     };
     let labels = [name, "other"];
-    let unplaced = report.other.1.value;
-    let unplaced = if unplaced.is_finite() { unplaced } else { 0.0 };
-    out.value(&c::SITE_LIVE, &labels, sum(|site| site.live_bytes.value) + unplaced);
+    // Not only those that are listed: of a large program there are more.
+    let shown: f64 = top.iter().map(|site| site.live_bytes.value).filter(|value| value.is_finite()).sum();
+    out.finite(&c::SITE_LIVE, &labels, (report.live_bytes.value - shown).max(0.0));
     out.value(&c::SITE_OBJECTS, &labels, sum(|site| site.live_objects.value));
     out.value(&c::SITE_RATE, &labels, sum(|site| site.judgement.rate.map_or(0.0, |rate| rate.value)));
 }
@@ -147,7 +146,7 @@ mod tests {
     fn sites_beyond_the_top_are_one_series() {
         let text = rendered(&[picture::huge(25, 2)]);
         assert_eq!(text.matches("\nprofiler_site_live_bytes{").count(), TOP_SITES + 1);
-        let other = "profiler_site_live_bytes{target=\"shop\",site=\"other\"} 147096";
-        assert!(text.lines().any(|line| line == other), "15 sites of 1000 bytes and 132096: {text}");
+        let other = "profiler_site_live_bytes{target=\"shop\",site=\"other\"} 14367984";
+        assert!(text.lines().any(|line| line == other), "what lives but 10 sites of 1000 bytes: {text}");
     }
 }

@@ -250,6 +250,9 @@ fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
         }
         out.count(&c::PROCESS_SWITCHES, &[name, "voluntary"], detail.voluntary_switches);
         out.count(&c::PROCESS_SWITCHES, &[name, "involuntary"], detail.involuntary_switches);
+        if let Some(limit) = detail.memory_limit_bytes {
+            out.count(&c::MEMORY_LIMIT, &[name], limit);
+        }
         let age = snapshot.taken.saturating_duration_since(*read_at);
         out.value(&c::PROCESS_DETAIL_AGE, &[name], age.as_secs_f64());
     }

@@ -136,7 +136,9 @@ fn run(model: &mut Model, text: &str, rounds: usize) -> Course {
         course.stored += delivered.stored;
         let left = match delivered.outcome {
             Outcome::Done => String::new(),
-            Outcome::Later { rest, .. } | Outcome::Misconfigured { rest, .. } => rest,
+            Outcome::Later { rest, .. }
+            | Outcome::Doubtful { rest, .. }
+            | Outcome::Misconfigured { rest, .. } => rest,
         };
         // Each line went one way, and what went is true.
         let lines: Vec<&str> = rest.split('\n').collect();
