@@ -20,6 +20,17 @@
     '{{ with printf "topk(1, target_site:profiler_site_leak_bytes_per_second:leaking{instance=%q, target=%q})" $labels.instance $labels.target | query }}'
     + '{{ with first . }} Most of it: {{ .Value | humanize1024 }}B/s in {{ .Labels.function }} ({{ .Labels.object }}), site {{ .Labels.site }}.{{ end }}{{ end }}',
 
+  // A young process fills its caches, and one that was started within the window has made a step in the line.
+  local steady = '%s > 3600 unless changes(%s[%s]) > 0' % [
+    select('profiler_target_observed_seconds'),
+    select('profiler_process_start_time_seconds'),
+    config.memoryRateWindow,
+  ],
+  // What a profiler that is gone observed last: with --pid it ends with its last target.
+  local lastTargets =
+    '{{ with printf "topk(5, last_over_time(profiler_target_up{job=%%q, instance=%%q}[%s]) == 1)" $labels.job $labels.instance | query }}' % config.vanishedWindow
+    + ' Observed last (five at most):{{ range sortByLabel "target" . }} {{ .Labels.target }}{{ end }}.{{ end }}',
+
   prometheusAlerts+:: {
     groups+: [
       {
@@ -29,7 +40,12 @@
             'ProfilerLeakSuspected',
             'warning',
             config.leakingFor,
-            '%s == 1' % select('profiler_leak_verdict', 'verdict="leaking"'),
+            // The last verdict stays after a target's end, until it is forgotten.
+            '%s == 1 and %s %s == 1' % [
+              select('profiler_leak_verdict', 'verdict="leaking"'),
+              promql.onTarget(),
+              select('profiler_target_up'),
+            ],
             '{{ $labels.target }} leaks memory.',
             '{{ $labels.target }} on {{ $labels.instance }} has been judged to leak for %s.' % config.leakingFor + topSite
           ),
@@ -38,7 +54,7 @@
             'warning',
             '1m',
             '%s == 0 and max_over_time(%s[%s]) == 1 and %s > %d' % [
-              select('profiler_target_up'),
+              select('profiler_target_up', config.targetGoneSelector),
               select('profiler_target_up'),
               config.targetGoneWindow,
               select('profiler_target_observed_seconds'),
@@ -66,15 +82,21 @@
             'ProfilerMemoryLimitSoon',
             'warning',
             '15m',
-            local memory = select('profiler_process_anonymous_memory_bytes');
-            local soon = 'predict_linear(%s[%s], %d * 3600)' % [memory, config.memoryRateWindow, config.memoryHours];
-            // A young process fills its caches, and one that was started within the window has made a step in the line.
-            local steady = '%s > 3600 unless changes(%s[%s]) > 0' % [
-              select('profiler_target_observed_seconds'),
-              select('profiler_process_start_time_seconds'),
-              config.memoryRateWindow,
-            ];
-            '%s > (%s) and deriv(%s[15m]) > 0 and (%s)' % [soon, promql.memoryLimit, memory, steady],
+            // What a process can't give back. Files' pages are the kernel's to drop; what is swapped out has got away from
+            // the limit, but whoever passes it there is about to be killed or to crawl.
+            local parts = [select('profiler_process_anonymous_memory_bytes'), select('profiler_process_swap_bytes')];
+            local sum(form) = std.join(' + ', [form % part for part in parts]);
+            // A line through a sum is the sum of the lines.
+            local soon = sum('predict_linear(%%s[%s], %d * 3600)' % [config.memoryRateWindow, config.memoryHours]);
+            // Above the limit it isn't "soon" any more: it has begun to swap, or the limit is another's.
+            '(%s) > (%s) and %s < (%s) and %s > 0 and (%s)' % [
+              soon,
+              promql.memoryLimit,
+              sum('%s'),
+              promql.memoryLimit,
+              sum('deriv(%s[15m])'),
+              steady,
+            ],
             '{{ $labels.target }} reaches its memory limit within %d hours.' % config.memoryHours,
             'If {{ $labels.target }} on {{ $labels.instance }} goes on growing as it did for %s, it has {{ $value | humanize1024 }}B of anonymous memory in %d hours, which is more than its limit.'
             % [config.memoryRateWindow, config.memoryHours]
@@ -84,14 +106,17 @@
             'warning',
             '15m',
             local memory = select('profiler_process_virtual_memory_bytes');
-            // 2^64 stands for no limit; nothing has as much as 2^60.
-            'predict_linear(%s[%s], %d * 3600) > (%s < 2^60) and deriv(%s[15m]) > 0 and %s > 3600' % [
+            // Each process has the limit for itself, and the figures of a target are those of all its processes together:
+            // they can only be compared where there is one. 2^64 stands for no limit; nothing has as much as 2^60.
+            'predict_linear(%s[%s], %d * 3600) > (%s < 2^60) and deriv(%s[15m]) > 0 and max_over_time(%s[%s]) == 1 and (%s)' % [
               memory,
               config.memoryRateWindow,
               config.memoryHours,
               select('profiler_process_virtual_memory_max_bytes'),
               memory,
-              select('profiler_target_observed_seconds'),
+              select('profiler_target_processes'),
+              config.memoryRateWindow,
+              steady,
             ],
             '{{ $labels.target }} reaches its limit of address space within %d hours.' % config.memoryHours,
             'If {{ $labels.target }} on {{ $labels.instance }} goes on growing as it did for %s, it has {{ $value | humanize1024 }}B of virtual memory in %d hours, which is more than `ulimit -v` allows it.'
@@ -118,19 +143,21 @@
         rules: [
           alert(
             'ProfilerDown',
-            'critical',
+            config.downSeverity,
             '5m',
-            '%s == 0' % select('up'),
-            'Profiler on {{ $labels.instance }} is down.',
-            'Prometheus could not scrape {{ $labels.instance }} for 5 minutes.'
+            '%s == 0 or (count_over_time(%s[%s]) unless %s)' % [select('up'), select('up'), config.vanishedWindow, select('up')],
+            'Profiler on {{ $labels.instance }} has ended or can not be reached.',
+            '{{ if eq $value 0.0 }}Scrapes of {{ $labels.instance }} have failed{{ else }}Nothing was heard of {{ $labels.instance }}, not even that scrapes fail,{{ end }} for 5 minutes. With --pid, profiler ends with its last target.'
+            + lastTargets
           ),
           alert(
             'ProfilerAbsent',
-            'critical',
+            config.downSeverity,
             '5m',
-            'absent(%s)' % select('up'),
+            // ProfilerDown tells of it until then.
+            'absent_over_time(%s[%s])' % [select('up'), config.vanishedWindow],
             'There is no profiler.',
-            'Prometheus scrapes nothing that matches {%s}.' % config.profilerSelector
+            'Prometheus has scraped nothing that matches {%s} for %s.' % [config.profilerSelector, config.vanishedWindow]
           ),
           alert(
             'ProfilerScrapeSlow',
@@ -144,7 +171,16 @@
             'ProfilerEventsLost',
             'warning',
             '5m',
-            'sum %s (increase(%s[15m])) > %d' % [promql.byInstance(['reason']), select('profiler_events_lost_total'), config.eventsLostIn15m],
+            local lost(more) = 'sum %s (increase(%s[15m]))' % [promql.byInstance(['reason']), select('profiler_events_lost_total', more)];
+            '%s > %d unless (%s / %s group_left sum %s (increase(%s[15m])) <= %g)' % [
+              lost('reason!~"%s"' % config.eventsHarmlessReasons),
+              config.eventsLostIn15m,
+              lost('reason=~"%s"' % config.eventsOfSamples),
+              promql.onInstance(),
+              promql.byInstance(),
+              select('profiler_samples_total'),
+              config.samplesLostRatio,
+            ],
             'Profiler on {{ $labels.instance }} loses events.',
             '{{ $value | humanize }} events were lost on {{ $labels.instance }} in 15 minutes: {{ $labels.reason }}. Its counts are not exact.'
           ),
@@ -165,7 +201,14 @@
             'ProfilerPushFailing',
             'critical',
             '5m',
-            'max_over_time(%s[%s]) == 0' % [select('profiler_influx_up'), config.pushFailingWindow],
+            // Before the first request, which may take an --influx-interval, nothing has failed.
+            'max_over_time(%s[%s]) == 0 and %s sum %s (%s) > 0' % [
+              select('profiler_influx_up'),
+              config.pushFailingWindow,
+              promql.onInstance(),
+              promql.byInstance(),
+              select('profiler_influx_requests_total'),
+            ],
             'InfluxDB takes nothing from {{ $labels.instance }}.',
             'No write from {{ $labels.instance }} to InfluxDB was acknowledged for %s. The points wait in the spool.' % config.pushFailingWindow
           ),
@@ -173,11 +216,12 @@
             'ProfilerPointsDropped',
             'critical',
             null,
-            'sum %s (increase(%s[1h])) > 0 or sum %s (increase(%s[1h])) > 0' % [
-              promql.byInstance(['reason']),
-              select('profiler_influx_dropped_points_total'),
-              promql.byInstance(),
-              select('profiler_influx_quarantined_points_total'),
+            // What a profiler counted before its first scrape (a spool that is too large or too old at the start) is no increase.
+            local young = '%s time() - %s < 3600' % [promql.onInstance(), select('process_start_time_seconds')];
+            local lost(metric, by) = 'sum %s (increase(%s[1h])) > 0 or (sum %s (last_over_time(%s[5m])) > 0 and %s)' % [by, select(metric), by, select(metric), young];
+            '%s or %s' % [
+              lost('profiler_influx_dropped_points_total', promql.byInstance(['reason'])),
+              lost('profiler_influx_quarantined_points_total', promql.byInstance()),
             ],
             'Points of {{ $labels.instance }} do not get to InfluxDB.',
             'In an hour, {{ $value | humanize }} points of {{ $labels.instance }} were {{ if $labels.reason }}given up: {{ $labels.reason }}{{ else }}refused by InfluxDB for good and are in quarantine{{ end }}.'

@@ -6,6 +6,7 @@ function(config) {
   byTarget(more=[]):: 'by (%s)' % std.join(', ', config.targetLabels + more),
   byInstance(more=[]):: 'by (%s)' % std.join(', ', config.instanceLabels + more),
   onTarget(more=[]):: 'on (%s)' % std.join(', ', config.targetLabels + more),
+  onInstance(more=[]):: 'on (%s)' % std.join(', ', config.instanceLabels + more),
 
   // metric{selector, more}
   select(metric, more='')::
@@ -25,22 +26,16 @@ function(config) {
       window,
     ],
 
-  // The memory limit of each target, as said in the configuration.
+  // The memory limit of each target that has one: by the configuration for its name, of its control group, by the
+  // configuration for all.
   memoryLimit::
     local limits = config.memoryLimitBytesByTarget;
-    local names = std.objectFields(limits);
-    local escaped(name) = std.foldl(
-      function(text, c) std.strReplace(text, c, '\\' + c),
-      ['\\', '.', '+', '*', '?', '(', ')', '[', ']', '{', '}', '|', '^', '$'],
-      name
-    );
-    local text(value) = std.escapeStringJson(value);
-    local of(matcher, bytes) =
-      '0 * %s + %d' % [promql.select('profiler_target_up', matcher), bytes];
+    local said(matcher, bytes) = '0 * %s + %d' % [promql.select('profiler_target_up', matcher), bytes];
     std.join(
       ' or ',
-      [of(if names == [] then '' else 'target!~' + text(std.join('|', std.map(escaped, names))), config.memoryLimitBytes)]
-      + [of('target=' + text(name), limits[name]) for name in names]
+      [said('target=' + std.escapeStringJson(name), limits[name]) for name in std.objectFields(limits)]
+      + [promql.select('profiler_target_memory_limit_bytes')]
+      + (if config.memoryLimitBytes == null then [] else [said('', config.memoryLimitBytes)])
     ),
 
   // Sites that are judged to leak, with their rate, innermost function and file.

@@ -37,7 +37,7 @@
         name: 'profiler.memory',
         rules: [
           rule('target:profiler_process_anonymous_memory_bytes:deriv1h', 'deriv(%s[%s])' % [promql.select('profiler_process_anonymous_memory_bytes'), config.memoryRateWindow]),
-          // No metric knows a limit: this is what the mixin was told.
+          // What ProfilerMemoryLimitSoon compares with: what the mixin was told, or the control group's.
           rule('target:profiler_memory_limit_bytes:configured', promql.memoryLimit),
           rule('target_site:profiler_site_leak_bytes_per_second:leaking', promql.leakingSites),
         ],

@@ -48,8 +48,23 @@ fn adapted(name: &str, endpoint: SocketAddr, changes: &[(&str, &str)]) -> (Scrat
     }
     let path = directory.path().join(name);
     std::fs::write(&path, text).expect("the build directory can be written");
-    std::fs::write(directory.path().join("machines.yml"), "[]").expect("the build directory can be written");
+    std::fs::copy(shipped("machines.yml"), directory.path().join("machines.yml"))
+        .expect("the build directory can be written");
     (directory, path)
+}
+
+/// The change that makes this endpoint's port the usual one.
+fn usual_port(endpoint: SocketAddr) -> (&'static str, String) {
+    ("\"(.+):7667\"", format!("\"(.+):{}\"", endpoint.port()))
+}
+
+/// `machines.yml` with its example, below the first empty line, without the `#`. No name of it leads anywhere.
+fn machines_of_the_example() -> String {
+    let text = std::fs::read_to_string(shipped("machines.yml")).expect("it is there");
+    let (head, example) = text.split_once("\n\n").expect("an empty line");
+    let lines = example.lines().map(|line| line.strip_prefix('#').unwrap_or(line));
+    let lines: Vec<_> = std::iter::once(head).chain(lines).collect();
+    lines.join("\n").replace("example.com", "invalid")
 }
 
 /// A helper that has allocated and now does nothing, and who watches it.
@@ -277,7 +292,7 @@ fn prometheus_gets_openmetrics_compressed_and_has_what_the_text_says() {
     let (_directory, config) = adapted("prometheus.yml", endpoint, &[]);
     let server = Server::prometheus(&config, &["--storage.tsdb.path=STORAGE"]);
     assert!(within(LONG, || server.has("profiler_target_up == 1")), "nothing is there");
-    same_as_text(&server, &watching, "127.0.0.1", EXACT);
+    same_as_text(&server, &watching, &endpoint.to_string(), EXACT);
     let heard = heard.lock().expect("nobody panics");
     assert!(
         heard.has(
@@ -304,10 +319,11 @@ fn prometheus_gets_openmetrics_compressed_and_has_what_the_text_says() {
     assert_eq!(about("profiler_allocated_bytes"), pair("counter", "bytes"));
     assert_eq!(about("profiler_stall_seconds"), pair("histogram", "seconds"));
     assert_eq!(about("profiler_build"), pair("info", ""));
-    // The bounds of the histogram are numbers to it.
-    assert!(
-        server.has("histogram_quantile(0.9, sum by (le) (profiler_stall_seconds_bucket)) >= 0 or absent(x)")
-    );
+    // The bounds of the histogram are numbers to it: a quantile has a value (NaN while nothing has waited) only then.
+    let buckets = "sum by (le) (profiler_stall_seconds_bucket)";
+    assert!(server.has(&format!("histogram_quantile(0.9, {buckets})")));
+    let words = format!("label_replace({buckets}, \"le\", \"up to $1\", \"le\", \"(.*)\")");
+    assert!(!server.has(&format!("histogram_quantile(0.9, {words})")), "a quantile of words");
 }
 
 #[test]
@@ -317,7 +333,8 @@ fn victoria_metrics_has_what_the_text_says() {
     }
     let Some((_helper, watching)) = observed() else { return };
     let (endpoint, heard) = eavesdrop(watching.address());
-    let (_directory, config) = adapted("victoria-metrics.yml", endpoint, &[]);
+    let (from, to) = usual_port(endpoint);
+    let (_directory, config) = adapted("victoria-metrics.yml", endpoint, &[(from, &to)]);
     let server = Server::victoria_metrics(&[&format!("-promscrape.config={}", config.display())]);
     assert!(within(LONG, || server.has("profiler_target_up == 1")), "nothing is there");
     same_as_text(&server, &watching, "127.0.0.1", ROUNDED);
@@ -349,9 +366,11 @@ fn an_agent_of_prometheus_sends_what_it_pulls() {
         "--storage.agent.path=STORAGE",
     ];
     let _agent = Server::start("prometheus", &strings(&arguments), &[("HOSTNAME", "cellar")], "/-/ready");
-    let wanted = "profiler_target_up{job=\"profiler\",instance=\"cellar\",machine=\"\"} == 1";
-    assert!(within(LONG, || receiver.has(wanted)), "{:?}", receiver.query("profiler_target_up"));
-    same_as_text(&receiver, &watching, "cellar", EXACT);
+    // Not the usual port: it stays.
+    let instance = format!("cellar:{}", watching.address().port());
+    let wanted = format!("profiler_target_up{{job=\"profiler\",instance=\"{instance}\",machine=\"\"}} == 1");
+    assert!(within(LONG, || receiver.has(&wanted)), "{:?}", receiver.query("profiler_target_up"));
+    same_as_text(&receiver, &watching, &instance, EXACT);
 }
 
 /// The same with VictoriaMetrics' own.
@@ -362,19 +381,67 @@ fn vmagent_sends_what_it_pulls() {
     }
     let Some((_helper, watching)) = observed() else { return };
     let receiver = Server::victoria_metrics(&[]);
-    let (_directory, config) = adapted("victoria-metrics.yml", watching.address(), &[]);
+    let (from, to) = usual_port(watching.address());
+    let (_directory, config) = adapted("vmagent.yml", watching.address(), &[(from, &to)]);
     let arguments = [
         &format!("-promscrape.config={}", config.display()),
         "-httpListenAddr=ADDRESS",
         "-remoteWrite.tmpDataPath=STORAGE",
         "-remoteWrite.maxDiskUsagePerURL=1GB",
-        "-remoteWrite.label=instance=cellar",
         &format!("-remoteWrite.url=http://{}/api/v1/write", receiver.address),
     ];
-    let _agent = Server::start("vmagent", &strings(&arguments), &[], "/health");
+    let _agent = Server::start("vmagent", &strings(&arguments), &[("HOSTNAME", "cellar")], "/health");
     let wanted = "profiler_target_up{job=\"profiler\",instance=\"cellar\"} == 1";
     assert!(within(LONG, || receiver.has(wanted)), "{:?}", receiver.query("profiler_target_up"));
     same_as_text(&receiver, &watching, "cellar", ROUNDED);
+}
+
+/// The instances that a server knows it must ask. Nobody has to answer it.
+fn instances(server: &Server) -> Vec<String> {
+    let (_, body) = asked(server.address, "/api/v1/targets?state=active");
+    let answer: Value = serde_json::from_str(&body).expect("the answer is JSON");
+    let targets = answer["data"]["activeTargets"].as_array().cloned().unwrap_or_default();
+    let mut names: Vec<String> = targets
+        .iter()
+        .map(|target| target["labels"]["instance"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn two_profilers_on_a_machine_stay_apart_and_the_example_of_machines_is_read_without_its_comment_signs() {
+    if !has_program("prometheus") || !has_program("victoria-metrics") || !has_program("vmagent") {
+        return;
+    }
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 7667));
+    let second = ("[\"127.0.0.1:7667\"]", "[\"127.0.0.1:7667\", \"127.0.0.1:7668\"]");
+    let here = ["127.0.0.1", "127.0.0.1:7668"];
+    let all = ["127.0.0.1", "127.0.0.1:7668", "db-1.invalid", "web-1.invalid", "web-2.invalid"];
+    for program in ["prometheus", "victoria-metrics"] {
+        for (example, wanted) in [(false, &here[..]), (true, &all[..])] {
+            let (directory, config) = adapted(&format!("{program}.yml"), nobody, &[second]);
+            if example {
+                std::fs::write(directory.path().join("machines.yml"), machines_of_the_example())
+                    .expect("the build directory can be written");
+            }
+            let server = if program == "prometheus" {
+                Server::prometheus(&config, &["--storage.tsdb.path=STORAGE"])
+            } else {
+                Server::victoria_metrics(&[&format!("-promscrape.config={}", config.display())])
+            };
+            assert!(within(LONG, || instances(&server) == wanted), "{program}: {:?}", instances(&server));
+        }
+    }
+    let (_directory, config) = adapted("vmagent.yml", nobody, &[second]);
+    let arguments = [
+        &format!("-promscrape.config={}", config.display()),
+        "-httpListenAddr=ADDRESS",
+        "-remoteWrite.tmpDataPath=STORAGE",
+        "-remoteWrite.url=http://127.0.0.1:1/",
+    ];
+    let agent = Server::start("vmagent", &strings(&arguments), &[("HOSTNAME", "cellar")], "/health");
+    assert!(within(LONG, || instances(&agent) == ["cellar", "cellar:7668"]), "{:?}", instances(&agent));
 }
 
 #[test]
@@ -386,8 +453,13 @@ fn every_configuration_is_valid() {
         let ended = run(Command::new("promtool").args(["check", "config"]).args(more).arg(shipped(name)));
         assert!(ended.status.success(), "{name}: {:#?}", ended.complaints());
     }
-    let argument = format!("-promscrape.config={}", shipped("victoria-metrics.yml").display());
-    for (program, check) in [("victoria-metrics", "-promscrape.config.dryRun"), ("vmagent", "-dryRun")] {
+    let checks = [
+        ("victoria-metrics", "victoria-metrics.yml", "-promscrape.config.dryRun"),
+        ("vmagent", "victoria-metrics.yml", "-dryRun"),
+        ("vmagent", "vmagent.yml", "-dryRun"),
+    ];
+    for (program, name, check) in checks {
+        let argument = format!("-promscrape.config={}", shipped(name).display());
         let ended = run(Command::new(program).args([&argument, check]));
         assert!(ended.status.success(), "{program}: {:#?}", ended.complaints());
     }

@@ -62,7 +62,7 @@ pub fn check() -> Result<()> {
     let mut found = generated::differences(&evaluated)?;
     found.extend(contents(&evaluated, &mut catalogue));
     let (alerts, rules) = (named(&evaluated, "alerts", "alert"), named(&evaluated, "rules", "record"));
-    found.extend(rules::untested(&promtool::tests()?, &alerts, &rules));
+    found.extend(rules::untested(&promtool::tests()?, &evaluated["alerts"], &rules));
     let runbook = std::fs::read_to_string(workspace::root().join(RUNBOOK)).unwrap_or_default();
     found.extend(rules::without_section(&runbook, &alerts));
     for finding in &found {

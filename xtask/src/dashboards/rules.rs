@@ -10,7 +10,7 @@ use super::catalogue::{Catalogue, Names};
 use super::grafana::{list, text};
 use super::promql::{self, Shown};
 
-pub use coverage::{untested, without_section};
+pub use coverage::without_section;
 
 /// What every alert's name begins with.
 const PREFIX: &str = "Profiler";
@@ -59,6 +59,15 @@ pub fn alerts(rules: &Value, catalogue: &Catalogue) -> Vec<String> {
 /// The names of what the rules make.
 pub fn named<'a>(rules: &'a Value, kind: &str) -> Vec<&'a str> {
     all(rules).map(|rule| text(&rule[kind])).collect()
+}
+
+/// Says which alert isn't tested both ways, and which rule not at all.
+pub fn untested(tests: &[String], alerts: &Value, rules: &[&str]) -> Vec<String> {
+    let alerts = all(alerts).map(|rule| coverage::Named {
+        name: text(&rule["alert"]),
+        after: coverage::seconds(text(&rule["for"])).unwrap_or_default(),
+    });
+    coverage::untested(tests, &alerts.collect::<Vec<_>>(), rules)
 }
 
 fn all(rules: &Value) -> impl Iterator<Item = &Value> {

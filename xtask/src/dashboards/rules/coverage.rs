@@ -1,22 +1,33 @@
 //! What must exist for every alert and rule besides itself: tests, and a section of the runbook.
 
+/// An alert, and how long its condition must hold before it fires, in seconds.
+pub struct Named<'a> {
+    pub name: &'a str,
+    pub after: u64,
+}
+
 /// Says which alert isn't tested both ways, to fire and not to fire, and which rule not at all.
 ///
-/// `tests` are the texts of promtool's files. They are read by their lines: an `alertname:` is followed by `exp_alerts:`,
-/// which is `[]` where nothing may fire.
-pub fn untested(tests: &[String], alerts: &[&str], rules: &[&str]) -> Vec<String> {
-    let cases: Vec<(&str, bool)> = tests.iter().flat_map(|text| cases(text)).collect();
+/// `tests` are the texts of promtool's files. They are read by their lines: an `eval_time:` is followed by an `alertname:`
+/// and `exp_alerts:`, which is `[]` where nothing may fire. That says something only once there has been time enough for
+/// the alert to fire: before, none can.
+pub fn untested(tests: &[String], alerts: &[Named<'_>], rules: &[&str]) -> Vec<String> {
+    let cases: Vec<Case<'_>> = tests.iter().flat_map(|text| cases(text)).collect();
     let mut found = Vec::new();
-    for alert in alerts {
-        for (fires, what) in [(true, "fires"), (false, "doesn't fire")] {
-            if !cases.contains(&(*alert, fires)) {
-                found.push(format!("alert {alert:?}: no test in which it {what}"));
-            }
+    for Named { name, after } in alerts {
+        let about = || cases.iter().filter(|case| case.alert == *name);
+        if !about().any(|case| case.fires) {
+            found.push(format!("alert {name:?}: no test in which it fires"));
+        }
+        if !about().any(|case| !case.fires && case.at >= *after) {
+            found.push(format!(
+                "alert {name:?}: no test in which it doesn't fire, {after} seconds from the beginning or later"
+            ));
         }
     }
-    for (alert, _) in &cases {
-        if !alerts.contains(alert) {
-            found.push(format!("a test is about {alert:?}, and there is no such alert"));
+    for case in &cases {
+        if !alerts.iter().any(|alert| alert.name == case.alert) {
+            found.push(format!("a test is about {:?}, and there is no such alert", case.alert));
         }
     }
     for rule in rules {
@@ -37,17 +48,43 @@ pub fn untested(tests: &[String], alerts: &[&str], rules: &[&str]) -> Vec<String
     found
 }
 
-/// The alerts of a file's cases, and whether each must fire.
-fn cases(text: &str) -> Vec<(&str, bool)> {
+/// What a test expects of an alert.
+struct Case<'a> {
+    alert: &'a str,
+    /// Seconds from the beginning.
+    at: u64,
+    fires: bool,
+}
+
+/// The cases of a file that are about alerts.
+fn cases(text: &str) -> Vec<Case<'_>> {
     let mut cases = Vec::new();
-    for case in text.split("alertname:").skip(1) {
+    for case in text.split("eval_time:").skip(1) {
+        // Queries are asked at a time as well.
+        let Some((time, case)) = case.split_once("alertname:") else { continue };
         let case = case.trim_start();
         let end = case.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(case.len());
-        // Labels of a series may be named so as well.
         let Some((_, expected)) = case.split_once("exp_alerts:") else { continue };
-        cases.push((&case[..end], !expected.trim_start().starts_with("[]")));
+        let time = time.trim_start();
+        let length = time.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(time.len());
+        // A time that can't be read is promtool's to complain of.
+        let at = seconds(&time[..length]).unwrap_or_default();
+        cases.push(Case { alert: &case[..end], at, fires: !expected.trim_start().starts_with("[]") });
     }
     cases
+}
+
+/// Seconds of one of Prometheus' durations, such as `1h30m`.
+pub fn seconds(duration: &str) -> Option<u64> {
+    let units = [("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+    let (mut rest, mut sum) = (duration, 0_u64);
+    while !rest.is_empty() {
+        let (number, behind) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, length) = units.iter().find(|(unit, _)| behind.starts_with(unit))?;
+        sum = sum.checked_add(number.parse::<u64>().ok()?.checked_mul(*length)?)?;
+        rest = &behind[unit.len()..];
+    }
+    Some(sum)
 }
 
 /// Says which alert has no section in the runbook, and which section has no alert.
@@ -78,10 +115,14 @@ mod tests {
                 - exp_labels: { severity: warning }
             - { eval_time: 1m, alertname: ProfilerB, exp_alerts: [] }
             - expr: target:m:rate5m{target=\"a\"}
-            - { alertname: ProfilerC, exp_alerts: *again }";
+              eval_time: 1m
+            - { eval_time: 1m, alertname: ProfilerC, exp_alerts: *again }
+            - { eval_time: 4m, alertname: ProfilerD, exp_alerts: [] }
+            - { eval_time: 9m, alertname: ProfilerD, exp_alerts: *again }";
+        let alerts = [("ProfilerA", 60), ("ProfilerB", 0), ("ProfilerD", 300)];
         let found = untested(
             &[tests.to_owned()],
-            &["ProfilerA", "ProfilerB"],
+            &alerts.map(|(name, after)| Named { name, after }),
             &["target:m:rate5m", "target:n:rate5m"],
         );
         assert_eq!(
@@ -89,9 +130,19 @@ mod tests {
             [
                 "a test is about \"ProfilerC\", and there is no such alert",
                 "alert \"ProfilerB\": no test in which it fires",
+                "alert \"ProfilerD\": no test in which it doesn't fire, 300 seconds from the beginning or later",
                 "rule \"target:n:rate5m\": no test asks for it",
             ]
         );
+    }
+
+    #[test]
+    fn durations_are_read_as_prometheus_writes_them() {
+        assert_eq!(seconds("90m"), Some(5400));
+        assert_eq!(seconds("1d2h3m4s"), Some(93_784));
+        assert_eq!(seconds("5"), None);
+        assert_eq!(seconds("m"), None);
+        assert_eq!(seconds("99999999999999999999w"), None);
     }
 
     #[test]
