@@ -6,11 +6,17 @@
     // All series of this profiler, and those of the chosen targets.
     own: 'job=~"$job", instance=~"$instance"',
     chosen: self.own + ', target=~"$target"',
+    // Only of targets of which a process runs: of one that has ended, everything stays as it was last.
+    running: 'and on (job, instance, target) profiler_target_up{%s} == 1' % self.chosen,
 
     // One series (by nothing), or one per value of the labels.
     sum(name, by='', where=''):: 'sum%s (%s{%s%s})' % [grouped(by), name, $.prom.chosen, more(where)],
     rate(name, by='', where='')::
       'sum%s (rate(%s{%s%s}[$__rate_interval]))' % [grouped(by), name, $.prom.chosen, more(where)],
+    runningSum(name, by='', where='')::
+      'sum%s (%s{%s%s} %s)' % [grouped(by), name, $.prom.chosen, more(where), $.prom.running],
+    runningRate(name, by='', where='')::
+      'sum%s (rate(%s{%s%s}[$__rate_interval]) %s)' % [grouped(by), name, $.prom.chosen, more(where), $.prom.running],
     ownSum(name, by='', where=''):: 'sum%s (%s{%s%s})' % [grouped(by), name, $.prom.own, more(where)],
     ownRate(name, by='', where='')::
       'sum%s (rate(%s{%s%s}[$__rate_interval]))' % [grouped(by), name, $.prom.own, more(where)],
@@ -45,13 +51,24 @@
     // Several gauges.
     sums(measurement, fields, chosen=$.influx.chosen)::
       many(measurement, fields, chosen, function(field) 'last("%s")' % field),
-    // The last value in the whole range, added up over all series.
-    now(measurement, field, as='', where='', chosen=$.influx.chosen)::
-      'SELECT sum("v")%s FROM (SELECT last("%s") AS "v" FROM %%DB%%"%s" WHERE %s AND %%TIME%%%s GROUP BY *)'
-      % [named(as), field, measurement, chosen, also(where)],
+    // The last value, added up over all series. Those that had none in the last minutes are over.
+    now(measurement, field, as='', where='', by=[], chosen=$.influx.chosen)::
+      'SELECT sum("v")%s FROM (SELECT last("%s") AS "v" FROM %%DB%%"%s" WHERE %s AND %%LATEST%%%s GROUP BY *)%s'
+      % [named(as), field, measurement, chosen, also(where), if by == [] then '' else ' GROUP BY ' + tags(by)],
+    // By how much counters have grown in the whole range, together. What a counter had before a restart is not lost again:
+    // it falls then, and a fall is left out.
+    grown(measurement, fields, as, chosen=$.influx.chosen)::
+      local numbers = std.range(0, std.length(fields) - 1);
+      'SELECT %s AS "%s" FROM (SELECT %s FROM %%DB%%"%s" WHERE %s AND %%TIME%% GROUP BY *)' % [
+        std.join(' + ', ['sum("v%d")' % i for i in numbers]),
+        as,
+        std.join(', ', ['non_negative_difference("%s") AS "v%d"' % [fields[i], i] for i in numbers]),
+        measurement,
+        chosen,
+      ],
     // The last value of several fields, a row for each value of the tags. For tables.
     table(measurement, fields, by, where='')::
-      'SELECT %s FROM %%DB%%"%s" WHERE %s AND %%TIME%%%s GROUP BY %s' % [
+      'SELECT %s FROM %%DB%%"%s" WHERE %s AND %%LATEST%%%s GROUP BY %s' % [
         std.join(', ', ['last("%s") AS "%s"' % field for field in fields]),
         measurement,
         $.influx.chosen,

@@ -16,6 +16,7 @@ function(config) {
       ['%DB%"', '"%s".."%s' % [config.influxDatabase, config.influxMeasurementPrefix]],
       ['%HOST% AND %TARGET%', if single then '"host" = :host: AND "target" = :target:' else '"host" = :host:'],
       ['%HOST%', '"host" = :host:'],
+      ['%LATEST%', 'time > :upperDashboardTime: - ' + config.influxLatest + ' AND time < :upperDashboardTime:'],
       ['%TIME%', 'time > :dashboardTime: AND time < :upperDashboardTime:'],
       ['%STEP%', ':interval:'],
     ],

@@ -3,6 +3,11 @@
   _config+:: {
     // Where --influx-db puts the points; only Chronograf's queries name it.
     influxDatabase: 'profiler',
+    // The shortest step of lines: three times --influx-interval. Points of several machines are not written at the same
+    // moment; over a step as short as their interval, one machine has two points in it and another none, and sums zigzag.
+    influxStep: '30s',
+    // What has written nothing for so long is over, and isn't counted in figures of now.
+    influxLatest: '2m',
   },
 
   local config = $._config,

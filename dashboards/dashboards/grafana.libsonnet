@@ -1,4 +1,5 @@
 // Makes a Grafana dashboard of what a dashboard asks. `language` is 'prometheus' or 'influxdb'.
+local questions = import 'ask.libsonnet';
 local palette = import 'palette.libsonnet';
 
 local schemaVersion = 41;
@@ -21,6 +22,7 @@ function(config, language) {
       ['%DB%"', '"' + config.influxMeasurementPrefix],
       ['%HOST%', '"host" =~ /^$host$/'],
       ['%TARGET%', '"target" =~ /^$target$/'],
+      ['%LATEST%', 'time > ${__to}ms - %s AND time <= ${__to}ms' % config.influxLatest],
       ['%TIME%', '$timeFilter'],
       ['%STEP%', '$__interval'],
     ],
@@ -53,6 +55,21 @@ function(config, language) {
       for i in std.range(0, std.length(panel.influx) - 1)
     ],
 
+  local asTables(queries) = [
+    { refId: letter(i), datasource: datasource, rawQuery: true, query: influxql(queries[i]), alias: '', resultFormat: 'table' }
+    for i in std.range(0, std.length(queries) - 1)
+  ],
+
+  // Only rows in which all fields have these values: [[field, value], ...].
+  local onlyWhere(fields) = {
+    id: 'filterByValue',
+    options: {
+      type: 'include',
+      match: 'all',
+      filters: [{ fieldName: field[0], config: { id: 'equal', options: { value: field[1] } } } for field in fields],
+    },
+  },
+
   local fixed(color) = { mode: 'fixed', fixedColor: color },
   local override(name, properties) =
     { matcher: { id: 'byName', options: name }, properties: [{ id: id, value: properties[id] } for id in std.objectFields(properties)] },
@@ -70,20 +87,20 @@ function(config, language) {
     description: panel.text,
     datasource: datasource,
     [if panel.long != null then 'timeFrom']: panel.long,
-    [if !prometheus then 'interval']: '10s',
+    [if !prometheus then 'interval']: config.influxStep,
   },
 
   local kinds = {
     lines(panel):: base(panel, 'timeseries') {
       local names = [question.legend for question in panel.prom],
-      local several = std.length(names) > 1 || std.member(['{{target}}', '{{function}}', '{{reason}}', '{{cause}}', '{{kind}}'], names[0]),
+      local several = std.length(names) > 1 || (names[0] != '{{instance}}' && std.length(std.findSubstr('{{', names[0])) > 0),
       targets: ask(panel),
       fieldConfig: {
         defaults: {
           unit: panel.unit,
           color: { mode: 'palette-classic' },
           [if std.objectHas(panel, 'max') then 'max']: panel.max,
-          [if !std.member(['binBps'], panel.unit) then 'min']: 0,
+          [if panel.unit != 'binBps' && !panel.signed then 'min']: 0,
           custom: {
             drawStyle: 'line',
             lineInterpolation: 'linear',
@@ -114,33 +131,47 @@ function(config, language) {
       },
     },
 
-    stat(panel):: base(panel, 'stat') {
-      targets: ask(panel),
-      fieldConfig: {
-        defaults: {
-          unit: panel.unit,
-          [if panel.decimals != null then 'decimals']: panel.decimals,
-          color: if panel.thresholds == [] then fixed('blue') else { mode: 'thresholds' },
-          [if panel.thresholds != [] then 'thresholds']:
-            { mode: 'absolute', steps: [{ color: step[0], value: step[1] } for step in panel.thresholds] },
-          noValue: panel.none,
+    stat(panel)::
+      local counted = if prometheus || !std.objectHas(panel, 'counted') then null else panel.counted;
+      base(panel, 'stat') {
+        targets:
+          if counted == null then ask(panel)
+          else asTables([
+            questions.influx.table('profiler_leak', [['verdict', 'verdict'], ['bytes_per_second', 'growth']], ['host', 'target']),
+            questions.influx.table('profiler_target', [['up', 'up']], ['host', 'target']),
+          ]),
+        [if counted != null then 'transformations']: [
+          { id: 'filterFieldsByName', options: { exclude: { names: ['Time'] } } },
+          { id: 'merge', options: {} },
+          onlyWhere([['up', 1]] + (if counted.verdict == null then [] else [['verdict', counted.verdict]])),
+        ],
+        fieldConfig: {
+          defaults: {
+            unit: panel.unit,
+            [if panel.decimals != null then 'decimals']: panel.decimals,
+            color: if panel.thresholds == [] then fixed('blue') else { mode: 'thresholds' },
+            [if panel.thresholds != [] then 'thresholds']:
+              { mode: 'absolute', steps: [{ color: step[0], value: step[1] } for step in panel.thresholds] },
+            noValue: panel.none,
+          },
+          overrides: [],
         },
-        overrides: [],
+        options: {
+          colorMode: if panel.thresholds == [] then 'value' else 'background',
+          graphMode: if prometheus && panel.thresholds == [] then 'area' else 'none',
+          justifyMode: 'auto',
+          textMode: 'value',
+          wideLayout: true,
+          reduceOptions:
+            if counted == null then { calcs: ['lastNotNull'], fields: '', values: false }
+            else { calcs: ['sum'], fields: '/^%s$/' % counted.field, values: false },
+        },
       },
-      options: {
-        colorMode: if panel.thresholds == [] then 'value' else 'background',
-        graphMode: if prometheus && panel.thresholds == [] then 'area' else 'none',
-        justifyMode: 'auto',
-        textMode: 'value',
-        wideLayout: true,
-        reduceOptions: { calcs: ['lastNotNull'], fields: '', values: false },
-      },
-    },
 
     verdict(panel):: base(panel, 'stat') {
       targets: ask(panel, if prometheus then { range: false, instant: true } else { resultFormat: 'table' }),
       fieldConfig: {
-        defaults: { mappings: verdictMappings, color: fixed('text'), noValue: 'unjudged' },
+        defaults: { mappings: verdictMappings, color: fixed('text'), noValue: panel.none },
         overrides: [override(name, { color: fixed(palette.verdicts[name]) }) for name in std.objectFields(palette.verdicts)],
       },
       options: {
@@ -173,10 +204,11 @@ function(config, language) {
     },
 
     table(panel):: base(panel, 'table') {
-      local names = [column.name for column in panel.columns],
+      local of_language = [column for column in panel.columns if column.of == null || column.of == language],
+      local names = [column.name for column in of_language],
       local known = if prometheus then names else [
         column.name
-        for column in panel.columns
+        for column in of_language
         if std.length([1 for query in panel.influxTables if std.length(std.findSubstr('"%s"' % column.name, query)) > 0]) > 0
       ],
       targets:
@@ -186,20 +218,20 @@ function(config, language) {
             { refId: letter(i), datasource: datasource, editorMode: 'code', expr: ([table.of] + [value[1] for value in table.values])[i], format: 'table', instant: true, range: false }
             for i in std.range(0, std.length(table.values))
           ]
-        else [
-          { refId: letter(i), datasource: datasource, rawQuery: true, query: influxql(panel.influxTables[i]), alias: '', resultFormat: 'table' }
-          for i in std.range(0, std.length(panel.influxTables) - 1)
-        ],
+        else asTables(panel.influxTables),
+      // Which targets run is a column here, which isn't shown. (In PromQL the question says it.)
+      local filtered = !prometheus && std.objectHas(panel, 'onlyRunning'),
       transformations: [
         // Each question has times of its own, and what is merged must agree in all columns of the same name.
         { id: 'filterFieldsByName', options: { exclude: { names: ['Time'] } } },
         { id: 'merge', options: {} },
+      ] + (if filtered then [onlyWhere([['up', 1]])] else []) + [
         {
           id: 'organize',
           options: {
             local values = if prometheus then panel.promTable.values else [],
             excludeByName: (if prometheus then { 'Value #A': true } else {})
-                           + { [name]: true for name in ['target', 'site'] if !std.member(names, name) },
+                           + { [name]: true for name in (if prometheus then ['instance'] else ['host', 'up']) + ['target', 'site'] if !std.member(names, name) },
             renameByName: { ['Value #' + letter(i + 1)]: values[i][0] for i in std.range(0, std.length(values) - 1) },
             indexByName: {
               [
@@ -227,14 +259,15 @@ function(config, language) {
             [if column.color != null then 'color']: fixed(column.color),
             [if column.link != null then 'links']: [{
               title: 'Look into it',
+              // The machine of this row: another one may have a target of that name, too.
               url: '/d/%s?${__url_time_range}&${%s:queryparam}&%s&var-target=${__value.raw}' % [
                 uid(column.link),
                 config.datasourceVariable,
-                if prometheus then '${job:queryparam}&${instance:queryparam}' else '${host:queryparam}',
+                if prometheus then '${job:queryparam}&var-instance=${__data.fields.instance}' else 'var-host=${__data.fields.host}',
               ],
             }],
           })
-          for column in panel.columns
+          for column in of_language
           if std.member(known, column.name)
         ],
       },
@@ -327,9 +360,10 @@ function(config, language) {
            iconColor: palette.verdicts[verdict],
          } + (
            if prometheus then {
-             // It is said now, and was not said a minute ago.
-             local said = 'max by (target) (profiler_leak_verdict{job=~"$job", instance=~"$instance", target=~"$target", verdict="%s"}%s) == 1',
-             expr: '(%s) unless (%s)' % [said % [verdict, ''], said % [verdict, ' offset 1m']],
+             // It is said now, and a minute ago something else was said. Where nothing was known a minute ago (a scrape
+             // failed, the profiler was started anew), nothing has changed as far as anybody can tell.
+             local said = 'profiler_leak_verdict{%s, verdict="%s"}' % [questions.prom.chosen, verdict],
+             expr: 'max by (instance, target) (%s == 1 and %s offset 1m == 0)' % [said, said],
              step: '1m',
              titleFormat: '{{target}}: ' + verdict,
              textFormat: '',

@@ -17,15 +17,18 @@ function(config) {
         p.stat('Leaking', 'Targets whose memory is lost: nothing points to it any more, or it has grown for longer than the patience.', 'none', 4)
         + p.none('0')
         + p.thresholds([['green', null], ['red', 1]])
-        + p.prom(prom.sum('profiler_leak_verdict', where='verdict="leaking"'))
-        + p.influx("SELECT sum(\"v\") AS \"leaking\" FROM (SELECT count(\"last\") AS \"v\" FROM (SELECT last(\"verdict\") FROM %DB%\"profiler_leak\" WHERE %HOST% AND %TARGET% AND %TIME% GROUP BY *) WHERE \"last\" = 'leaking' GROUP BY \"target\")"),
+        + p.prom(prom.runningSum('profiler_leak_verdict', where='verdict="leaking"'))
+        + p.counted('up', 'leaking')
+        + p.influx("SELECT sum(\"v\") AS \"leaking\" FROM (SELECT count(\"last\") AS \"v\" FROM (SELECT last(\"verdict\") FROM %DB%\"profiler_leak\" WHERE %HOST% AND %TARGET% AND %LATEST% GROUP BY *) WHERE \"last\" = 'leaking' GROUP BY \"target\")"),
         p.stat('Growing', 'Targets whose memory grows, but may level off yet.', 'none', 4)
         + p.none('0')
         + p.thresholds([['green', null], ['orange', 1]])
-        + p.prom(prom.sum('profiler_leak_verdict', where='verdict="growing"'))
-        + p.influx("SELECT sum(\"v\") AS \"growing\" FROM (SELECT count(\"last\") AS \"v\" FROM (SELECT last(\"verdict\") FROM %DB%\"profiler_leak\" WHERE %HOST% AND %TARGET% AND %TIME% GROUP BY *) WHERE \"last\" = 'growing' GROUP BY \"target\")"),
+        + p.prom(prom.runningSum('profiler_leak_verdict', where='verdict="growing"'))
+        + p.counted('up', 'growing')
+        + p.influx("SELECT sum(\"v\") AS \"growing\" FROM (SELECT count(\"last\") AS \"v\" FROM (SELECT last(\"verdict\") FROM %DB%\"profiler_leak\" WHERE %HOST% AND %TARGET% AND %LATEST% GROUP BY *) WHERE \"last\" = 'growing' GROUP BY \"target\")"),
         p.stat('Growth, all together', 'Estimated bytes per second by which the judged targets grow.', 'binBps', 4)
-        + p.prom(prom.sum('profiler_leak_bytes_per_second'))
+        + p.prom(prom.runningSum('profiler_leak_bytes_per_second'))
+        + p.counted('growth')
         + p.influx(influx.now('profiler_leak', 'bytes_per_second', 'growth')),
         p.stat('Resident memory', 'Resident memory of all targets.', 'bytes', 4)
         + p.prom(prom.sum('profiler_process_resident_memory_bytes'))
@@ -40,7 +43,9 @@ function(config) {
         p.table('Targets', 'What is said of each target now. Click a name to look into it.', 24, 8)
         + {
           columns: [
-            p.column('target', 'Target', link='target', width=190),
+            p.column('target', 'Target', link='target', width=170),
+            p.column('instance', 'Profiler', width=150, of='prometheus'),
+            p.column('host', 'Host', width=150, of='influxdb'),
             p.column('verdict', 'Verdict', verdict=true, width=130),
             p.column('growth', 'Growth', 'binBps', bar=true, color='orange'),
             p.column('live', 'Live heap', 'bytes', bar=true, color='blue'),
@@ -51,22 +56,25 @@ function(config) {
           ],
           sort: 'growth',
           promTable: {
-            by: ['target'],
+            // The same name on two machines is two targets.
+            by: ['instance', 'target'],
             label: 'verdict',
-            of: 'sum by (target, verdict) (profiler_leak_verdict{%s} == 1)' % prom.chosen,
+            of: 'sum by (instance, target, verdict) (profiler_leak_verdict{%s} == 1 %s)' % [prom.chosen, prom.running],
             values: [
-              ['growth', prom.sum('profiler_leak_bytes_per_second', 'target')],
-              ['live', prom.sum('profiler_heap_live_bytes', 'target')],
-              ['resident', prom.sum('profiler_process_resident_memory_bytes', 'target')],
-              ['objects', prom.sum('profiler_live_objects', 'target')],
-              ['cpu', prom.rate('profiler_process_cpu_seconds_total', 'target')],
-              ['stalled', stalled],
+              ['growth', prom.runningSum('profiler_leak_bytes_per_second', 'instance, target')],
+              ['live', prom.runningSum('profiler_heap_live_bytes', 'instance, target')],
+              ['resident', prom.runningSum('profiler_process_resident_memory_bytes', 'instance, target')],
+              ['objects', prom.runningSum('profiler_live_objects', 'instance, target')],
+              ['cpu', prom.runningRate('profiler_process_cpu_seconds_total', 'instance, target')],
+              ['stalled', stalled(prom.runningRate)],
             ],
           },
+          onlyRunning: true,
           influxTables: [
-            influx.table('profiler_leak', [['verdict', 'verdict'], ['bytes_per_second', 'growth'], ['live_bytes', 'live']], ['target']),
-            influx.table('profiler_process', [['resident_bytes', 'resident']], ['target']),
-            influx.table('profiler_allocator', [['live_objects', 'objects']], ['target']),
+            influx.table('profiler_leak', [['verdict', 'verdict'], ['bytes_per_second', 'growth'], ['live_bytes', 'live']], ['host', 'target']),
+            influx.table('profiler_process', [['resident_bytes', 'resident']], ['host', 'target']),
+            influx.now('profiler_allocator', 'live_objects', 'objects', by=['host', 'target']),
+            influx.table('profiler_target', [['up', 'up']], ['host', 'target']),
           ],
         },
       ],
@@ -76,36 +84,37 @@ function(config) {
       panels: [
         p.lines('Growth', 'By how much the memory of each target grows, estimated. A target that is not judged yet has no line.', 'binBps', 12)
         + p.long('7d')
-        + p.prom(prom.sum('profiler_leak_bytes_per_second', 'target'), '{{target}}')
-        + p.influx(influx.sum('profiler_leak', 'bytes_per_second', ['target'], 'growth'), '$tag_target'),
+        + p.prom(prom.sum('profiler_leak_bytes_per_second', 'instance, target'), '{{target}} ({{instance}})')
+        + p.influx(influx.sum('profiler_leak', 'bytes_per_second', ['host', 'target'], 'growth'), '$tag_target ($tag_host)'),
         p.lines('Live heap', 'Bytes allocated since the profiler came that live, estimated from samples. A staircase without an end is a leak.', 'bytes', 12)
         + p.long('7d')
-        + p.prom(prom.sum('profiler_heap_live_bytes', 'target'), '{{target}}')
-        + p.influx(influx.sum('profiler_leak', 'live_bytes', ['target'], 'live'), '$tag_target'),
+        + p.prom(prom.sum('profiler_heap_live_bytes', 'instance, target'), '{{target}} ({{instance}})')
+        + p.influx(influx.sum('profiler_leak', 'live_bytes', ['host', 'target'], 'live'), '$tag_target ($tag_host)'),
         p.lines('Resident memory', 'What the kernel has given to each target.', 'bytes', 12)
-        + p.prom(prom.sum('profiler_process_resident_memory_bytes', 'target'), '{{target}}')
-        + p.influx(influx.sum('profiler_process', 'resident_bytes', ['target'], 'resident'), '$tag_target'),
-        p.lines('Live objects', 'Allocations minus frees since the profiler came: exact, counted at every call.', 'short', 12)
-        + p.prom(prom.sum('profiler_live_objects', 'target'), '{{target}}')
-        + p.influx(influx.sum('profiler_allocator', 'live_objects', ['target'], 'objects'), '$tag_target'),
+        + p.prom(prom.sum('profiler_process_resident_memory_bytes', 'instance, target'), '{{target}} ({{instance}})')
+        + p.influx(influx.sum('profiler_process', 'resident_bytes', ['host', 'target'], 'resident'), '$tag_target ($tag_host)'),
+        p.lines('Live objects', 'Allocations minus frees since the profiler came: exact, counted at every call. Below zero if more was freed of what was there before.', 'short', 12)
+        + p.signed
+        + p.prom(prom.sum('profiler_live_objects', 'instance, target'), '{{target}} ({{instance}})')
+        + p.influx(influx.sum('profiler_allocator', 'live_objects', ['host', 'target'], 'objects'), '$tag_target ($tag_host)'),
       ],
     },
     {
       title: 'Work',
       panels: [
         p.lines('CPU', 'CPUs that each target uses: 100 % is one of them.', 'percentunit', 12)
-        + p.prom(prom.rate('profiler_process_cpu_seconds_total', 'target'), '{{target}}')
-        + p.influx(influx.rate('profiler_process', 'cpu_seconds', ['target'], 'cpu'), '$tag_target'),
+        + p.prom(prom.rate('profiler_process_cpu_seconds_total', 'instance, target'), '{{target}} ({{instance}})')
+        + p.influx(influx.rate('profiler_process', 'cpu_seconds', ['host', 'target'], 'cpu'), '$tag_target ($tag_host)'),
         p.lines('Stalled share', 'Of the time in which the threads of a target had something to do: how much of it they waited for a CPU, a disk or the kernel. Locks are not in it, for idle workers wait at one, too.', 'percentunit', 12)
         + { max: 1 }
-        + p.prom(stalled, '{{target}}')
-        + p.influx(influx.share('profiler_thread', 'seconds', '"state" =~ /^(%s)$/' % config.stallStates, '"state" =~ /^(running|%s)$/' % config.stallStates, ['target'], 'stalled'), '$tag_target'),
+        + p.prom(stalled(prom.rate), '{{target}} ({{instance}})')
+        + p.influx(influx.share('profiler_thread', 'seconds', '"state" =~ /^(%s)$/' % config.stallStates, '"state" =~ /^(running|%s)$/' % config.stallStates, ['host', 'target'], 'stalled'), '$tag_target ($tag_host)'),
       ],
     },
   ],
-  local stalled =
+  local stalled(rate) =
     '%s / %s' % [
-      prom.rate('profiler_thread_seconds_total', 'target', 'state=~"%s"' % config.stallStates),
-      prom.rate('profiler_thread_seconds_total', 'target', 'state=~"running|%s"' % config.stallStates),
+      rate('profiler_thread_seconds_total', 'instance, target', 'state=~"%s"' % config.stallStates),
+      rate('profiler_thread_seconds_total', 'instance, target', 'state=~"running|%s"' % config.stallStates),
     ],
 }

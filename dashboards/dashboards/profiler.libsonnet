@@ -23,14 +23,14 @@ function(config) {
         p.stat('Events lost', 'What was lost or went wrong while observing, in this range. Anything above zero says which figures to doubt.', 'short', 4, decimals=0)
         + p.thresholds([['green', null], ['orange', 1]])
         + p.prom('sum (increase(profiler_events_lost_total{%s}[$__range]))' % prom.own)
-        + p.influx('SELECT sum("v") AS "lost" FROM (SELECT spread("events") AS "v" FROM %DB%"profiler_loss" WHERE %HOST% AND %TIME% GROUP BY *)'),
+        + p.influx(influx.grown('profiler_loss', ['events'], 'lost', influx.own)),
         p.stat('Points that wait', 'Points that are not acknowledged by InfluxDB yet.', 'short', 4)
         + p.prom(prom.ownSum('profiler_influx_backlog_points'))
         + p.influx(influx.now('profiler_push', 'backlog_points', 'waiting', chosen=influx.own)),
         p.stat('Points given up', 'Points that were dropped or are in quarantine, in this range: the push promises that there are none.', 'short', 4, decimals=0)
         + p.thresholds([['green', null], ['red', 1]])
         + p.prom('sum (increase(profiler_influx_dropped_points_total{%s}[$__range])) + sum (increase(profiler_influx_quarantined_points_total{%s}[$__range]))' % [prom.own, prom.own])
-        + p.influx('SELECT sum("v") AS "given up" FROM (SELECT spread("quarantined_points") + spread("dropped_points_spool_full") + spread("dropped_points_memory_full") + spread("dropped_points_expired") + spread("dropped_points_corrupt") + spread("dropped_points_unfit") + spread("dropped_points_quarantine_full") AS "v" FROM %DB%"profiler_push" WHERE %HOST% AND %TIME% GROUP BY *)'),
+        + p.influx(influx.grown('profiler_push', ['quarantined_points'] + ['dropped_points_' + reason for reason in config.dropReasons], 'given up', influx.own)),
       ],
     },
     {
@@ -43,8 +43,8 @@ function(config) {
         + p.prom(prom.ownSum('process_resident_memory_bytes', 'instance'), '{{instance}}')
         + p.influx(influx.ownSum('profiler_self', 'resident_bytes', ['host'], 'resident'), '$tag_host'),
         p.lines('Probe hits', 'How often probes fire in each target. Each hit costs the target time.', 'cps', 8)
-        + p.prom(prom.ownRate('profiler_probe_hits_total', 'target'), '{{target}}')
-        + p.influx(influx.ownRate('profiler_alloc', 'probe_hits', ['target'], 'hits'), '$tag_target'),
+        + p.prom(prom.ownRate('profiler_probe_hits_total', 'instance, target'), '{{target}} ({{instance}})')
+        + p.influx(influx.ownRate('profiler_alloc', 'probe_hits', ['host', 'target'], 'hits'), '$tag_target ($tag_host)'),
       ],
     },
     {
@@ -67,8 +67,8 @@ function(config) {
       title: 'Samples, worker and history',
       panels: [
         p.lines('Samples drawn', 'Allocations per second that were drawn as samples: what all estimates rest on.', 'cps', 6, 7)
-        + p.prom(prom.ownRate('profiler_samples_total', 'target'), '{{target}}')
-        + p.influx(influx.ownRate('profiler_leak', 'samples', ['target'], 'samples'), '$tag_target'),
+        + p.prom(prom.ownRate('profiler_samples_total', 'instance, target'), '{{target}} ({{instance}})')
+        + p.influx(influx.ownRate('profiler_leak', 'samples', ['host', 'target'], 'samples'), '$tag_target ($tag_host)'),
         p.lines('Worker', 'The process without rights that reads what targets have made: how often it was started, ended before its time, or had no answer, in each step.', 'none', 6, 7)
         + p.prom(prom.ownGrowth('profiler_worker_starts_total'), 'starts')
         + p.prom(prom.ownGrowth('profiler_worker_deaths_total', 'cause'), 'deaths: {{cause}}')
@@ -99,21 +99,26 @@ function(config) {
         p.lines('Points that wait', 'Points that are not acknowledged yet. A hill is an outage that was survived.', 'short', 8)
         + p.prom(prom.ownSum('profiler_influx_backlog_points', 'instance'), '{{instance}}')
         + p.influx(influx.ownSum('profiler_push', 'backlog_points', ['host'], 'points'), '$tag_host'),
-        p.lines('Age of the oldest point', 'How long the oldest point has waited; 0 if none does.', 's', 8)
+        p.lines('Age of the oldest point', 'How long the oldest point has waited; 0 if none does.', 's', 6)
         + p.prom('max by (instance) (profiler_influx_backlog_age_seconds{%s})' % prom.own, '{{instance}}')
         + p.influx(influx.ownSum('profiler_push', 'backlog_age_seconds', ['host'], 'age'), '$tag_host'),
-        p.lines('Spool', 'Size of what waits, in all and of it in memory alone (a kill loses that), beside the limit of the spool.', 'bytes', 8)
+        p.lines('Spool', 'Size of what waits, in all and of it in memory alone (a kill loses that), beside the limit of the spool.', 'bytes', 6)
         + p.colors({ waiting: 'orange', 'in memory': 'purple', limit: 'red' })
         + p.prom(prom.ownSum('profiler_influx_backlog_bytes'), 'waiting')
         + p.prom(prom.ownSum('profiler_influx_memory_bytes'), 'in memory')
         + p.prom(prom.ownSum('profiler_influx_spool_limit_bytes'), 'limit')
         + p.influx(influx.sums('profiler_push', [['backlog_bytes', 'waiting'], ['memory_bytes', 'in memory'], ['spool_limit_bytes', 'limit']], influx.own), '$col')
         + { log: true },
-        p.lines('Given up', 'Points per second that were dropped, by reason, are in quarantine, or could not be expressed.', 'cps', 8)
+        p.lines('Given up', 'Points per second that were dropped, by reason, are in quarantine, or could not be expressed.', 'cps', 6)
         + p.prom(prom.ownRate('profiler_influx_dropped_points_total', 'reason'), 'dropped: {{reason}}')
         + p.prom(prom.ownRate('profiler_influx_quarantined_points_total'), 'quarantined')
         + p.prom(prom.ownRate('profiler_influx_left_out_total'), 'left out')
         + p.influx(influx.rates('profiler_push', [['quarantined_points', 'quarantined']] + [['dropped_points_' + reason, 'dropped: ' + reason] for reason in config.dropReasons], influx.own), '$col'),
+        p.lines('Windows missed', 'Windows that were not closed in time or had no new figures (the machine slept, or had no time), and batches that the disk of the spool refused at first, in each step.', 'none', 6)
+        + p.colors({ 'windows missed': 'orange', 'disk refused': 'purple' })
+        + p.prom(prom.ownGrowth('profiler_influx_windows_missed_total'), 'windows missed')
+        + p.prom(prom.ownGrowth('profiler_influx_spool_failures_total'), 'disk refused')
+        + p.influx(influx.growths('profiler_push', [['missed_windows', 'windows missed'], ['spool_failures', 'disk refused']], influx.own), '$col'),
       ],
     },
   ],

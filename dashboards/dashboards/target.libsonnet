@@ -14,7 +14,7 @@ function(config) {
       panels: [
         p.verdict('Verdict', 'What is said of the memory: leaking, growing (may level off), steady or unjudged.', 4)
         + p.prom('max by (verdict) (profiler_leak_verdict{%s} == 1)' % prom.chosen, '{{verdict}}')
-        + p.influx('SELECT last("verdict") AS "verdict" FROM %DB%"profiler_leak" WHERE %HOST% AND %TARGET% AND %TIME%'),
+        + p.influx('SELECT last("verdict") AS "verdict" FROM %DB%"profiler_leak" WHERE %HOST% AND %TARGET% AND %LATEST%'),
         p.stat('Growth', 'By how much the memory grows, estimated from all sites.', 'binBps', 4)
         + p.prom(prom.sum('profiler_leak_bytes_per_second'))
         + p.influx(influx.now('profiler_leak', 'bytes_per_second', 'growth')),
@@ -58,16 +58,16 @@ function(config) {
           ],
           sort: 'growth',
           promTable: {
-            by: ['target', 'site', 'function'],
+            by: ['instance', 'target', 'site', 'function'],
             label: 'verdict',
-            of: 'sum by (target, site, function, verdict) ((profiler_site_leak_verdict{%s} == 1) %s)' % [prom.chosen, function_of],
+            of: 'sum by (instance, target, site, function, verdict) ((profiler_site_leak_verdict{%s} == 1) %s)' % [prom.chosen, function_of],
             values: [
-              ['growth', 'sum by (target, site, function) (profiler_site_leak_bytes_per_second{%s} %s)' % [prom.chosen, function_of]],
-              ['live', 'sum by (target, site, function) (profiler_site_live_bytes{%s} %s)' % [prom.chosen, function_of]],
+              ['growth', 'sum by (instance, target, site, function) (profiler_site_leak_bytes_per_second{%s} %s)' % [prom.chosen, function_of]],
+              ['live', 'sum by (instance, target, site, function) (profiler_site_live_bytes{%s} %s)' % [prom.chosen, function_of]],
             ],
           },
           influxTables: [
-            influx.table('profiler_site', [['verdict', 'verdict'], ['bytes_per_second', 'growth'], ['live_bytes', 'live']], ['target', 'site', 'function'], "\"site\" != 'other'"),
+            influx.table('profiler_site', [['verdict', 'verdict'], ['bytes_per_second', 'growth'], ['live_bytes', 'live']], ['host', 'target', 'site', 'function'], "\"site\" != 'other'"),
           ],
         },
         p.lines('Live heap by call site', 'The sites of most concern, and the rest as "other". The one that climbs is the leak.', 'bytes', 12)
@@ -96,7 +96,8 @@ function(config) {
         p.lines('Allocated bytes', 'Bytes per second asked for, by allocator. Exact as requested.', 'binBps', 8)
         + p.prom(prom.rate('profiler_allocated_bytes_total', 'allocator'), '{{allocator}}')
         + p.influx(influx.rate('profiler_allocator', 'allocated_bytes', ['allocator'], 'allocated'), '$tag_allocator'),
-        p.lines('Live objects', 'Allocations minus frees since the profiler came, by allocator. Exact; does not drift.', 'short', 8)
+        p.lines('Live objects', 'Allocations minus frees since the profiler came, by allocator. Exact; does not drift. Below zero if more was freed of what was there before.', 'short', 8)
+        + p.signed
         + p.prom(prom.sum('profiler_live_objects', 'allocator'), '{{allocator}}')
         + p.influx(influx.sum('profiler_allocator', 'live_objects', ['allocator'], 'objects'), '$tag_allocator'),
       ],
@@ -116,8 +117,8 @@ function(config) {
         + p.influx(influx.rate('profiler_thread', 'seconds', ['state'], 'threads', "\"state\" = 'sleeping'"), '$tag_state'),
         p.heatmap('How long the stalls are', 'Intervals in which a thread stood still for at least the threshold, by length and time.', 12, 9)
         + p.prom(prom.rate('profiler_stall_seconds_bucket', 'le'), '{{le}}')
-        + p.influx(influx.bands(['le_' + bound for bound in config.stallBounds], config.stallBounds), '$col')
-        + { bandsOf: influx.bands(['le_' + bound[1] for bound in config.stallBands], [bound[0] for bound in config.stallBands]) },
+        + p.influx(influx.bands([notAbove(bound) for bound in config.stallBounds], config.stallBounds), '$col')
+        + { bandsOf: influx.bands([notAbove(bound[1]) for bound in config.stallBands], [bound[0] for bound in config.stallBands]) },
         p.lines('Stalls by cause', 'Intervals per second at least as long as the threshold, by cause. Sleeping is no stall.', 'cps', 12)
         + p.colors(config.causes)
         + p.prom(prom.rate('profiler_stalls_total', 'cause'), '{{cause}}')
@@ -150,5 +151,7 @@ function(config) {
       ],
     },
   ],
+  // The field that counts what is not longer. There is none for what is longer than all bounds; that is in the count of all.
+  local notAbove(bound) = if bound == '+Inf' then 'stalls' else 'le_' + bound,
   local function_of = '* on (job, instance, target, site) group_left (function) profiler_site_info{%s}' % prom.chosen,
 }

@@ -42,6 +42,7 @@ use ledger::ThreadReading;
 use process::{Birth, Watched};
 pub use process::{DetailJob, DetailResult};
 pub use python::allocators;
+pub use sample::LOST_HERE;
 use slots::Slots;
 
 /// Probe sites of one process, on average: glibc has 10 functions, and half of them are called by the allocator itself,
@@ -77,7 +78,7 @@ impl SessionError {
 const LEFT: usize = 4096;
 
 /// Reasons why a chosen process is not observed.
-const NOT_OBSERVED: [&str; 3] = ["max_targets", "ended_before", "failed"];
+pub const NOT_OBSERVED: [&str; 3] = ["max_targets", "ended_before", "failed"];
 
 /// The processes under observation.
 pub struct Session {

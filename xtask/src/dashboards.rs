@@ -16,6 +16,7 @@ mod questions;
 mod rules;
 mod run;
 mod stage;
+mod words;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Every metric family that can appear at `/metrics`: name, kind, labels, help. `docs/metrics.md` is made from this.
 
 mod influx;
+mod values;
 
 use std::fmt::Write as _;
 
@@ -380,12 +381,15 @@ pub fn json() -> serde_json::Result<String> {
         name: &'static str,
         kind: &'static str,
         labels: &'static [&'static str],
+        /// Of labels that can have few values only (and of `le`), all of them.
+        values: std::collections::BTreeMap<&'static str, Vec<String>>,
         help: &'static str,
     }
     let families = ALL.iter().map(|family| Written {
         name: family.name,
         kind: family.kind.name(),
         labels: family.labels,
+        values: values::of_family(family),
         help: family.help,
     });
     serde_json::to_string_pretty(&Catalogue { families: families.collect(), measurements: measurements() })

@@ -25,6 +25,9 @@ pub const VERDICT_FIELDS: [(&str, &str); 5] = [
     ("bytes_per_second", "float"),
 ];
 
+/// Those of its texts that are verdicts.
+pub const VERDICT_WORDS: [&str; 2] = ["verdict", "before"];
+
 /// What all points have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Common {

@@ -38,6 +38,20 @@ const READING_NS: u64 = 500_000_000;
 const PIDS: usize = 256;
 /// Points of a graph.
 const POINTS: usize = 64;
+/// Reasons for which samples, or what belongs to them, are lost.
+pub const LOSSES: [&str; 11] = [
+    "cut_stacks",
+    "failed_stacks",
+    "refused_stacks",
+    "stacks_left_out",
+    "sites_full",
+    "samples_refused",
+    "live_samples_full",
+    "late_samples",
+    "ends_not_seen",
+    "other_source",
+    "not_sampled_functions",
+];
 
 /// The books of a target.
 pub(super) struct Books {
@@ -339,19 +353,19 @@ impl Books {
     fn losses(&self, full: bool) -> Vec<(String, u64)> {
         let counts = self.ledger.counts();
         let told = [
-            ("cut_stacks", self.lost.cut_stacks),
-            ("failed_stacks", self.lost.failed_stacks),
-            ("refused_stacks", self.lost.refused_stacks),
-            ("stacks_left_out", self.lost.left_out),
-            ("sites_full", counts.other),
-            ("samples_refused", counts.refused),
-            ("live_samples_full", u64::from(full)),
-            ("late_samples", self.lost.late),
-            ("ends_not_seen", counts.gone),
-            ("other_source", self.lost.other_source),
-            ("not_sampled_functions", self.not_sampled.len() as u64),
+            self.lost.cut_stacks,
+            self.lost.failed_stacks,
+            self.lost.refused_stacks,
+            self.lost.left_out,
+            counts.other,
+            counts.refused,
+            u64::from(full),
+            self.lost.late,
+            counts.gone,
+            self.lost.other_source,
+            self.not_sampled.len() as u64,
         ];
-        told.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect()
+        LOSSES.into_iter().zip(told).map(|(reason, count)| (reason.to_owned(), count)).collect()
     }
 }
 

@@ -39,6 +39,7 @@ use crate::{
     worker,
 };
 
+pub use books::LOSSES;
 pub use death::Death;
 pub use hunted::Subject;
 pub use search::Found;

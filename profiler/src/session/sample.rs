@@ -16,6 +16,12 @@ use super::{
 };
 use crate::{snapshot::Snapshot, target::ProcessUsage};
 
+const BUSY: &str = "program_busy";
+const THREAD: &str = "thread_not_seen";
+const PROGRAM: &str = "program_not_seen";
+/// Reasons for losses beside those that the kernel side counts one by one ([`Outcome`]).
+pub const LOST_HERE: [&str; 3] = [BUSY, THREAD, PROGRAM];
+
 impl Session {
     /// Reads everything.
     ///
@@ -92,10 +98,10 @@ impl Session {
                 let full = if outcome == Outcome::ThreadsFull { here.threads_without_place } else { 0 };
                 (outcome.reason(), count + full)
             }));
-            losses.push(("program_busy", kernel.recursion_misses() + kernel.mapping_misses()));
+            losses.push((BUSY, kernel.recursion_misses() + kernel.mapping_misses()));
         }
-        losses.push(("thread_not_seen", here.threads_not_seen));
-        losses.push(("program_not_seen", here.programs_not_seen));
+        losses.push((THREAD, here.threads_not_seen));
+        losses.push((PROGRAM, here.programs_not_seen));
         Ok(losses)
     }
 }

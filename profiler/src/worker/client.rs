@@ -59,6 +59,18 @@ pub struct Figures {
     pub quarantined: u64,
 }
 
+impl Figures {
+    /// Ends before its time, by cause.
+    pub const fn deaths(&self) -> [(&'static str, u64); 4] {
+        [
+            ("time", self.killed_for_time),
+            ("crash", self.crashed),
+            ("refused", self.refused),
+            ("unstartable", self.unstartable),
+        ]
+    }
+}
+
 /// A process that reads what targets have made; see the room's words. Not shared: calls block, each no longer than the limits
 /// say (twice if the process dies at once).
 #[derive(Debug)]

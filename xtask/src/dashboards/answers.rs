@@ -17,6 +17,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
     pub name: String,
+    /// The column of InfluxDB's answer.
+    pub column: String,
     pub labels: BTreeMap<String, String>,
     /// Seconds since the epoch and values, in order of time.
     pub points: Vec<(f64, f64)>,
@@ -144,7 +146,8 @@ fn influx_series(one: &Value, alias: &str) -> Vec<Series> {
         let name = tags.iter().fold(alias.replace("$col", column), |name, (tag, value)| {
             name.replace(&format!("$tag_{tag}"), value)
         });
-        Series { name, labels: tags.clone(), points, words: words.clone(), figures: figures.clone() }
+        let column = (*column).to_owned();
+        Series { name, column, labels: tags.clone(), points, words: words.clone(), figures: figures.clone() }
     };
     columns.iter().enumerate().filter(|(index, _)| Some(*index) != time).map(of_column).collect()
 }
@@ -204,6 +207,7 @@ mod tests {
             "values": [[1000, 1.5, "steady"], [2000, null, "steady"], [3000, 2, "leaking"]]});
         let series = influx_series(&one, "$tag_target $col");
         assert_eq!(series[0].name, "shop low");
+        assert_eq!(series[0].column, "low");
         assert_eq!(series[0].points, [(1.0, 1.5), (3.0, 2.0)]);
         assert_eq!(series[0].words["verdict"], "leaking");
         assert_eq!(series[0].figures["low"], 2.0);

@@ -22,6 +22,9 @@ const OF_PROMETHEUS: [&str; 5] = [
 /// Names of labels, of tags.
 pub type Names = BTreeSet<String>;
 
+/// All values, by the name of what can have these only.
+pub type Values = BTreeMap<String, Names>;
+
 /// What a series is, as far as a query must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -37,6 +40,8 @@ pub struct Metric {
     pub kind: Kind,
     /// All labels that it can have; none if that isn't known (`ALERTS`).
     pub labels: Option<Names>,
+    /// Values of those labels that can have few only.
+    pub values: Values,
 }
 
 /// A measurement of InfluxDB. A field's name may have a part in braces that stands for several.
@@ -45,6 +50,8 @@ pub struct Measurement {
     pub tags: Names,
     /// Type by name: `integer`, `float`, `text`.
     pub fields: BTreeMap<String, String>,
+    /// Values of tags and texts that can have few only, and of what is in braces, by the field's whole name.
+    pub values: Values,
 }
 
 /// Everything that can be asked for.
@@ -67,23 +74,24 @@ impl Catalogue {
         let json: Value = serde_json::from_str(json).context("`profiler metrics --json` can't be read")?;
         let mut catalogue = Self::default();
         for name in OF_PROMETHEUS {
-            catalogue.add(name, Kind::Gauge, names(SCRAPED));
+            catalogue.add(name, Kind::Gauge, names(SCRAPED), &Values::new());
         }
-        catalogue.metrics.insert("ALERTS".to_owned(), Metric { kind: Kind::Gauge, labels: None });
+        catalogue.metrics.insert("ALERTS".to_owned(), Metric::of_rule(None));
         for family in json["families"].as_array().context("the catalogue has no families")? {
             let name = family["name"].as_str().context("a family without a name")?;
             let labels = family["labels"].as_array().with_context(|| format!("{name} has no labels"))?;
             let own = labels.iter().filter_map(Value::as_str);
             let labels = names(SCRAPED.into_iter().chain(own));
+            let few = values(&family["values"]);
             match family["kind"].as_str() {
-                Some("counter") => catalogue.add(name, Kind::Counter, labels),
+                Some("counter") => catalogue.add(name, Kind::Counter, labels, &few),
                 Some("histogram") => {
                     let with_bound = labels.iter().map(String::as_str).chain(["le"]);
-                    catalogue.add(&format!("{name}_bucket"), Kind::Counter, names(with_bound));
-                    catalogue.add(&format!("{name}_sum"), Kind::Counter, labels.clone());
-                    catalogue.add(&format!("{name}_count"), Kind::Counter, labels);
+                    catalogue.add(&format!("{name}_bucket"), Kind::Counter, names(with_bound), &few);
+                    catalogue.add(&format!("{name}_sum"), Kind::Counter, labels.clone(), &few);
+                    catalogue.add(&format!("{name}_count"), Kind::Counter, labels, &few);
                 }
-                _ => catalogue.add(name, Kind::Gauge, labels),
+                _ => catalogue.add(name, Kind::Gauge, labels, &few),
             }
         }
         let measurements = json["measurements"].as_object().context("the catalogue has no measurements")?;
@@ -94,18 +102,20 @@ impl Catalogue {
             let fields = one["fields"].as_object().with_context(|| format!("{name} has no fields"))?;
             let typed = |(field, kind): (&String, &Value)| Some((field.clone(), kind.as_str()?.to_owned()));
             let fields = fields.iter().filter_map(typed).collect();
-            catalogue.measurements.insert(name.clone(), Measurement { tags, fields });
+            let values = values(&one["values"]);
+            catalogue.measurements.insert(name.clone(), Measurement { tags, fields, values });
         }
         Ok(catalogue)
     }
 
-    fn add(&mut self, name: &str, kind: Kind, labels: Names) {
-        self.metrics.insert(name.to_owned(), Metric { kind, labels: Some(labels) });
+    fn add(&mut self, name: &str, kind: Kind, labels: Names, values: &Values) {
+        let metric = Metric { kind, labels: Some(labels), values: values.clone() };
+        self.metrics.insert(name.to_owned(), metric);
     }
 
     /// Makes the result of a recording rule known. What it gives is taken for a gauge.
     pub fn add_rule(&mut self, name: &str, labels: Option<Names>) {
-        self.metrics.insert(name.to_owned(), Metric { kind: Kind::Gauge, labels });
+        self.metrics.insert(name.to_owned(), Metric::of_rule(labels));
     }
 
     /// A series by its name.
@@ -139,21 +149,35 @@ impl Catalogue {
     }
 }
 
-impl Measurement {
-    /// The type of a field: `le_0.001` is found as `le_{bound}`.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        let exact = self.fields.get(name);
-        let known =
-            exact.or_else(|| self.fields.iter().find(|(known, _)| stands_for(known, name)).map(|(_, k)| k));
-        known.map(String::as_str)
+impl Metric {
+    fn of_rule(labels: Option<Names>) -> Self {
+        Self { kind: Kind::Gauge, labels, values: Values::new() }
     }
 }
 
-/// Whether a name with a part in braces stands for this one.
-fn stands_for(pattern: &str, name: &str) -> bool {
-    let Some((before, rest)) = pattern.split_once('{') else { return false };
-    let Some((_, after)) = rest.split_once('}') else { return false };
-    name.len() > before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+impl Measurement {
+    /// The type of a field: `le_0.001` is found as `le_{bound}`, if 0.001 is a bound.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let pattern = || self.fields.iter().find(|(pattern, _)| self.stands_for(pattern, name));
+        self.fields.get(name).or_else(|| pattern().map(|(_, kind)| kind)).map(String::as_str)
+    }
+
+    /// Whether a name with a part in braces stands for this one. One whose values aren't known stands for none.
+    fn stands_for(&self, pattern: &str, name: &str) -> bool {
+        let Some((before, rest)) = pattern.split_once('{') else { return false };
+        let Some((_, after)) = rest.split_once('}') else { return false };
+        let part = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+        part.is_some_and(|part| self.values.get(pattern).is_some_and(|known| known.contains(part)))
+    }
+}
+
+/// The values of each name.
+fn values(json: &Value) -> Values {
+    let few = |(name, all): (&String, &Value)| {
+        let all = all.as_array().into_iter().flatten().filter_map(Value::as_str);
+        (name.clone(), names(all))
+    };
+    json.as_object().into_iter().flatten().map(few).collect()
 }
 
 /// A set of names.
@@ -166,14 +190,19 @@ pub fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> Names {
 pub fn sample() -> Catalogue {
     Catalogue::read(
         r#"{"families": [
-            {"name": "p_calls_total", "kind": "counter", "labels": ["target", "function"]},
+            {"name": "p_calls_total", "kind": "counter", "labels": ["target", "function"],
+             "values": {"function": ["malloc", "calloc", "free"]}},
             {"name": "p_memory_bytes", "kind": "gauge", "labels": ["target"]},
             {"name": "p_site_bytes", "kind": "gauge", "labels": ["target", "site"]},
             {"name": "p_site_info", "kind": "gauge", "labels": ["target", "site", "function"]},
-            {"name": "p_stall_seconds", "kind": "histogram", "labels": ["target", "cause"]}],
+            {"name": "p_stall_seconds", "kind": "histogram", "labels": ["target", "cause"],
+             "values": {"cause": ["futex", "disk"], "le": ["0.001", "0.002", "+Inf"]}}],
           "measurements": {
-            "p_alloc": {"tags": ["target", "function"], "fields": {"calls": "integer", "verdict": "text"}},
-            "p_process": {"tags": ["target"], "fields": {"resident_bytes": "integer", "{kind}_page_faults": "integer"}}}}"#,
+            "p_alloc": {"tags": ["target", "function"], "fields": {"calls": "integer", "verdict": "text"},
+                        "values": {"function": ["malloc", "calloc", "free"], "verdict": ["leaking", "steady"]}},
+            "p_process": {"tags": ["target"], "fields": {"resident_bytes": "integer", "{kind}_page_faults": "integer",
+                                                         "le_{bound}": "integer", "left_out_{reason}": "integer"},
+                          "values": {"{kind}_page_faults": ["minor", "major"], "le_{bound}": ["0.001", "0.002"]}}}}"#,
     )
     .unwrap()
 }
@@ -198,6 +227,11 @@ mod tests {
         assert_eq!(process.field("minor_page_faults"), Some("integer"));
         assert_eq!(process.field("_page_faults"), None, "the part in braces is never empty");
         assert_eq!(process.field("page_faults"), None);
+        assert_eq!(process.field("le_0.002"), Some("integer"));
+        for nonsense in ["nonsense_page_faults", "minor_page_faults_", "le_+Inf", "le_0.003", "le_"] {
+            assert_eq!(process.field(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(process.field("left_out_cut"), None, "what it stands for isn't known");
         assert!(process.tags.contains("host"));
     }
 }

@@ -3,52 +3,19 @@
 //! It reads as much of the language as dashboards use: SELECT with subqueries, and SHOW TAG VALUES. InfluxDB itself says
 //! nothing about an unknown name, it returns nothing.
 
+mod functions;
 mod scan;
+mod values;
 
 use std::collections::BTreeSet;
 
-use super::catalogue::{Catalogue, Measurement, Names};
+use super::catalogue::{Catalogue, Measurement, Names, Values};
+use functions::{OF_ANYTHING, OF_NUMBERS, OF_SOME};
 use scan::Token;
+use values::may_match;
 
 pub use scan::variables;
 
-/// Functions that take any type of field.
-const OF_ANYTHING: [&str; 7] = ["count", "distinct", "elapsed", "first", "last", "mode", "sample"];
-/// Functions that take numbers only.
-const OF_NUMBERS: [&str; 32] = [
-    "abs",
-    "bottom",
-    "ceil",
-    "cumulative_sum",
-    "derivative",
-    "difference",
-    "exp",
-    "floor",
-    "holt_winters",
-    "holt_winters_with_fit",
-    "integral",
-    "ln",
-    "log",
-    "log10",
-    "log2",
-    "max",
-    "mean",
-    "median",
-    "min",
-    "moving_average",
-    "non_negative_derivative",
-    "non_negative_difference",
-    "percentile",
-    "pow",
-    "round",
-    "spread",
-    "sqrt",
-    "stddev",
-    "sum",
-    "top",
-    "sin",
-    "cos",
-];
 /// Words that end a clause, in the order of a statement.
 const CLAUSES: [&str; 10] =
     ["from", "where", "group", "fill", "order", "limit", "offset", "slimit", "soffset", "tz"];
@@ -75,14 +42,18 @@ pub fn check(query: &str, catalogue: &Catalogue) -> Vec<String> {
     problems.into_iter().collect()
 }
 
+/// What a subquery gives: the names of its columns, the tags that it is grouped by (none: all), and the values of those
+/// that can have few.
+struct Selected {
+    columns: Names,
+    tags: Option<Names>,
+    values: Values,
+}
+
 /// What a query reads from.
 enum Source<'a> {
     Measurement(String, &'a Measurement),
-    /// A subquery: the names of its columns, and the tags that it is grouped by.
-    Inner {
-        columns: Names,
-        tags: Option<Names>,
-    },
+    Inner(Selected),
     /// It depends on a variable, or was complained of.
     Unknown,
 }
@@ -102,12 +73,32 @@ impl Source<'_> {
             Source::Measurement(_, one) => {
                 one.field(name).map(|kind| if kind == "text" { Meaning::Text } else { Meaning::Number })
             }
-            Source::Inner { columns, .. } if columns.contains(name) => Some(Meaning::Number),
-            Source::Inner { tags, .. } => match tags {
+            Source::Inner(inner) if inner.columns.contains(name) => Some(Meaning::Number),
+            Source::Inner(inner) => match &inner.tags {
                 Some(tags) => tags.contains(name).then_some(Meaning::Tag),
                 None => Some(Meaning::Tag),
             },
             Source::Unknown => Some(Meaning::Number),
+        }
+    }
+
+    /// Tags that can have few values.
+    fn of_tags(&self) -> Vec<(String, Names)> {
+        let all = match self {
+            Source::Measurement(_, one) => &one.values,
+            Source::Inner(inner) => &inner.values,
+            Source::Unknown => return Vec::new(),
+        };
+        let is_tag = |(name, _): &(&String, &Names)| self.meaning(name) == Some(Meaning::Tag);
+        all.iter().filter(is_tag).map(|(name, all)| (name.clone(), all.clone())).collect()
+    }
+
+    /// All values of a name, if it can have few only.
+    fn values(&self, name: &str) -> Option<&Names> {
+        match self {
+            Source::Measurement(_, one) => one.values.get(name),
+            Source::Inner(inner) => inner.values.get(name),
+            Source::Unknown => None,
         }
     }
 
@@ -202,15 +193,15 @@ impl<'a> Reader<'a, '_> {
         Ok(())
     }
 
-    /// Reads `SELECT ...` up to the end or a closing parenthesis; gives its columns and the tags it is grouped by.
-    fn select(&mut self) -> Result<(Names, Option<Names>), String> {
+    /// Reads `SELECT ...` up to the end or a closing parenthesis.
+    fn select(&mut self) -> Result<Selected, String> {
         self.expect("select")?;
         let begin = self.at;
         self.skip_to(&["from"])?;
         let list = begin..self.at;
         self.expect("from")?;
         let sources = self.sources()?;
-        let columns = self.columns(list, &sources);
+        let (columns, mut values) = self.columns(list, &sources);
         if self.accept("where") {
             self.conditions(&sources)?;
         }
@@ -229,7 +220,10 @@ impl<'a> Reader<'a, '_> {
             self.at += 1;
             self.skip_to(&CLAUSES)?;
         }
-        Ok((columns, tags))
+        for (name, all) in sources.iter().flat_map(Source::of_tags) {
+            values.entry(name).or_insert(all);
+        }
+        Ok(Selected { columns, tags, values })
     }
 
     /// Goes on to one of the words, the parenthesis that closes this query, or the end.
@@ -251,9 +245,9 @@ impl<'a> Reader<'a, '_> {
         let mut sources = Vec::new();
         loop {
             if self.accept("(") {
-                let (columns, tags) = self.select()?;
+                let inner = self.select()?;
                 self.expect(")")?;
-                sources.push(Source::Inner { columns, tags });
+                sources.push(Source::Inner(inner));
             } else {
                 self.measurement(&mut sources)?;
             }
@@ -303,10 +297,13 @@ impl<'a> Reader<'a, '_> {
         Ok(())
     }
 
-    /// Checks what is selected; gives the names of the columns.
-    fn columns(&mut self, list: std::ops::Range<usize>, sources: &[Source<'a>]) -> Names {
+    /// Checks what is selected; gives the names of the columns, and the values of those that can have few.
+    fn columns(&mut self, list: std::ops::Range<usize>, sources: &[Source<'a>]) -> (Names, Values) {
         let tokens = &self.tokens[list];
-        let mut columns = Names::new();
+        let (mut columns, mut values) = (Names::new(), Values::new());
+        // The names of the column that is being read, and what they can be.
+        let mut few: Option<&Names> = None;
+        let mut own: Vec<String> = Vec::new();
         let mut functions: Vec<String> = Vec::new();
         let mut of_fields = false;
         let mut at = 0;
@@ -320,10 +317,13 @@ impl<'a> Reader<'a, '_> {
                     }
                     // Without AS, a column is named like its function.
                     if functions.is_empty() {
-                        columns.insert(function.clone());
+                        own.push(function.clone());
                     }
                     functions.push(function);
                     at += 1;
+                }
+                token if token.is(",") && functions.is_empty() => {
+                    column(&mut columns, &mut values, std::mem::take(&mut own), few.take());
                 }
                 token if token.is("(") => functions.push(String::new()),
                 token if token.is(")") => {
@@ -331,7 +331,7 @@ impl<'a> Reader<'a, '_> {
                 }
                 token if token.is("as") => {
                     if let Some(Token::Word(name) | Token::Name(name)) = next {
-                        columns.insert(name.clone());
+                        own.push(name.clone());
                     }
                     at += 1;
                 }
@@ -342,9 +342,12 @@ impl<'a> Reader<'a, '_> {
                         of_fields = true;
                     } else {
                         of_fields |= self.selected(name, sources, functions.iter().rfind(|f| !f.is_empty()));
+                        if functions.iter().all(|function| OF_SOME.contains(&&**function)) {
+                            few = sources.iter().find_map(|source| source.values(name));
+                        }
                     }
                     if functions.is_empty() {
-                        columns.insert(name.clone());
+                        own.push(name.clone());
                     }
                 }
                 _ => {}
@@ -354,7 +357,8 @@ impl<'a> Reader<'a, '_> {
         if !of_fields {
             self.say("no field is selected, so that nothing is returned".to_owned());
         }
-        columns
+        column(&mut columns, &mut values, own, few);
+        (columns, values)
     }
 
     /// Checks a name that is selected; says whether it is a field, as far as is known.
@@ -398,6 +402,13 @@ impl<'a> Reader<'a, '_> {
             };
             if scan::has_variable(&name) || name == "time" {
                 continue;
+            }
+            if let ([sign, value, ..], Some(known)) =
+                (&self.tokens[at + 1..self.at], sources.iter().find_map(|source| source.values(&name)))
+            {
+                for never in values::unknown(sign, value, known) {
+                    self.say(format!("`{name}` of {} is never {never:?}", listed(sources)));
+                }
             }
             let behind = begin < at && self.tokens[at - 1].is_comparison();
             if sources.iter().any(|source| source.meaning(&name).is_some()) {
@@ -450,23 +461,15 @@ impl<'a> Reader<'a, '_> {
     }
 }
 
+/// Notes a column under all its names.
+fn column(columns: &mut Names, values: &mut Values, own: Vec<String>, few: Option<&Names>) {
+    values.extend(few.into_iter().flat_map(|few| own.iter().map(|name| (name.clone(), few.clone()))));
+    columns.extend(own);
+}
+
 /// The sources' names, for a message.
 fn listed(sources: &[Source<'_>]) -> String {
     sources.iter().map(|source| format!("`{}`", source.name())).collect::<Vec<_>>().join(", ")
-}
-
-/// Whether a regular expression may match a name. Only those that are plain words with anchors are looked into.
-fn may_match(regex: &str, name: &str) -> bool {
-    let word = regex.trim_start_matches('^').trim_end_matches('$');
-    if !word.chars().all(|c| c.is_alphanumeric() || c == '_') {
-        return true;
-    }
-    match (regex.starts_with('^'), regex.ends_with('$')) {
-        (true, true) => name == word,
-        (true, false) => name.starts_with(word),
-        (false, true) => name.ends_with(word),
-        (false, false) => name.contains(word),
-    }
 }
 
 /// The tags of all sources; none if one of them isn't known.
@@ -475,8 +478,8 @@ fn all_tags(sources: &[Source<'_>]) -> Option<Names> {
     for source in sources {
         match source {
             Source::Measurement(_, one) => all.extend(one.tags.iter().cloned()),
-            Source::Inner { tags: Some(tags), .. } => all.extend(tags.iter().cloned()),
-            Source::Inner { tags: None, .. } | Source::Unknown => return None,
+            Source::Inner(Selected { tags: Some(tags), .. }) => all.extend(tags.iter().cloned()),
+            Source::Inner(_) | Source::Unknown => return None,
         }
     }
     Some(all)

@@ -4,6 +4,7 @@
 //! What labels an expression's result has follows from the catalogue. So it is also found when two sides of an operator
 //! can never match, or when a label is asked for that an inner `by` has dropped.
 
+mod values;
 mod variables;
 
 use std::collections::BTreeSet;
@@ -114,6 +115,11 @@ impl Walk<'_> {
         for matcher in all.filter(|matcher| matcher.name != METRIC_NAME) {
             if metric.labels.as_ref().is_some_and(|labels| !labels.contains(&matcher.name)) {
                 self.say(format!("`{name}` has no label `{}`", matcher.name));
+            }
+            if let Some(known) = metric.values.get(&matcher.name) {
+                for value in values::unknown(matcher, known) {
+                    self.say(format!("`{}` of `{name}` is never {value:?}", matcher.name));
+                }
             }
         }
         let over_range = range || within.ends_with("_over_time") || OF_COUNTERS.contains(&within);

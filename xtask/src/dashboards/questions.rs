@@ -54,6 +54,7 @@ impl Question {
         // Points of InfluxDB come when they come: over a short step their rates jitter.
         let step = format!("{}s", variables.step.max(5));
         let pairs = [
+            ("${__to}", format!("{to}000")),
             ("$timeFilter", format!("time >= {from}s AND time < {to}s")),
             ("$__rate_interval", rate),
             ("$__interval", step.clone()),
@@ -169,6 +170,7 @@ mod tests {
         let panel = json!({"title": "P", "targets": [
             {"expr": "rate(x{target=~\"$target\"}[$__rate_interval])", "legendFormat": "{{a}}"},
             {"query": "SELECT a FROM b WHERE $timeFilter GROUP BY time($__interval)", "resultFormat": "table"},
+            {"query": "SELECT a FROM b WHERE time > ${__to}ms - 2m"},
         ]});
         let questions = of_panel(&panel);
         assert_eq!(questions[0].filled(&variables), "rate(x{target=~\"shop\"}[4s])");
@@ -176,6 +178,7 @@ mod tests {
         let filled = "SELECT a FROM b WHERE time >= 100s AND time < 160s GROUP BY time(5s)";
         assert_eq!(questions[1].filled(&variables), filled);
         assert_eq!((questions[1].language, questions[1].shape), (Language::InfluxQl, Shape::Now));
+        assert_eq!(questions[2].filled(&variables), "SELECT a FROM b WHERE time > 160000ms - 2m");
         let cell = json!({"dashboard": {"cells": [{"name": "C", "queries": [
             {"query": "WHERE time > :dashboardTime: AND \"target\" = :target: GROUP BY time(:interval:)"}]}]}});
         let filled = "WHERE time > 100s AND \"target\" = 'shop' GROUP BY time(5s)";

@@ -12,15 +12,16 @@ use serde_json::Value;
 use super::answers::{Series, Servers};
 use super::draw::{self, Annotation, Panel, Span};
 use super::generated;
-use super::questions::{self, Question, Shape, Variables, items, text};
+use super::questions::{self, Language, Question, Shape, Variables, items, text};
 use super::stage::{Databases, Workload, free_port};
-use crate::{build, command, style, workspace};
+use crate::{build, command, debian, style, workspace};
 
-/// Which questions may have no answer on a healthy run, and why. By the beginning of their place.
-const MAY_BE_EMPTY: [(&str, &str); 3] = [
-    ("annotation ", "no verdict has to change to each of them during a run"),
-    ("Leaking", "InfluxQL has no zero for what it doesn't find; the panel shows one"),
-    ("Growing", "the same"),
+/// Which questions may have no answer on a healthy run, and why: by language and the beginning of their place.
+const MAY_BE_EMPTY: [(Language, &str, &str); 4] = [
+    (Language::PromQl, "annotation ", "no verdict has to change to each of them during a run"),
+    (Language::InfluxQl, "annotation ", "the same"),
+    (Language::InfluxQl, "Leaking", "InfluxQL has no zero for what it doesn't find; the panel shows one"),
+    (Language::InfluxQl, "Growing", "the same"),
 ];
 
 /// Programs and the Debian packages that have them.
@@ -33,8 +34,10 @@ const NEEDS: [(&str, &str); 6] = [
     ("python3", "python3"),
 ];
 
-/// The same for drawing. (Without the fonts, letters are another's.)
+/// The same for drawing.
 const DRAWING: [(&str, &str); 2] = [("rsvg-convert", "librsvg2-bin"), ("pngquant", "pngquant")];
+/// The letters of pictures. With others, texts are wider than the room that was made for them.
+const FONTS: &str = "fonts-dejavu-core";
 
 /// Which dashboards are drawn, of which target, and to which file.
 const PICTURES: [(&str, &str, &str); 4] = [
@@ -81,6 +84,9 @@ pub fn run(run: &Run) -> Result<()> {
     if run.pictures {
         for (program, package) in DRAWING {
             generated::need(program, package)?;
+        }
+        if debian::is_here() && !debian::missing(&[FONTS]).is_empty() {
+            debian::install(&[FONTS])?;
         }
         for (dashboard, target, file) in PICTURES {
             picture(databases.servers, dashboard, &variables(target), file)?;
@@ -151,12 +157,11 @@ fn ask_all(servers: Servers, variables: &impl Fn(&str) -> Variables) -> Result<(
             for question in all {
                 asked += 1;
                 match servers.ask(&question, &variables(target)) {
-                    Ok(answer) if has_data(&question, &answer) || may_be_empty(&question) => {}
-                    Ok(_) => wrong.push(format!(
-                        "{kind}/{name}: {}: no data: {}",
-                        question.place,
-                        question.filled(&variables(target))
-                    )),
+                    Ok(_) if may_be_empty(&question) => {}
+                    Ok(answer) => wrong.extend(without_data(&question, &answer).map(|what| {
+                        let query = question.filled(&variables(target));
+                        format!("{kind}/{name}: {}: {what}: {query}", question.place)
+                    })),
                     Err(error) => wrong.push(format!("{kind}/{name}: {error:#}")),
                 }
             }
@@ -185,16 +190,29 @@ fn chronograf(dashboard: &Value) -> Vec<Question> {
     all
 }
 
-/// A variable has values that are names; everything else has figures or words.
-fn has_data(question: &Question, answer: &[Series]) -> bool {
-    let variable = question.shape == Shape::Variable;
-    let has =
-        |one: &Series| !one.points.is_empty() || !one.words.is_empty() || (variable && !one.name.is_empty());
-    answer.iter().any(has)
+/// What an answer lacks. A variable has values that are names; everything else has figures or words, in each of its columns:
+/// of a field that doesn't exist, InfluxDB gives a column without values.
+fn without_data(question: &Question, answer: &[Series]) -> Option<String> {
+    if question.shape == Shape::Variable && answer.iter().any(|one| !one.name.is_empty()) {
+        return None;
+    }
+    let mut columns: BTreeMap<&str, bool> = BTreeMap::new();
+    for one in answer {
+        *columns.entry(&one.column).or_default() |= one.points.iter().any(|point| point.1.is_finite());
+    }
+    let empty: Vec<&str> = columns.iter().filter(|(_, has)| !**has).map(|(column, _)| *column).collect();
+    match (columns.len(), empty.len()) {
+        (_, 0) if !columns.is_empty() => None,
+        (all, without) if all == without => Some("no data".to_owned()),
+        _ => Some(format!("no data in the columns {}", empty.join(", "))),
+    }
 }
 
 fn may_be_empty(question: &Question) -> bool {
-    MAY_BE_EMPTY.iter().any(|(place, _)| question.place.starts_with(place))
+    let is = |(language, place, _): &(Language, &str, &str)| {
+        question.language == *language && question.place.starts_with(place)
+    };
+    MAY_BE_EMPTY.iter().any(is)
 }
 
 /// The generated dashboards of one kind, by name.
@@ -295,9 +313,25 @@ mod tests {
             question
         };
         let named = [Series { name: "shop".to_owned(), ..Series::default() }];
-        assert!(has_data(&question(Shape::Variable), &named));
-        assert!(!has_data(&question(Shape::Range), &named), "a series without a value is none");
-        assert!(!has_data(&question(Shape::Variable), &[]));
+        let lacks = |shape, answer: &[Series]| without_data(&question(shape), answer);
+        assert_eq!(lacks(Shape::Variable, &named), None);
+        assert!(lacks(Shape::Range, &named).is_some(), "a series without a value is none");
+        assert!(lacks(Shape::Variable, &[]).is_some());
+    }
+
+    #[test]
+    fn every_column_must_have_a_value_in_some_series() {
+        let question = questions::of_panel(&panel())[0].clone();
+        let series = |column: &str, value: Option<f64>| Series {
+            column: column.to_owned(),
+            points: value.into_iter().map(|value| (1.0, value)).collect(),
+            ..Series::default()
+        };
+        let full = [series("a", Some(0.0)), series("b", None), series("a", None), series("b", Some(1.0))];
+        assert_eq!(without_data(&question, &full), None);
+        let lacks = |answer: &[Series]| without_data(&question, answer).unwrap_or_default();
+        assert_eq!(lacks(&full[..3]), "no data in the columns b");
+        assert_eq!(lacks(&[series("", Some(f64::NAN))]), "no data", "0 / 0 is none");
     }
 
     fn panel() -> Value {
@@ -309,6 +343,10 @@ mod tests {
         let mut question = questions::of_panel(&panel())[0].clone();
         assert!(!may_be_empty(&question));
         question.place = "annotation Verdict: steady".to_owned();
+        assert!(may_be_empty(&question));
+        question.place = "Leaking".to_owned();
+        assert!(!may_be_empty(&question), "PromQL has zeros");
+        question.language = Language::InfluxQl;
         assert!(may_be_empty(&question));
     }
 }

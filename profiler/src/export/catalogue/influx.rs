@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{ALL, Family};
+use super::{ALL, Family, values};
 use crate::export::points;
+
+/// The fields of a histogram's buckets.
+const BOUNDS: &str = "le_{bound}";
 
 /// Where a family goes in InfluxDB. Labels become tags, but for those that are said to become something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +96,8 @@ pub struct Measurement {
     pub tags: Vec<&'static str>,
     /// Its fields and what they hold: integer, float or text. A label in braces stands for its values.
     pub fields: BTreeMap<String, &'static str>,
+    /// All values of tags and text fields that can have few only, and of what stands in braces, by the tag's or field's name.
+    pub values: BTreeMap<String, Vec<String>>,
 }
 
 /// Every measurement by its name.
@@ -107,11 +112,19 @@ pub fn measurements() -> BTreeMap<&'static str, Measurement> {
             }
         }
         one.fields.extend(fields(family));
+        one.values.extend(values_of_fields(family));
+    }
+    for (name, one) in &mut all {
+        let tags = one.tags.iter().filter_map(|tag| Some(((*tag).to_owned(), values_of_tag(name, tag)?)));
+        one.values.extend(tags);
     }
     let events = all.entry(points::VERDICTS).or_default();
     events.tags = vec!["target", "site", "function"];
     for (field, holds) in points::VERDICT_FIELDS {
         events.fields.insert(field.to_owned(), holds);
+    }
+    for field in points::VERDICT_WORDS {
+        events.values.insert(field.to_owned(), values::verdicts());
     }
     all
 }
@@ -124,10 +137,39 @@ fn fields(family: &Family) -> Vec<(String, &'static str)> {
         Holds::Integer => fields.push((field, "integer")),
         Holds::Float => fields.push((field, "float")),
         Holds::Chosen => fields.push((field, "text")),
-        Holds::Histogram => fields.extend([(field, "float"), ("le_{bound}".to_owned(), "integer")]),
+        Holds::Histogram => fields.extend([(field, "float"), (BOUNDS.to_owned(), "integer")]),
         Holds::Nothing => {}
     }
     fields
+}
+
+/// Values of what is in braces in a field's name, and of a chosen word.
+fn values_of_fields(family: &Family) -> Vec<(String, Vec<String>)> {
+    let influx = &family.influx;
+    let of = |label: &str| values::of_label(family, label);
+    match influx.holds {
+        Holds::Chosen => of(influx.field).map(|all| (influx.field.to_owned(), all)).into_iter().collect(),
+        // What is longer than the highest bound is only in the count of all.
+        Holds::Histogram => vec![(BOUNDS.to_owned(), values::bounds())],
+        _ => {
+            let inside = family.labels.iter().find(|label| influx.is_in_field(label));
+            let all = inside.and_then(|label| of(label));
+            all.map(|all| (influx.field.to_owned(), all)).into_iter().collect()
+        }
+    }
+}
+
+/// Values of a tag; none if a family of the measurement can have any.
+fn values_of_tag(measurement: &str, tag: &str) -> Option<Vec<String>> {
+    let has = |family: &&Family| {
+        family.influx.measurement == measurement && family.labels.contains(&tag) && family.influx.is_tag(tag)
+    };
+    let mut all = Vec::new();
+    for family in ALL.iter().filter(has) {
+        let more = values::of_label(family, tag)?;
+        all.extend(more.into_iter().filter(|value| !all.contains(value)).collect::<Vec<_>>());
+    }
+    (!all.is_empty()).then_some(all)
 }
 
 /// All measurements as a Markdown table.

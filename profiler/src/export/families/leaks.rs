@@ -22,13 +22,7 @@ pub(super) fn target(out: &mut Families, snapshot: &Snapshot, name: &str, top_si
 pub(super) fn worker(out: &mut Families, snapshot: &Snapshot) {
     let Some(figures) = &snapshot.worker else { return };
     out.count(&c::WORKER_STARTS, &[], figures.started);
-    let deaths = [
-        ("time", figures.killed_for_time),
-        ("crash", figures.crashed),
-        ("refused", figures.refused),
-        ("unstartable", figures.unstartable),
-    ];
-    for (cause, count) in deaths {
+    for (cause, count) in figures.deaths() {
         out.count(&c::WORKER_DEATHS, &[cause], count);
     }
     out.count(&c::WORKER_FAILED, &[], figures.failed);

@@ -13,6 +13,8 @@ use std::{
 
 use profiler_common::sched::{STALL_BOUNDS, StallCounts, stall_bound_ns};
 
+pub use walk::{FAULTS, SWITCHES};
+
 use super::catalogue::Family;
 use crate::snapshot::Snapshot;
 

@@ -14,6 +14,11 @@ use crate::{
     target::ProcessUsage,
 };
 
+/// Kinds of page faults.
+pub const FAULTS: [&str; 2] = ["minor", "major"];
+/// Kinds of context switches.
+pub const SWITCHES: [&str; 2] = ["voluntary", "involuntary"];
+
 /// Everything that the snapshot has.
 pub(super) fn all(out: &mut Families, snapshot: &Snapshot, context: Context) {
     build(out);
@@ -236,8 +241,9 @@ fn usage(out: &mut Families, families: &UsageFamilies, labels: &[&str], usage: &
 fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
     let name = &*target.name;
     out.value(&c::PROCESS_CPU, &[name], target.cpu_seconds);
-    out.count(&c::PROCESS_FAULTS, &[name, "minor"], target.faults.0);
-    out.count(&c::PROCESS_FAULTS, &[name, "major"], target.faults.1);
+    for (kind, count) in FAULTS.into_iter().zip([target.faults.0, target.faults.1]) {
+        out.count(&c::PROCESS_FAULTS, &[name, kind], count);
+    }
     if let Some(figures) = &target.usage {
         usage(out, &TARGET, &[name], figures);
         out.count(&c::PROCESS_ANONYMOUS, &[name], figures.anonymous_memory_bytes);
@@ -248,8 +254,11 @@ fn process(out: &mut Families, target: &TargetSnapshot, snapshot: &Snapshot) {
             out.count(&c::PROCESS_PROPORTIONAL, &[name], memory.proportional_bytes);
             out.count(&c::PROCESS_UNIQUE, &[name], memory.unique_bytes);
         }
-        out.count(&c::PROCESS_SWITCHES, &[name, "voluntary"], detail.voluntary_switches);
-        out.count(&c::PROCESS_SWITCHES, &[name, "involuntary"], detail.involuntary_switches);
+        for (kind, count) in
+            SWITCHES.into_iter().zip([detail.voluntary_switches, detail.involuntary_switches])
+        {
+            out.count(&c::PROCESS_SWITCHES, &[name, kind], count);
+        }
         if let Some(limit) = detail.memory_limit_bytes {
             out.count(&c::MEMORY_LIMIT, &[name], limit);
         }

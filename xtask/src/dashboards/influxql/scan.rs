@@ -94,7 +94,9 @@ pub fn tokens(query: &str) -> Result<Vec<Token>, String> {
         }
         if let Some((name, length)) = variable(rest) {
             tokens.push(Token::Variable(name.to_owned()));
-            at += length;
+            // A unit may follow: `${__to}ms`.
+            let unit = rest[length..].find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len() - length);
+            at += length + unit;
             continue;
         }
         let (token, length) = match c {

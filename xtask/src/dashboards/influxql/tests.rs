@@ -98,6 +98,67 @@ fn a_tag_that_the_subquery_has_dropped_is_found() {
 }
 
 #[test]
+fn a_value_that_there_never_is_is_found() {
+    let of = |condition: &str| format!("SELECT last(calls) FROM p_alloc WHERE $timeFilter AND {condition}");
+    for good in [
+        r#""function" = 'malloc'"#,
+        r#""function" != 'free'"#,
+        r#""function" <> ''"#,
+        r#""function" =~ /^(malloc|free)$/"#,
+        r#""function" =~ /alloc/"#,
+        r#""function" =~ /^malloc$|^free$/"#,
+        r#""function" =~ /^$function$/"#,
+        r#""function" = ':function:'"#,
+        r#""function" =~ /.*/"#,
+        r#""target" = 'anything'"#,
+        r#""verdict" = 'leaking'"#,
+    ] {
+        passes(&of(good));
+    }
+    for (bad, value) in [
+        (r#""function" = 'mallocs'"#, "mallocs"),
+        (r#""function" != 'none'"#, "none"),
+        (r#""function" =~ /^(malloc|frees)$/"#, "^frees$"),
+        (r#""function" !~ /^(allocs|free)$/"#, "^allocs$"),
+        (r#""function" =~ /^alloc$/"#, "^alloc$"),
+        (r#""function" =~ /^malloc|^loc/"#, "^loc"),
+        (r#""verdict" = 'leaks'"#, "leaks"),
+    ] {
+        finds(&of(bad), &format!("is never {value:?}"));
+    }
+}
+
+#[test]
+fn what_a_subquery_hands_on_has_its_values() {
+    let of = |what: &str, condition: &str| {
+        format!(
+            "SELECT count(a) FROM (SELECT last(calls) AS a, {what} FROM p_alloc WHERE $timeFilter GROUP BY *) WHERE {condition}"
+        )
+    };
+    passes(&of("last(verdict)", "last = 'leaking'"));
+    passes(&of("last(verdict) AS said", "said = 'leaking' AND function = 'free'"));
+    passes(&of("count(verdict)", "count = 'leaks'"));
+    finds(&of("last(verdict)", "last = 'leaks'"), "never \"leaks\"");
+    finds(&of("last(verdict) AS said", "said = 'leaks'"), "`said` of `the subquery` is never");
+    finds(&of("verdict", "verdict = 'leaks'"), "never \"leaks\"");
+    finds(&of("last(verdict)", "function = 'frees'"), "never \"frees\"");
+}
+
+#[test]
+fn a_field_of_a_family_is_one_of_its_values() {
+    let of = |field: &str| format!(r#"SELECT last("{field}") FROM "p_process" WHERE $timeFilter"#);
+    passes(&of("le_0.001"));
+    for field in ["le_+Inf", "le_0.003", "nonsense_page_faults"] {
+        finds(&of(field), &format!("has no field `{field}`"));
+    }
+}
+
+#[test]
+fn a_moment_may_have_a_unit_behind_its_variable() {
+    passes("SELECT last(calls) FROM p_alloc WHERE time > ${__to}ms - 2m AND time <= ${__to}ms");
+}
+
+#[test]
 fn what_returns_nothing_is_found() {
     finds(r#"SELECT "target" FROM "p_alloc" WHERE $timeFilter"#, "no field is selected");
     finds(r#"SELECT count("target") FROM "p_alloc" WHERE $timeFilter"#, "of the tag `target`");

@@ -69,6 +69,39 @@ fn an_unknown_label_is_found_wherever_it_stands() {
 }
 
 #[test]
+fn a_value_that_a_label_never_has_is_found() {
+    for good in [
+        r#"{cause="futex"}"#,
+        r#"{cause!="disk"}"#,
+        r#"{cause!=""}"#,
+        r#"{cause=~"futex|disk"}"#,
+        r#"{cause!~"(futex|disk)"}"#,
+        r#"{cause=~"fu.*"}"#,
+        r#"{cause=~"futex|"}"#,
+        r#"{cause=~".*"}"#,
+        r#"{cause="$cause", target="any"}"#,
+        r#"{cause=~"${cause:regex}|disk"}"#,
+        r#"{le="+Inf"}"#,
+        r#"{le=~"0\\.001|0\\.002"}"#,
+    ] {
+        assert_eq!(problems(&format!("rate(p_stall_seconds_bucket{good}[5m])")), Vec::<String>::new());
+    }
+    for (bad, value) in [
+        (r#"{cause="mutex"}"#, "mutex"),
+        (r#"{cause=""}"#, ""),
+        (r#"{cause!="mutex"}"#, "mutex"),
+        (r#"{cause=~"futex|mutex"}"#, "mutex"),
+        (r#"{cause!~"mutex|disk"}"#, "mutex"),
+        (r#"{cause=~"m.*"}"#, "m.*"),
+        (r#"{le="0.003"}"#, "0.003"),
+        (r#"{le=~"0\\.003"}"#, "0\\.003"),
+    ] {
+        finds(&format!("rate(p_stall_seconds_bucket{bad}[5m])"), &format!("is never {value:?}"));
+    }
+    finds(r#"rate(p_calls_total{function="mallocs"}[5m])"#, "`function` of `p_calls_total` is never");
+}
+
+#[test]
 fn a_label_that_an_inner_aggregation_drops_is_found() {
     finds("max by (function) (sum by (target) (rate(p_calls_total[5m])))", "by or without `function`");
     finds("histogram_quantile(0.9, sum by (target) (rate(p_stall_seconds_bucket[5m])))", "without `le`");

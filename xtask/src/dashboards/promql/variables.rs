@@ -5,6 +5,9 @@ const TIMES: [&str; 4] = ["__rate_interval", "__interval", "__range", "interval"
 /// Variables that stand for a number.
 const NUMBERS: [&str; 6] = ["__interval_ms", "__range_s", "__range_ms", "__from", "__to", "top"];
 
+/// What stands in the place of a variable between quotes.
+pub const ANYTHING: &str = "__anything__";
+
 /// One piece of a query.
 enum Piece<'a> {
     Text(&'a str),
@@ -27,7 +30,7 @@ pub fn replaced(query: &str) -> String {
         .into_iter()
         .map(|piece| match piece {
             Piece::Text(text) => text,
-            Piece::Variable(_, true) => "x",
+            Piece::Variable(_, true) => ANYTHING,
             Piece::Variable(name, false) if NUMBERS.contains(&name) => "1",
             Piece::Variable(name, false) if TIMES.contains(&name) => "5m",
             // Where a variable stands alone, only a duration or a number is possible; both are what parses most often.
@@ -87,7 +90,7 @@ mod tests {
     #[test]
     fn variables_become_what_a_parser_takes_in_their_place() {
         let query = r#"topk($top, rate(m{job="$job", a=~"${a:regex}"}[$__rate_interval])) / $__range_s"#;
-        assert_eq!(replaced(query), r#"topk(1, rate(m{job="x", a=~"x"}[5m])) / 1"#);
+        assert_eq!(replaced(query), r#"topk(1, rate(m{job="__anything__", a=~"__anything__"}[5m])) / 1"#);
         assert_eq!(used(query), ["top", "job", "a", "__rate_interval", "__range_s"]);
     }
 
