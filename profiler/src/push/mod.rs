@@ -91,7 +91,7 @@ impl Pusher {
         let limits = Limits { bytes: config.spool_bytes, age: config.spool_age };
         let spool = config.spool.as_deref().map(|path| Spool::open(path, limits)).transpose()?.map(Arc::new);
         let board = Arc::new(Board::default());
-        let quarantine = Quarantine::new(config.spool.as_deref());
+        let quarantine = Quarantine::new(spool.clone());
         let place =
             config.spool.as_deref().map_or_else(|| "memory".to_owned(), |path| path.display().to_string());
         let sender = Sender::new(

@@ -149,7 +149,7 @@ impl Sender {
                 continue;
             }
             if let Some(spool) = self.spool.as_ref().filter(|_| now >= self.expiry) {
-                spool.expire(SystemTime::now());
+                spool.expire();
                 self.left_alone.clear();
                 self.expiry = now + EXPIRY;
             }
