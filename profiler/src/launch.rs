@@ -13,6 +13,11 @@ use std::{
 
 use thiserror::Error;
 
+use crate::{
+    config::Push,
+    push::client::{Credentials, Secret},
+};
+
 /// More system calls than any dynamic linker makes before the C library is mapped.
 const STEPS: usize = 4000;
 
@@ -45,6 +50,17 @@ pub enum LaunchError {
     },
 }
 
+/// Variables that a program which we start doesn't get: secrets of ours, which it could read and print. A secret that we have
+/// from a file isn't in the environment because of us; the program gets what is there then, for it may need it itself.
+pub fn withheld(push: Option<&Push>) -> Vec<&'static str> {
+    let Some(Credentials { token, password, user: _ }) = push.map(|push| &push.server.credentials) else {
+        return Vec::new();
+    };
+    let secrets = [(token, "INFLUX_TOKEN"), (password, "INFLUX_PASSWORD")];
+    let ours = secrets.into_iter().filter(|(secret, _)| matches!(secret, Some(Secret::Value(_))));
+    ours.map(|(_, variable)| variable).collect()
+}
+
 /// A child that is held at its start. Dropping it ends it: it was started to be observed.
 pub struct Launched {
     /// Taken when the child is let go or has ended.
@@ -69,17 +85,20 @@ impl Child {
 }
 
 impl Launched {
-    /// Starts a program; it is stopped before its first instruction.
+    /// Starts a program without these variables of our environment; it is stopped before its first instruction.
     ///
     /// # Errors
     ///
     /// If there is no such program, or it can't be started.
-    pub fn start(argv: &[OsString]) -> Result<Self, LaunchError> {
+    pub fn start(argv: &[OsString], withheld: &[&str]) -> Result<Self, LaunchError> {
         let (program, arguments) = argv
             .split_first()
             .map_or((OsString::new(), [].as_slice()), |(program, rest)| (program.clone(), rest));
         let mut command = Command::new(&program);
         command.args(arguments);
+        for variable in withheld {
+            command.env_remove(variable);
+        }
         // SAFETY: ptrace(PTRACE_TRACEME) is a plain system call; it touches no memory of ours.
         unsafe {
             command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
@@ -194,5 +213,60 @@ impl Drop for Launched {
             let _ended = child.kill();
             let _reaped = child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::push::client::Server;
+
+    #[test]
+    fn a_secret_is_withheld_if_it_was_ours_and_from_the_environment() {
+        let value = || Some(Secret::Value("s".to_owned()));
+        let file = || Some(Secret::File("/token".into()));
+        let cases: [(_, _, &[&str]); 4] = [
+            (value(), value(), &["INFLUX_TOKEN", "INFLUX_PASSWORD"]),
+            (file(), value(), &["INFLUX_PASSWORD"]),
+            (value(), None, &["INFLUX_TOKEN"]),
+            (file(), None, &[]),
+        ];
+        for (token, password, expected) in cases {
+            let credentials = Credentials { user: Some("me".to_owned()), password, token };
+            let push = Push {
+                server: Server {
+                    url: "http://db:1".to_owned(),
+                    api: None,
+                    database: "x".to_owned(),
+                    org: None,
+                    credentials,
+                },
+                interval: Duration::from_secs(10),
+                tags: Vec::new(),
+                prefix: String::new(),
+                unsigned: false,
+                spool: None,
+                spool_bytes: 0,
+                spool_age: Duration::MAX,
+            };
+            assert_eq!(withheld(Some(&push)), expected);
+        }
+        assert_eq!(withheld(None), [""; 0], "nothing is pushed, so nothing in there is ours");
+    }
+
+    #[test]
+    fn a_program_gets_our_environment_but_for_what_is_withheld() {
+        let variables = |withheld: &[&str]| {
+            let launched = Launched::start(&["/bin/true".into()], withheld).unwrap();
+            let environment = std::fs::read(format!("/proc/{}/environ", launched.pid())).unwrap();
+            let names = environment.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
+            names.map(|entry| String::from_utf8_lossy(entry).into_owned()).collect::<Vec<_>>()
+        };
+        let all = variables(&[]);
+        assert!(all.iter().any(|entry| entry.starts_with("PATH=")), "{all:?}");
+        let rest: Vec<_> = all.into_iter().filter(|entry| !entry.starts_with("PATH=")).collect();
+        assert_eq!(variables(&["PATH", "INFLUX_TOKEN_THAT_NOBODY_HAS"]), rest);
     }
 }

@@ -11,6 +11,7 @@ use profiler::{
     session::Images,
     version, worker,
 };
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == worker::ARGUMENT) {
@@ -101,7 +102,37 @@ fn start_log(config: LogConfig) {
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(colour).with_writer(MakeLogWriter);
     match config.format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.with_target(false).finish().with(targets(level)).init(),
+        LogFormat::Json => log.json().finish().with(targets(level)).init(),
+    }
+}
+
+/// Who may log how much. What speaks HTTP for us would log requests whole, with the token in them.
+fn targets(level: tracing::Level) -> Targets {
+    const SPEAK_HTTP: [&str; 4] = ["ureq", "ureq_proto", "rustls", "hyper"];
+    let quiet = level.min(tracing::Level::INFO);
+    Targets::new().with_default(level).with_targets(SPEAK_HTTP.map(|target| (target, quiet)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_sees_a_token_logs_no_details_at_any_level() {
+        use tracing::Level;
+        for (level, target, of, logged) in [
+            (Level::TRACE, "ureq::unversioned::transport", Level::TRACE, false),
+            (Level::TRACE, "ureq_proto::util", Level::DEBUG, false),
+            (Level::DEBUG, "rustls::client", Level::DEBUG, false),
+            (Level::TRACE, "hyper::proto", Level::DEBUG, false),
+            (Level::TRACE, "ureq", Level::INFO, true),
+            (Level::WARN, "ureq", Level::INFO, false),
+            (Level::ERROR, "rustls", Level::WARN, false),
+            (Level::TRACE, "profiler::push", Level::TRACE, true),
+            (Level::DEBUG, "profiler::push", Level::TRACE, false),
+        ] {
+            assert_eq!(targets(level).would_enable(target, &of), logged, "{target} {of} at {level}");
+        }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     hunt::{Hunt, OwnCalls, Settings},
     keeping::Keeper,
     kernel::{Event, EventReader, Facts, KernelLog, Plan, Wanted},
-    launch::{Child, Launched},
+    launch::{self, Child, Launched},
     push::Pusher,
     session::{Chosen, DetailJob, DetailResult, HuntWish, Images, Session},
     snapshot::Snapshot,
@@ -183,7 +183,8 @@ impl Sampler {
         let child = match &config.what {
             What::Processes(_) => None,
             What::Command { argv, name, children } => {
-                Some(start(&mut session, argv, name.as_deref(), *children)?)
+                let withheld = launch::withheld(config.push.as_ref());
+                Some(start(&mut session, (argv, &withheld), name.as_deref(), *children)?)
             }
         };
         chooser.begin(&mut session)?;
@@ -334,11 +335,11 @@ fn give_memory_back() {
 /// Starts our own child and attaches before it has made its first allocation.
 fn start(
     session: &mut Session,
-    argv: &[OsString],
+    (argv, withheld): (&[OsString], &[&str]),
     name: Option<&str>,
     follow: bool,
 ) -> anyhow::Result<Child> {
-    let mut launched = Launched::start(argv)?;
+    let mut launched = Launched::start(argv, withheld)?;
     let process = Process::open(launched.pid())?;
     let mut seen = HashSet::new();
     launched.step_until(|| (session.finds_allocator(&process, &mut seen), seen.len()))?;

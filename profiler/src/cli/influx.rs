@@ -181,7 +181,7 @@ pub fn resolve(
     let spool = match options.influx_spool.clone().or_else(|| file.influx_spool.clone()) {
         Some(none) if none.as_os_str() == "none" => None,
         Some(path) => Some(path),
-        None => Some(default_spool(&server, environment)),
+        None => Some(default_spool(&server, environment, rustix::process::geteuid().is_root())?),
     };
     Ok(Some(Push {
         tags: tags(given(options.influx_tag.clone(), file.influx_tag.clone()))?,
@@ -200,30 +200,68 @@ pub fn resolve(
 
 /// Whether something is said of InfluxDB although none is named.
 fn mentions(options: &InfluxOptions, file: &File) -> bool {
-    options.influx_db.is_some()
-        || options.influx_org.is_some()
-        || options.influx_api.is_some()
-        || options.influx_token_file.is_some()
-        || options.influx_password_file.is_some()
-        || options.influx_user.is_some()
-        || !options.influx_tag.is_empty()
-        || options.influx_spool.is_some()
-        || file.influx_db.is_some()
+    // Named one by one, so that none that comes later is forgotten.
+    let InfluxOptions {
+        influx: _,
+        influx_db,
+        influx_org,
+        influx_api,
+        influx_user,
+        influx_password_file,
+        influx_token_file,
+        influx_interval,
+        influx_tag,
+        influx_measurement_prefix,
+        influx_uint,
+        influx_spool,
+        influx_spool_size,
+        influx_spool_age,
+    } = options;
+    let texts = [
+        influx_db,
+        influx_org,
+        influx_user,
+        influx_measurement_prefix,
+        &file.influx_db,
+        &file.influx_org,
+        &file.influx_user,
+        &file.influx_measurement_prefix,
+        &file.influx_interval,
+        &file.influx_spool_age,
+    ];
+    let paths = [
+        influx_password_file,
+        influx_token_file,
+        influx_spool,
+        &file.influx_password_file,
+        &file.influx_token_file,
+        &file.influx_spool,
+    ];
+    texts.into_iter().any(Option::is_some)
+        || paths.into_iter().any(Option::is_some)
+        || [influx_api, &file.influx_api].into_iter().any(Option::is_some)
+        || [influx_interval, influx_spool_age].into_iter().any(Option::is_some)
+        || [influx_spool_size, &file.influx_spool_size].into_iter().any(Option::is_some)
+        || !influx_tag.is_empty()
+        || file.influx_tag.is_some()
+        || *influx_uint
+        || file.influx_uint.is_some()
 }
 
-/// An address without anything that isn't one: what is secret would be read by everybody who may list processes.
+/// An address without anything that isn't one: what is secret would be read by everybody who may list processes. What stands
+/// before an @ may be a password, wherever it stands; it isn't shown.
 fn checked_url(text: &str) -> Result<String, UsageError> {
     let wrong = |what: &str| UsageError(format!("--influx: {what}"));
+    if text.contains('@') {
+        return Err(wrong(
+            "a password in the address can be read by everybody: use --influx-user and --influx-password-file",
+        ));
+    }
     let url = text.trim_end_matches('/');
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).ok_or_else(|| {
         wrong(&format!("{text:?} is no address: give http://HOST:PORT or https://HOST:PORT"))
     })?;
     let host = rest.split('/').next().unwrap_or("");
-    if host.contains('@') {
-        return Err(wrong(
-            "a password in the address can be read by everybody: use --influx-user and --influx-password-file",
-        ));
-    }
     if host.is_empty()
         || rest.contains(['?', '#'])
         || rest.chars().any(|c| c.is_whitespace() || c.is_control())
@@ -248,7 +286,9 @@ fn tags(words: Vec<String>) -> Result<Vec<(String, String)>, UsageError> {
         if !clean(key) || !clean(value) {
             return Err(wrong("key and value have at least one character, no control characters and no \\"));
         }
-        let own = measurements.values().any(|one| one.tags.contains(&key) || one.fields.contains_key(key));
+        let own = measurements
+            .values()
+            .any(|one| one.tags.contains(&key) || one.fields.keys().any(|field| may_be(field, key)));
         if RESERVED.contains(&key) || own {
             return Err(wrong("that key is taken: choose another one"));
         }
@@ -264,6 +304,19 @@ fn tags(words: Vec<String>) -> Result<Vec<(String, String)>, UsageError> {
     Ok(tags)
 }
 
+/// Whether a field may have this name. Where it has a label in braces, any text may stand.
+fn may_be(field: &str, name: &str) -> bool {
+    let mut fixed = field.split(['{', '}']).step_by(2);
+    let Some(mut rest) = name.strip_prefix(fixed.next().unwrap_or_default()) else { return false };
+    let mut parts: Vec<_> = fixed.collect();
+    let Some(last) = parts.pop() else { return rest.is_empty() };
+    for part in parts {
+        let Some((_, behind)) = rest.split_once(part) else { return false };
+        rest = behind;
+    }
+    rest.ends_with(last)
+}
+
 fn prefix(options: &InfluxOptions, file: &File) -> Result<String, UsageError> {
     let prefix = options.influx_measurement_prefix.clone().or_else(|| file.influx_measurement_prefix.clone());
     let prefix = prefix.unwrap_or_default();
@@ -275,16 +328,21 @@ fn prefix(options: &InfluxOptions, file: &File) -> Result<String, UsageError> {
     Ok(prefix)
 }
 
-/// A directory of its own for each destination: what waits for one server must not go to another one.
-fn default_spool(server: &Server, environment: Environment<'_>) -> PathBuf {
+/// A directory of its own for each destination: what waits for one server must not go to another one. Never one below /tmp,
+/// where somebody else may have made it before.
+fn default_spool(server: &Server, environment: Environment<'_>, root: bool) -> Result<PathBuf, UsageError> {
     let named = |name: &str| environment(name).filter(|path| path.starts_with('/')).map(PathBuf::from);
-    let base = named("STATE_DIRECTORY").unwrap_or_else(|| {
-        if rustix::process::geteuid().is_root() {
-            return PathBuf::from("/var/lib/profiler");
-        }
-        let home = || named("HOME").map(|home| home.join(".local/state"));
-        named("XDG_STATE_HOME").or_else(home).unwrap_or_else(std::env::temp_dir).join("profiler")
-    });
+    let home = || named("HOME").map(|home| home.join(".local/state"));
+    let base = match named("STATE_DIRECTORY") {
+        Some(base) => Some(base),
+        None if root => Some(PathBuf::from("/var/lib/profiler")),
+        None => named("XDG_STATE_HOME").or_else(home).map(|state| state.join("profiler")),
+    };
+    let base = base.ok_or_else(|| {
+        UsageError(
+            "there is no HOME, so points have no place to wait: give --influx-spool DIR (or none)".to_owned(),
+        )
+    })?;
     let whole = format!("{} {} {}", server.url, server.database, server.org.as_deref().unwrap_or(""));
     let host = server.url.split("://").nth(1).unwrap_or("");
     let readable: String = format!("{host}-{}", server.database)
@@ -292,7 +350,7 @@ fn default_spool(server: &Server, environment: Environment<'_>) -> PathBuf {
         .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' })
         .take(80)
         .collect();
-    base.join("influx").join(format!("{readable}-{:08x}", fnv(whole.as_bytes())))
+    Ok(base.join("influx").join(format!("{readable}-{:08x}", fnv(whole.as_bytes()))))
 }
 
 /// Fowler, Noll and Vo's hash (FNV-1a, 32 bits): the same in every build, for a name that must not change.
@@ -301,103 +359,4 @@ fn fnv(bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::cli::{Cli, Command};
-
-    fn push(
-        arguments: &[&str],
-        file: &str,
-        environment: Environment<'_>,
-    ) -> Result<Option<Push>, UsageError> {
-        let options = match Cli::try_parse_from([&["profiler"], arguments].concat()).unwrap() {
-            Cli { command: Some(Command::Memstatexport { process, server, database, options }), .. } => {
-                memstatexport(process, &server, database, options)?
-            }
-            cli => cli.options,
-        };
-        resolve(&options.influx, &toml::from_str(file).unwrap(), None, environment)
-    }
-
-    fn nothing(_: &str) -> Option<String> {
-        None
-    }
-
-    #[test]
-    fn nothing_is_pushed_unless_somebody_says_where_to() {
-        assert_eq!(push(&["--pid", "1"], "", &nothing), Ok(None));
-    }
-
-    #[test]
-    fn an_address_and_a_database_are_enough() {
-        let push =
-            push(&["--influx", "http://db:8086/", "--influx-db", "hunt"], "", &nothing).unwrap().unwrap();
-        assert_eq!((push.server.url.as_str(), push.server.database.as_str()), ("http://db:8086", "hunt"));
-        assert_eq!((push.server.api, push.interval), (None, DEFAULT_PUSH_INTERVAL));
-        assert!(!push.unsigned && push.prefix.is_empty());
-        assert!(push.tags.len() == 1 && push.tags[0].0 == "host", "{:?}", push.tags);
-        let spool = push.spool.unwrap();
-        let name = spool.file_name().unwrap().to_str().unwrap();
-        assert!(name.starts_with("db_8086-hunt-"), "{name}");
-    }
-
-    #[test]
-    fn each_destination_has_its_own_spool_and_the_same_one_next_time() {
-        let of = |url: &str, db: &str| {
-            push(&["--influx", url, "--influx-db", db], "", &nothing).unwrap().unwrap().spool.unwrap()
-        };
-        assert_eq!(of("http://a:1", "x"), of("http://a:1/", "x"));
-        let all =
-            [of("http://a:1", "x"), of("https://a:1", "x"), of("http://a:2", "x"), of("http://a:1", "y")];
-        let different: std::collections::HashSet<_> = all.iter().collect();
-        assert_eq!(different.len(), all.len());
-    }
-
-    #[test]
-    fn the_verb_of_gops_is_the_same_in_fewer_words() {
-        let told = push(&["memstatexport", "12", "db:8086", "leakhunt"], "", &nothing).unwrap().unwrap();
-        let long =
-            push(&["--influx", "http://db:8086", "--influx-db", "leakhunt"], "", &nothing).unwrap().unwrap();
-        assert_eq!(told, long);
-        let twice = push(&["memstatexport", "12", "db:1", "x", "--influx-db", "y"], "", &nothing);
-        assert!(twice.unwrap_err().to_string().contains("three arguments"));
-    }
-
-    #[test]
-    fn secrets_come_from_files_or_the_environment_and_files_go_first() {
-        let environment = |name: &str| (name == "INFLUX_TOKEN").then(|| "from outside".to_owned());
-        let wish = ["--influx", "http://db:1", "--influx-db", "x"];
-        let told = push(&wish, "", &environment).unwrap().unwrap();
-        assert_eq!(told.server.credentials.token, Some(Secret::Value("from outside".to_owned())));
-        let told = push(&wish, "influx-token-file = '/etc/token'", &environment).unwrap().unwrap();
-        assert_eq!(told.server.credentials.token, Some(Secret::File("/etc/token".into())));
-    }
-
-    #[test]
-    fn bad_wishes_are_told_in_one_line() {
-        let to = ["--influx", "http://db:1", "--influx-db", "x"];
-        let cases: &[(&[&str], &str)] = &[
-            (&["--influx", "http://db:1"], "--influx-db"),
-            (&["--influx-db", "x"], "--influx http"),
-            (&["--influx", "db:1", "--influx-db", "x"], "http://HOST:PORT"),
-            (&["--influx", "http://me:secret@db:1", "--influx-db", "x"], "everybody"),
-            (&["--influx", "http://db:1/write?db=x", "--influx-db", "x"], "no address"),
-            (&["--influx-api", "v2", to[0], to[1], to[2], to[3]], "--influx-org"),
-            (&["--influx-tag", "a", to[0], to[1], to[2], to[3]], "KEY=VALUE"),
-            (&["--influx-tag", "time=1", to[0], to[1], to[2], to[3]], "taken"),
-            (&["--influx-tag", "target=1", to[0], to[1], to[2], to[3]], "taken"),
-            (&["--influx-tag", "a=1", "--influx-tag", "a=2", to[0], to[1], to[2], to[3]], "twice"),
-            (&["--influx-tag", "a=b\\", to[0], to[1], to[2], to[3]], "no control characters"),
-            (&["--influx-measurement-prefix", "a b", to[0], to[1], to[2], to[3]], "letters"),
-            (&["--influx-interval", "1ms", to[0], to[1], to[2], to[3]], "shortest"),
-            (&["--influx-spool-size", "1KiB", to[0], to[1], to[2], to[3]], "1MiB"),
-        ];
-        for (arguments, part) in cases {
-            let error = push(arguments, "", &nothing).unwrap_err().to_string();
-            assert!(error.contains(part) && !error.contains('\n'), "{arguments:?}: {error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use std::{
 use super::{
     catalogue::{Family, Holds},
     families::{Families, Filled, Row, Value as Figure},
-    line_protocol::{Point, Value},
+    line_protocol::{self, Point, Value},
     weigh,
 };
 use crate::leaks::{Judgement, Picture, Verdict};
@@ -37,27 +37,31 @@ pub struct Common {
     pub tags: Vec<(String, String)>,
 }
 
-/// A point's measurement and tags, in the order of the labels.
-type Series<'a> = (&'static str, Vec<(&'static str, &'a str)>);
+/// A point's measurement and tags, in the order of the labels, as they are written: what is the same then is one series.
+type Series<'a> = (&'static str, Vec<(&'static str, Cow<'a, str>)>);
+/// Labels that become tags, as they are: the encoder counts what it has to change.
+type Tags<'a> = Vec<(&'static str, &'a str)>;
 /// Its fields.
 type Fields<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 /// The points of one moment. Figures with the same tags are one point.
 pub fn points<'a>(families: &'a Families, at_ns: i64, common: &'a Common) -> Vec<Point<'a>> {
-    let mut points: BTreeMap<Series<'a>, Fields<'a>> = BTreeMap::new();
-    let mut shared: HashMap<Series<'a>, Vec<(&'static str, &'a str)>> = HashMap::new();
+    let mut points: BTreeMap<Series<'a>, (Tags<'a>, Fields<'a>)> = BTreeMap::new();
+    let mut shared: HashMap<Series<'a>, Tags<'a>> = HashMap::new();
     for Filled { family, rows } in
         families.iter().filter(|filled| !filled.family.influx.measurement.is_empty())
     {
         for row in rows {
-            let series = (family.influx.measurement, tags_of(family, row));
+            let tags = tags_of(family, row);
+            let written = |(name, value): &(_, &'a str)| (*name, line_protocol::name_as_written(value));
+            let series = (family.influx.measurement, tags.iter().map(written).collect::<Vec<_>>());
             if !family.influx.tags.is_empty() {
                 shared
                     .insert(series.clone(), labels(family, row, |label| family.influx.tags.contains(&label)));
             }
             let fields = fields_of(family, row);
             if !fields.is_empty() {
-                let there = points.entry(series).or_default();
+                let (_, there) = points.entry(series).or_insert_with(|| (tags, Fields::new()));
                 for (name, value) in fields {
                     // Several processes of one target: the first one's words stand for it.
                     if !there.iter().any(|(known, _)| *known == name) {
@@ -67,9 +71,9 @@ pub fn points<'a>(families: &'a Families, at_ns: i64, common: &'a Common) -> Vec
             }
         }
     }
-    let with_tags = |(series, fields): (Series<'a>, Fields<'a>)| {
+    let with_tags = |(series, (tags, fields)): (Series<'a>, (Tags<'a>, Fields<'a>))| {
         let extra = shared.get(&series).into_iter().flatten().copied();
-        let (measurement, tags) = series;
+        let (measurement, _) = series;
         let own = tags.into_iter().chain(extra).map(|(name, value)| (Cow::from(name), Cow::from(value)));
         point(measurement, own.collect(), fields, at_ns, common)
     };
@@ -96,7 +100,7 @@ fn labels<'a>(
     pairs.filter(|(name, _)| wanted(name)).map(|(name, value)| (*name, value.as_str())).collect()
 }
 
-fn tags_of<'a>(family: &'static Family, row: &'a Row) -> Vec<(&'static str, &'a str)> {
+fn tags_of<'a>(family: &'static Family, row: &'a Row) -> Tags<'a> {
     labels(family, row, |label| family.influx.is_tag(label))
 }
 
@@ -269,6 +273,24 @@ mod tests {
         assert_eq!(field(futex, "seconds"), &Value::Float(20.0));
         let process = find(&points, "profiler_process", &[]);
         assert_eq!(field(process, "minor_page_faults"), &Value::Unsigned(0));
+    }
+
+    #[test]
+    fn names_that_differ_stay_apart_when_they_are_written_and_no_two_lines_are_of_one_series() {
+        use crate::export::line_protocol::{Encoder, Options, lines};
+        // The last one can't be told from the first.
+        let names = ["a\\b", "a/b", "a\\", "a\u{ff3c}b"];
+        let families = Families::of(&snapshot(names.map(target).to_vec()), CONTEXT);
+        let (mut encoder, mut text, common) = (Encoder::new(Options::default()), String::new(), common());
+        for point in points(&families, 7, &common) {
+            assert!(encoder.encode(point, &mut text));
+        }
+        let mut series: Vec<_> = lines(&text).map(|line| line.split_once(' ').unwrap().0).collect();
+        let (all, of_process) = (series.len(), |line: &&&str| line.starts_with("profiler_process,"));
+        assert_eq!(series.iter().filter(of_process).count(), 3, "{series:?}");
+        series.sort_unstable();
+        series.dedup();
+        assert_eq!(series.len(), all, "{text}");
     }
 
     #[test]

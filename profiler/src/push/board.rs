@@ -292,8 +292,18 @@ impl Board {
             chunk.points = points;
             chunk.text.push_str(&batch.text);
         }
+        if chunk.ids.is_empty() {
+            return None;
+        }
+        if matches!(&state.backlog, Backlog::Ready(ready) if ready.doubtful)
+            && let Backlog::Ready(doubtful) = std::mem::take(&mut state.backlog)
+        {
+            chunk.ids.extend(doubtful.ids);
+            chunk.points += doubtful.points;
+            chunk.text.push_str(&doubtful.text);
+        }
         state.in_flight.clone_from(&chunk.ids);
-        (!chunk.ids.is_empty()).then_some(chunk)
+        Some(chunk)
     }
 
     /// A batch that only memory has, if the disk doesn't take it. The second: the disk hangs, and this wasn't told yet.
@@ -316,10 +326,14 @@ impl Board {
         (batch, tell)
     }
 
-    /// The backlog that was read, if any was; what isn't there yet is asked for.
+    /// The backlog that was read, if any was; what isn't there yet is asked for. What is doubtful goes with what is new.
     pub fn take_backlog(&self) -> Option<Chunk> {
         let mut state = self.lock();
         match std::mem::take(&mut state.backlog) {
+            Backlog::Ready(chunk) if chunk.doubtful => {
+                state.backlog = Backlog::Ready(chunk);
+                None
+            }
             Backlog::Ready(chunk) => {
                 state.in_flight.clone_from(&chunk.ids);
                 Some(chunk)

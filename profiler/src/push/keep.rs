@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -28,14 +28,23 @@ pub struct Keeper {
     acknowledged: HashSet<BatchId>,
     /// Not sent before: could not be read, or the server fails on them.
     left_alone: HashMap<BatchId, Instant>,
+    /// Those on which the server fails.
+    doubtful: HashSet<BatchId>,
     tend: Instant,
 }
 
 impl Keeper {
     /// Prepares.
     pub fn new(spool: Arc<Spool>, board: Arc<Board>, quarantine: Quarantine) -> Self {
-        let (acknowledged, left_alone) = (HashSet::new(), HashMap::new());
-        Self { spool, board, quarantine, acknowledged, left_alone, tend: Instant::now() }
+        Self {
+            spool,
+            board,
+            quarantine,
+            acknowledged: HashSet::new(),
+            left_alone: HashMap::new(),
+            doubtful: HashSet::new(),
+            tend: Instant::now(),
+        }
     }
 
     /// Works until sending is over and everything is done.
@@ -92,6 +101,7 @@ impl Keeper {
                 Ok(id) => {
                     if let Some(after) = rest.after {
                         self.left_alone.insert(id, after);
+                        self.doubtful.insert(id);
                     }
                     ids.into_iter().for_each(|id| self.remove(id));
                 }
@@ -107,6 +117,7 @@ impl Keeper {
     }
 
     fn remove(&mut self, id: BatchId) {
+        self.doubtful.remove(&id);
         if let Err(error) = self.spool.remove(id) {
             if self.acknowledged.is_empty() {
                 tracing::warn!("{error}; it is acknowledged, and tried again every {} s", TEND.as_secs());
@@ -152,12 +163,13 @@ impl Keeper {
                 }
             }
         }
+        chunk.doubtful = chunk.ids.iter().all(|id| self.doubtful.contains(id));
         (!chunk.ids.is_empty()).then_some(chunk)
     }
 
     fn tend(&mut self) {
         self.tend = Instant::now() + TEND;
-        self.spool.expire(SystemTime::now());
+        self.spool.expire();
         for id in std::mem::take(&mut self.acknowledged) {
             self.remove(id);
         }

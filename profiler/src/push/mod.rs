@@ -95,9 +95,10 @@ impl Pusher {
         let board = Arc::new(Board::default());
         let place =
             config.spool.as_deref().map_or_else(|| "memory".to_owned(), |path| path.display().to_string());
-        let keeper = spool
-            .clone()
-            .map(|spool| Keeper::new(spool, Arc::clone(&board), Quarantine::new(config.spool.as_deref())));
+        let keeper = spool.clone().map(|spool| {
+            let quarantine = Quarantine::new(Some(Arc::clone(&spool)));
+            Keeper::new(spool, Arc::clone(&board), quarantine)
+        });
         let sender =
             Sender::new(client, config.unsigned, spool.clone(), Arc::clone(&board), place, backlog_rate);
         Ok(Self { config: config.clone(), board, spool, threads: Mutex::new(Some((sender, keeper))) })

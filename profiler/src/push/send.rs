@@ -236,6 +236,12 @@ impl Sender {
                 self.not_before = None;
                 self.settle(job, Some((rest, Some(Instant::now() + DOUBTFUL))), aside);
             }
+            // Lines on which the server fails, and no others beside them: nobody waits for these.
+            Outcome::Later { rest, .. }
+                if matches!(job, Job::Memory(batch) if batch.after.is_some()) && !stored =>
+            {
+                self.settle(job, Some((rest, Some(Instant::now() + DOUBTFUL))), aside);
+            }
             Outcome::Later { wait, reason, rest } => {
                 self.rest(job, rest, progress, aside);
                 match wait {

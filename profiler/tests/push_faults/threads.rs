@@ -153,3 +153,24 @@ fn nobody_is_told_that_it_is_well_while_the_password_is_wrong() {
     std::thread::sleep(Duration::from_secs(2));
     assert!(fault_server.writes().len() <= requests + 1, "it isn't tried again and again");
 }
+
+#[test]
+fn lines_on_which_the_server_fails_hold_up_no_others() {
+    let (directory, play) = (Directory::new("poison"), Play::V1 { unsigned: false });
+    let mut lines = good(40);
+    for at in [3, 17, 31] {
+        lines[at] = format!("poison,at={at} v=1i 1");
+    }
+    leave(&directory.0, &lines);
+    let fault_server = FaultServer::start(Role::new(play));
+    fault_server.poison_with("poison");
+    let pusher = push(&directory.0, &fault_server, play);
+    until("all but three are sent", || pusher.figures().backlog_points == 3);
+    for line in lines.iter().filter(|line| !line.starts_with("poison")) {
+        assert!(fault_server.store(|store| store.has(line)), "lost: {line}");
+    }
+    assert_eq!(pusher.figures().quarantined, 0, "it may still be the server's fault");
+    let requests = fault_server.writes().len();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(fault_server.writes().len() <= requests + 1, "nobody tries them again at once");
+}

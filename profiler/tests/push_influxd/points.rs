@@ -55,7 +55,7 @@ const MEASUREMENTS: [(&str, &str); 10] = [
     ("comma,here", "comma,here"),
     ("equal=sign", "equal=sign"),
     ("quo\"te", "quo\"te"),
-    ("back\\slash", "back/slash"),
+    ("back\\slash", "back\u{ff3c}slash"),
     ("##comment", "comment"),
     ("ünï 漢", "ünï 漢"),
     ("new\nline", "newline"),
@@ -116,7 +116,7 @@ fn point(measurement: usize, number: usize) -> (Point<'static>, (Series, i64, Fi
     let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
     let mut tags = BTreeMap::from([("host".to_owned(), host), ("key, of=all".to_owned(), "v".to_owned())]);
     if !site.is_empty() {
-        tags.insert("site".to_owned(), clean(site).replace('\\', "/"));
+        tags.insert("site".to_owned(), clean(site).replace('\\', "\u{ff3c}"));
     }
     let fields = Fields::from([
         ("float".to_owned(), Value::Float(float.to_bits())),

@@ -89,6 +89,57 @@ pub enum Order {
     AsGiven,
 }
 
+/// What becomes of a name, or a tag's value. What two of them become is the same only if they differ in control characters, in
+/// a backslash where the other one has U+FF3C, or after 1024 bytes.
+pub(crate) fn name_as_written(name: &str) -> Cow<'_, str> {
+    fit_name(Cow::from(name), |_| ())
+}
+
+/// A backslash at the end of a name is refused, and one within is read differently by the generations: its double of full
+/// width (U+FF3C) looks like it and means nothing. Another character of ASCII, a slash, would be in other names already.
+fn fit_name<'a>(name: Cow<'a, str>, mut count: impl FnMut(Reason)) -> Cow<'a, str> {
+    let clean = |c: char| match c {
+        '\\' => Some('\u{ff3c}'),
+        c => (!c.is_control()).then_some(c),
+    };
+    cut(cleaned(name, clean, &mut count), NAME, |_| false, &mut count)
+}
+
+fn cleaned<'a>(
+    text: Cow<'a, str>,
+    clean: impl Fn(char) -> Option<char>,
+    count: &mut impl FnMut(Reason),
+) -> Cow<'a, str> {
+    if text.chars().all(|c| clean(c) == Some(c)) {
+        return text;
+    }
+    count(Reason::Cleaned);
+    Cow::Owned(text.chars().filter_map(clean).collect())
+}
+
+/// At most so many bytes, at the boundary of a character; those that are escaped count twice.
+fn cut<'a>(
+    text: Cow<'a, str>,
+    limit: usize,
+    escaped: impl Fn(char) -> bool,
+    count: &mut impl FnMut(Reason),
+) -> Cow<'a, str> {
+    let mut length = 0;
+    let end = text.char_indices().find_map(|(at, c)| {
+        length += c.len_utf8() + usize::from(escaped(c));
+        (length > limit).then_some(at)
+    });
+    let Some(end) = end else { return text };
+    count(Reason::Cut);
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(&text[..end]),
+        Cow::Owned(mut text) => {
+            text.truncate(end);
+            Cow::Owned(text)
+        }
+    }
+}
+
 /// What can be chosen.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
@@ -194,8 +245,9 @@ impl Encoder {
             }
             // Generations differ in what `\n` in a text means, and some refuse other control characters.
             Value::Text(text) => {
-                let text = self.cleaned(text, |c| (!c.is_control()).then_some(c));
-                Value::Text(self.cut(text, TEXT, |c| matches!(c, '"' | '\\')))
+                let mut count = |reason| self.count(reason);
+                let text = cleaned(text, |c| (!c.is_control()).then_some(c), &mut count);
+                Value::Text(cut(text, TEXT, |c| matches!(c, '"' | '\\'), &mut count))
             }
             value => value,
         };
@@ -235,39 +287,8 @@ impl Encoder {
         None
     }
 
-    /// A name, or a tag's value. A backslash at its end is refused, and one within is read differently by the generations.
     fn name<'a>(&mut self, name: Cow<'a, str>) -> Cow<'a, str> {
-        let name = self.cleaned(name, |c| match c {
-            '\\' => Some('/'),
-            c => (!c.is_control()).then_some(c),
-        });
-        self.cut(name, NAME, |_| false)
-    }
-
-    fn cleaned<'a>(&mut self, text: Cow<'a, str>, clean: impl Fn(char) -> Option<char>) -> Cow<'a, str> {
-        if text.chars().all(|c| clean(c) == Some(c)) {
-            return text;
-        }
-        self.count(Reason::Cleaned);
-        Cow::Owned(text.chars().filter_map(clean).collect())
-    }
-
-    /// At most so many bytes, at the boundary of a character; those that are escaped count twice.
-    fn cut<'a>(&mut self, text: Cow<'a, str>, limit: usize, escaped: impl Fn(char) -> bool) -> Cow<'a, str> {
-        let mut length = 0;
-        let end = text.char_indices().find_map(|(at, c)| {
-            length += c.len_utf8() + usize::from(escaped(c));
-            (length > limit).then_some(at)
-        });
-        let Some(end) = end else { return text };
-        self.count(Reason::Cut);
-        match text {
-            Cow::Borrowed(text) => Cow::Borrowed(&text[..end]),
-            Cow::Owned(mut text) => {
-                text.truncate(end);
-                Cow::Owned(text)
-            }
-        }
+        fit_name(name, |reason| self.count(reason))
     }
 
     fn count(&mut self, reason: Reason) {

@@ -18,6 +18,7 @@ mod tests;
 
 use std::borrow::Cow;
 
+pub(crate) use encoder::name_as_written;
 pub use encoder::{Encoder, Options, Order, Reason};
 pub use signed::signed;
 pub use strict::{Part, Refused, write};

@@ -88,7 +88,7 @@ fn what_is_kept_is_sent_first_and_only_so_much_of_it() {
     assert!(board.take_backlog().is_none());
     let Work::Read(passed) = work(&board) else { panic!("it was asked for") };
     assert_eq!(passed.len(), FRESH);
-    board.offer(Some(Chunk { ids: vec![id(0)], points: 1, text: "x".to_owned() }));
+    board.offer(Some(Chunk { ids: vec![id(0)], points: 1, text: "x".to_owned(), doubtful: false }));
     board.dealt_with([Order::Remove(two.ids)]);
     assert!(matches!(work(&board), Work::Carry(Order::Remove(ids)) if ids.len() == 2));
     assert_eq!(board.take_backlog().unwrap().ids, [id(0)]);
@@ -161,4 +161,19 @@ fn the_end_waits_for_the_disk_but_not_for_ever() {
         board.wait_until_over(SLOW * 600);
     });
     assert!(began.elapsed() >= SLOW * 2 && began.elapsed() < SLOW * 300, "{:?}", began.elapsed());
+}
+
+#[test]
+fn what_is_doubtful_goes_out_with_what_is_new_only() {
+    let board = with_disk();
+    assert!(board.take_backlog().is_none());
+    board.offer(Some(Chunk { ids: vec![id(7)], points: 1, text: "d".to_owned(), doubtful: true }));
+    assert!(board.take_backlog().is_none() && board.take_fresh(9, 9).is_none());
+    board.add(batch(2, 1));
+    assert!(board.kept(&to_write(&board), id(8)));
+    let both = board.take_fresh(9, 9).unwrap();
+    assert_eq!((both.ids.clone(), both.points, both.text.as_str()), (vec![id(8), id(7)], 3, "xd"));
+    // Neither is read meanwhile.
+    board.take_backlog();
+    assert!(matches!(work(&board), Work::Read(passed) if passed == both.ids));
 }

@@ -29,6 +29,8 @@ pub struct Chunk {
     pub points: u64,
     /// Their lines.
     pub text: String,
+    /// The server fails on each of them: they go out beside others only, or it can't be told whose fault that is.
+    pub doubtful: bool,
 }
 
 /// What the disk is to do for the sender, in this order.

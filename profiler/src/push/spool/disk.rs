@@ -1,6 +1,6 @@
 //! The system calls that a spool makes, one method each, so that a test can stop between any two of them.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 /// A directory on a disk. Names are those of entries in it.
 pub trait Disk {
@@ -9,6 +9,9 @@ pub trait Disk {
 
     /// The directory, for messages.
     fn path(&self) -> &Path;
+
+    /// How long the machine has been up, asleep or not: a clock that nobody sets.
+    fn uptime(&self) -> Duration;
 
     /// Names every entry that has a name in UTF-8.
     ///

@@ -18,11 +18,45 @@ pub enum Reason {
     Corrupt,
 }
 
-/// The batches and their sizes: 20 bytes each, and what a tree takes besides.
+/// What is known of a batch besides its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    blocks: u32,
+    /// When its age began, in nanoseconds by the clock that nobody sets; below zero: before the machine came up.
+    born: i64,
+}
+
+impl Entry {
+    /// What takes so many bytes on disk and has this age at this moment.
+    pub fn new(bytes: u64, uptime: Duration, age: Duration) -> Self {
+        let blocks = u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX);
+        Self { blocks, born: signed(uptime).saturating_sub(signed(age)) }
+    }
+}
+
+fn signed(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// How old batches are that were found, by their names alone. The newest has no age, and of two that follow one another in
+/// time the earlier one is older by what lies between them; more than `longest` isn't believed.
+pub fn ages(mut found: Vec<BatchId>, longest: Duration) -> Vec<(BatchId, Duration)> {
+    found.sort_unstable_by_key(|id| std::cmp::Reverse(id.time_ns));
+    let (mut age, mut newer) = (Duration::ZERO, None);
+    let aged = found.into_iter().map(|id| {
+        let between = newer.map_or(0, |newer: u64| newer.saturating_sub(id.time_ns));
+        let between = Some(Duration::from_nanos(between)).filter(|between| *between <= longest);
+        age = age.saturating_add(between.unwrap_or_default());
+        newer = Some(id.time_ns);
+        (id, age)
+    });
+    aged.collect()
+}
+
+/// The batches, their sizes and ages: 32 bytes each, and what a tree takes besides.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// Blocks by batch.
-    batches: BTreeMap<BatchId, u32>,
+    batches: BTreeMap<BatchId, Entry>,
     blocks: u64,
     points: u64,
     /// What was set aside.
@@ -52,23 +86,22 @@ impl Index {
         self.next = self.next.max(id.sequence.saturating_add(1));
     }
 
-    /// Bytes on disk.
-    pub fn insert(&mut self, id: BatchId, bytes: u64) {
+    /// A batch that is there, or there again.
+    pub fn insert(&mut self, id: BatchId, entry: Entry) {
         self.avoid(id);
-        let blocks = u32::try_from(bytes.div_ceil(BLOCK)).unwrap_or(u32::MAX);
-        match self.batches.insert(id, blocks) {
-            Some(before) => self.blocks -= u64::from(before),
+        match self.batches.insert(id, entry) {
+            Some(before) => self.blocks -= u64::from(before.blocks),
             None => self.points += u64::from(id.points),
         }
-        self.blocks += u64::from(blocks);
+        self.blocks += u64::from(entry.blocks);
     }
 
-    /// Takes a batch out: the bytes that it has on disk. Nobody else gets it then.
-    pub fn take(&mut self, id: BatchId) -> Option<u64> {
-        let blocks = u64::from(self.batches.remove(&id)?);
-        self.blocks -= blocks;
+    /// Takes a batch out. Nobody else gets it then.
+    pub fn take(&mut self, id: BatchId) -> Option<Entry> {
+        let entry = self.batches.remove(&id)?;
+        self.blocks -= u64::from(entry.blocks);
         self.points -= u64::from(id.points);
-        Some(blocks * BLOCK)
+        Some(entry)
     }
 
     pub fn contains(&self, id: BatchId) -> bool {
@@ -91,11 +124,10 @@ impl Index {
         self.blocks * BLOCK
     }
 
-    /// The clock may have been set back between any two batches, so all are looked at.
-    pub fn older_than(&self, now: SystemTime, age: Duration) -> Vec<BatchId> {
-        let now = nanoseconds(now);
-        let old = |id: &&BatchId| Duration::from_nanos(now.saturating_sub(id.time_ns)) > age;
-        self.batches.keys().filter(old).copied().collect()
+    /// Those found at opening aren't in the order of their ages if the clock was set, so all are looked at.
+    pub fn older_than(&self, age: Duration, uptime: Duration) -> Vec<BatchId> {
+        let old = |entry: &Entry| signed(uptime).saturating_sub(entry.born) > signed(age);
+        self.batches.iter().filter(|(_, entry)| old(entry)).map(|(id, _)| *id).collect()
     }
 
     pub fn add_bad(&mut self, id: BatchId) {

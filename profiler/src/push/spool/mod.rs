@@ -10,12 +10,14 @@ mod content;
 mod directory;
 mod disk;
 mod error;
+mod hourly;
 mod index;
 mod name;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    fs::File,
     io,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -26,9 +28,12 @@ pub use content::HIGHEST_BYTES;
 pub use directory::Directory;
 pub use disk::Disk;
 pub use error::SpoolError;
+pub(super) use hourly::Hourly;
 pub use name::BatchId;
+#[cfg(test)]
+pub(super) use tests::log_of;
 
-use index::{Index, Reason};
+use index::{Entry, Index, Reason};
 
 /// What a batch is called until it is whole. There is one, so that no number of failures leaves more than one behind.
 const TEMPORARY: &str = "append.tmp";
@@ -41,8 +46,13 @@ pub struct Limits {
     /// Of all batches together, as the disk counts: allocated blocks. While a batch is appended, that one is there besides;
     /// so are at most 16 files that were set aside.
     pub bytes: u64,
-    /// What is older is dropped by [`Spool::expire`]. A batch from the future (the clock was wrong then, or is now) has no age
-    /// until its time has come; the bytes bound it all the same.
+    /// What is older is dropped by [`Spool::expire`]. No step of the clock makes anything older, for ages are counted by the
+    /// time that the machine is up: from appending, and for what was there at opening from opening. What was there has an age
+    /// then already: that by which the newest of them is newer, by the times in their names. Where there is more than this limit
+    /// between two that follow one another in time, the clock was set or nobody was here, and it counts as nothing. So what
+    /// lay there while no profiler ran gets no older, and a file from 1970 (no clock yet) is as old as the oldest one from
+    /// after the clock was set. A step that is smaller than this limit is believed at the next opening, but no sooner. The
+    /// bytes bound everything all the same.
     pub age: Duration,
 }
 
@@ -73,8 +83,10 @@ pub struct Spool<D: Disk = Directory> {
     limits: Limits,
     /// Held by who writes [`TEMPORARY`].
     appending: Mutex<()>,
-    /// Never held during a call of `disk`.
+    /// Never held during a call of `disk`, or while something is told.
     index: Mutex<Index>,
+    /// What people were told of losses, by reason.
+    told: Mutex<[Hourly; 3]>,
 }
 
 impl Spool<Directory> {
@@ -85,6 +97,15 @@ impl Spool<Directory> {
     /// [`SpoolError::Locked`] if another process has it; otherwise if it can't be made, opened or read.
     pub fn open(path: &Path, limits: Limits) -> Result<Self, SpoolError> {
         Self::with_disk(Directory::open(path)?, limits)
+    }
+
+    /// Opens a file beside the batches to write behind its end: see [`Directory::open_for_append`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn open_for_append(&self, name: &str) -> io::Result<File> {
+        self.disk.open_for_append(name)
     }
 }
 
@@ -106,21 +127,29 @@ impl<D: Disk> Spool<D> {
             }
         })
         .map_err(|source| SpoolError::new(disk.path(), "read", source))?;
-        for id in found {
+        let uptime = disk.uptime();
+        for (id, age) in index::ages(found, limits.age) {
             let name = id.name();
             let size =
                 disk.size(&name).map_err(|source| SpoolError::of_file(disk.path(), &name, "stat", source))?;
             match size {
-                Some(size) => index.insert(id, size),
+                Some(size) => index.insert(id, Entry::new(size, uptime, age)),
                 // No regular file, or gone: none of ours. Its name isn't used again.
                 None => index.avoid(id),
             }
         }
-        let spool = Self { disk, limits, appending: Mutex::default(), index: Mutex::new(index) };
+        let (appending, told) = Default::default();
+        let spool = Self { disk, limits, appending, index: Mutex::new(index), told };
         spool.trim_bad();
         // What can't be dropped now is tried again with the first batch.
         let _dropped = spool.make_room();
+        spool.tell();
         Ok(spool)
+    }
+
+    /// Its directory, for messages.
+    pub fn path(&self) -> &Path {
+        self.disk.path()
     }
 
     /// Appends a batch. Once this has returned, it survives any crash. If there is no room within the limit, the oldest
@@ -133,16 +162,23 @@ impl<D: Disk> Spool<D> {
     /// for it: it can be tried again. Where a disk refuses even to take it back, it may appear all the same, whole.
     pub fn append(&self, time: SystemTime, points: u32, text: &str) -> Result<BatchId, SpoolError> {
         let packed = content::pack(text, points)?;
+        let appended = self.append_packed(time, points, &packed);
+        self.tell();
+        appended
+    }
+
+    fn append_packed(&self, time: SystemTime, points: u32, packed: &[u8]) -> Result<BatchId, SpoolError> {
         let _alone = lock(&self.appending);
         // Whatever couldn't be dropped last time: there is at most one batch too many.
         self.make_room()?;
-        let written = self.write_temporary(&packed).and_then(|size| match size > self.limits.bytes {
+        let written = self.write_temporary(packed).and_then(|size| match size > self.limits.bytes {
             true => Err(SpoolError::TooLarge { bytes: size, limit: self.limits.bytes }),
             false => Ok(size),
         });
         let size = written.inspect_err(|_| {
             let _removed = self.disk.unlink(TEMPORARY);
         })?;
+        let entry = Entry::new(size, self.disk.uptime(), Duration::ZERO);
         let id = self.index().next(time, points);
         let name = id.name();
         let renamed =
@@ -156,11 +192,11 @@ impl<D: Disk> Spool<D> {
             let _removed = self.disk.unlink(TEMPORARY);
             if self.unlink(&name).is_err() {
                 // It is there, so it is one of ours; who tries again sends it twice, which does no harm.
-                self.index().insert(id, size);
+                self.index().insert(id, entry);
             }
             return Err(error);
         }
-        self.index().insert(id, size);
+        self.index().insert(id, entry);
         let _dropped = self.make_room();
         Ok(id)
     }
@@ -189,6 +225,12 @@ impl<D: Disk> Spool<D> {
         if !self.index().contains(id) {
             return Ok(None);
         }
+        let read = self.read_file(id);
+        self.tell();
+        read
+    }
+
+    fn read_file(&self, id: BatchId) -> Result<Option<String>, SpoolError> {
         let name = id.name();
         match self.disk.read(&name, content::HIGHEST_PACKED) {
             Ok(packed) => match content::unpack(&packed, id.points) {
@@ -218,18 +260,46 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Drops what is older than the limit. What can't be dropped is tried again next time.
-    pub fn expire(&self, now: SystemTime) {
-        let expired = self.index().older_than(now, self.limits.age);
-        for id in expired {
-            if self.drop_batch(id, Some(Reason::Expired)).is_err() {
-                return;
-            }
-        }
+    pub fn expire(&self) {
+        let uptime = self.disk.uptime();
+        let expired = self.index().older_than(self.limits.age, uptime);
+        // The first that can't be dropped is the last that is tried.
+        let _dropped = expired.into_iter().try_for_each(|id| self.drop_batch(id, Some(Reason::Expired)));
+        self.tell();
     }
 
     /// What it has and had to drop. Never waits for the disk.
     pub fn figures(&self) -> SpoolFigures {
         self.index().figures()
+    }
+
+    /// Tells people of what was lost: each reason at once, then once an hour.
+    fn tell(&self) {
+        let (figures, uptime) = (self.figures(), self.disk.uptime());
+        let all = [figures.dropped_full, figures.dropped_expired, figures.dropped_corrupt];
+        let [full, expired, corrupt] = {
+            let mut told = lock(&self.told);
+            let mut all = all.into_iter();
+            told.each_mut().map(|reason| reason.due(all.next().unwrap_or_default(), uptime))
+        };
+        let (path, again) = (self.disk.path().display(), "told again in an hour if it goes on");
+        if let Some(points) = full {
+            let limit = self.limits.bytes;
+            tracing::error!(
+                "the spool {path} is full ({limit} bytes, --influx-spool-size): {points} points are lost, the oldest first ({again})"
+            );
+        }
+        if let Some(points) = expired {
+            let age = humantime::format_duration(self.limits.age);
+            tracing::error!(
+                "{points} points in the spool {path} are lost: they have waited longer than {age} (--influx-spool-age; {again})"
+            );
+        }
+        if let Some(points) = corrupt {
+            tracing::error!(
+                "{points} points in the spool {path} are lost: their files are damaged (they are called .bad now) or gone ({again})"
+            );
+        }
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -280,13 +350,13 @@ impl<D: Disk> Spool<D> {
 
     /// Removes a batch, and counts it as dropped if there is a reason. Whoever takes it out of the index has it alone.
     fn drop_batch(&self, id: BatchId, reason: Option<Reason>) -> Result<(), SpoolError> {
-        let Some(size) = self.index().take(id) else { return Ok(()) };
+        let Some(entry) = self.index().take(id) else { return Ok(()) };
         let removed = self.unlink(&id.name());
         let mut index = self.index();
         match (&removed, reason) {
             (Ok(()), Some(reason)) => index.count(reason, id),
             (Ok(()), None) => {}
-            (Err(_), _) => index.insert(id, size),
+            (Err(_), _) => index.insert(id, entry),
         }
         removed
     }
@@ -304,7 +374,7 @@ impl<D: Disk> Spool<D> {
 
     /// Renames a batch that can't be read, so that it is out of the way and can be looked at.
     fn set_aside(&self, id: BatchId) -> Result<(), SpoolError> {
-        let Some(size) = self.index().take(id) else { return Ok(()) };
+        let Some(entry) = self.index().take(id) else { return Ok(()) };
         let (name, bad_name) = (id.name(), id.bad_name());
         let renamed = self.disk.rename(&name, &bad_name).or_else(|error| match self.disk.size(&name) {
             // As in `unlink`, or somebody has taken it away.
@@ -316,7 +386,7 @@ impl<D: Disk> Spool<D> {
             match renamed {
                 Ok(()) => index.add_bad(id),
                 Err(source) => {
-                    index.insert(id, size);
+                    index.insert(id, entry);
                     return Err(self.failed(&name, "rename", source));
                 }
             }

@@ -45,7 +45,7 @@ fn control_characters_and_backslashes_are_cleaned_away() {
         fields: vec![("f\0".into(), Value::Text("a\\n\nb\tc\u{7f}".into()))],
         time_ns: 7,
     };
-    assert_eq!(plainly(point), (line(r#"m/,k/=/v/ f/="a\\nbc" 7"#).replace("f/", "f"), vec![("cleaned", 6)]));
+    assert_eq!(plainly(point), (line(r#"m＼,k＼=＼v＼ f="a\\nbc" 7"#), vec![("cleaned", 6)]));
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn cleaned(point: &Point<'_>, options: Options) -> Option<Read> {
         let kept = ends.partition_point(|end| fits(&text[..*end]));
         text[..kept.checked_sub(1).map_or(0, |last| ends[last])].to_owned()
     };
-    let name = |text: &str| shortened(printable(text).replace('\\', "/"), &|text| text.len() <= 1024);
+    let name = |text: &str| shortened(printable(text).replace('\\', "＼"), &|text| text.len() <= 1024);
     let free = |key: &str| !["", "time", "_field", "_measurement"].contains(&key);
     let mut fields: Vec<(String, Value<'static>)> = Vec::new();
     for (key, value) in &point.fields {

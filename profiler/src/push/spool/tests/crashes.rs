@@ -1,7 +1,10 @@
 //! Whatever is done to a spool, and whenever the machine crashes or the disk says no: what was appended is there, whole,
 //! until it is removed or a stated limit is reached.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use proptest::{collection::vec, prelude::*};
 
@@ -16,7 +19,7 @@ enum Step {
     Append { second: u64, points: u32 },
     Read(usize),
     Remove(usize),
-    Expire { second: u64 },
+    Expire { seconds: u64 },
     Reopen,
     Damage { batch: usize, how: usize },
 }
@@ -26,12 +29,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..100_u64, 1..40_u32).prop_map(|(second, points)| Step::Append { second, points }),
         3 => any::<usize>().prop_map(Step::Read),
         2 => any::<usize>().prop_map(Step::Remove),
-        1 => (0..140_u64).prop_map(|second| Step::Expire { second }),
+        1 => (0..40_u64).prop_map(|seconds| Step::Expire { seconds }),
         1 => Just(Step::Reopen),
         1 => (any::<usize>(), 0..4_usize).prop_map(|(batch, how)| Step::Damage { batch, how }),
     ];
     vec(step, 1..40)
 }
+
+/// The limit of ages, in seconds.
+const AGE: i64 = 30;
 
 /// How many calls after the last one, and what happens then.
 fn faults() -> impl Strategy<Value = Vec<(usize, Fault)>> {
@@ -51,6 +57,8 @@ struct World {
     kept: Vec<(BatchId, String)>,
     /// Everything that was ever given to the spool, one per number.
     texts: BTreeSet<String>,
+    /// In seconds by the clock that nobody sets: when ages began.
+    born: BTreeMap<BatchId, i64>,
     /// Damaged by us, or on purpose unreadable.
     damaged: BTreeSet<BatchId>,
     /// Points dropped since opening: full, expired, corrupt.
@@ -96,6 +104,7 @@ impl World {
             spool,
             kept: Vec::new(),
             texts: BTreeSet::new(),
+            born: BTreeMap::new(),
             damaged: BTreeSet::new(),
             dropped: [0; 3],
             unsure: false,
@@ -117,6 +126,23 @@ impl World {
     fn plan_crash(&mut self) {
         let mut state = self.disk.state();
         state.crash_at = self.crashes.pop().map(|gap| state.calls + gap);
+    }
+
+    fn uptime(&self) -> i64 {
+        self.disk.state().uptime.as_secs().cast_signed()
+    }
+
+    /// What was found is as old as the times in the names say, but for what lies between two of them and is too much.
+    fn find(&mut self, found: &[(BatchId, u64)]) {
+        let second = |id: &BatchId| (id.time_ns / 1_000_000_000).cast_signed();
+        let seconds: BTreeSet<_> = found.iter().map(|(id, _)| second(id)).collect();
+        let seconds: Vec<_> = seconds.into_iter().collect();
+        let age = |id: &BatchId| {
+            let between =
+                seconds.windows(2).filter(|pair| pair[0] >= second(id)).map(|pair| pair[1] - pair[0]);
+            between.filter(|between| *between <= AGE).sum::<i64>()
+        };
+        self.born = found.iter().map(|(id, _)| (*id, self.uptime() - age(id))).collect();
     }
 
     /// Those that are gone must be the oldest, and no more than had to go.
@@ -142,9 +168,10 @@ impl World {
             }
             Step::Read(number) => read = chosen(number).map(|id| (id, self.spool.read(id))),
             Step::Remove(number) => removed = chosen(number).map(|id| (id, self.spool.remove(id))),
-            Step::Expire { second } => {
-                self.spool.expire(at(second));
-                expired = Some(second);
+            Step::Expire { seconds } => {
+                self.disk.state().uptime += Duration::from_secs(seconds);
+                self.spool.expire();
+                expired = Some(self.uptime());
             }
             Step::Reopen => return self.reopen(),
             Step::Damage { batch, how } => {
@@ -161,6 +188,8 @@ impl World {
         let new: Batches = after.iter().filter(|batch| !before.contains(batch)).copied().collect();
         let missing: Batches = before.iter().filter(|batch| !after.contains(batch)).copied().collect();
         let gone = points(&missing);
+        let uptime = self.uptime();
+        self.born.extend(new.iter().map(|(id, _)| (*id, uptime)));
         if let Some((result, text)) = appended {
             assert!(new.len() <= 1);
             self.were_in_the_way(&missing, &before, &after);
@@ -194,10 +223,8 @@ impl World {
             if crashed {
                 self.kept.retain(|(kept, _)| *kept != id);
             }
-        } else if let Some(second) = expired {
-            let old = |id: BatchId| {
-                u128::from(id.time_ns) + self.limits.age.as_nanos() < u128::from(second) * 1_000_000_000
-            };
+        } else if let Some(uptime) = expired {
+            let old = |id: BatchId| uptime - self.born[&id] > AGE;
             assert!(missing.iter().all(|(id, _)| old(*id)));
             assert!(!smooth || after.iter().all(|(id, _)| !old(*id)));
             self.dropped[1] += gone;
@@ -268,6 +295,7 @@ impl World {
     fn reopen(&mut self) {
         loop {
             let (before, failed) = (batches(&self.disk), self.disk.state().failed);
+            self.find(&before);
             let opened = Spool::with_disk(self.disk.clone(), self.limits);
             let after = batches(&self.disk);
             let missing: Batches = before.iter().filter(|batch| !after.contains(batch)).copied().collect();
@@ -315,7 +343,7 @@ impl World {
 }
 
 fn run(steps: &[Step], crashes: Vec<usize>, faults: Vec<(usize, Fault)>, seed: u64, kilobytes: u64) {
-    let limits = Limits { bytes: kilobytes << 10, age: Duration::from_secs(30) };
+    let limits = Limits { bytes: kilobytes << 10, age: Duration::from_secs(AGE.unsigned_abs()) };
     let mut world = World::new(limits, crashes, faults, seed);
     for (number, step) in steps.iter().enumerate() {
         world.step(number, step);

@@ -33,6 +33,7 @@ fn story(disk: &Simulated) -> Vec<Fate> {
             // There is no room for it beside the other one.
             fates[0] = Fate::Ending;
         }
+        disk.state().uptime = Duration::from_secs(number as u64);
         let Ok(id) = spool.append(at(1000 + number as u64), 2, &lines(number, 2)) else {
             return fates;
         };
@@ -44,7 +45,8 @@ fn story(disk: &Simulated) -> Vec<Fate> {
         return fates;
     }
     fates[1] = Fate::Ending;
-    spool.expire(at(1102));
+    disk.state().uptime = Duration::from_secs(102);
+    spool.expire();
     if disk.state().crashed {
         return fates;
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -160,14 +161,6 @@ fn the_clock_may_go_back_and_the_order_stays_that_of_appending() {
     assert_eq!(spool.ids(10), ids);
     assert_eq!(spool.ids(2), ids[..2]);
     assert_eq!((spool.oldest(), spool.newest()), (Some(ids[0]), Some(ids[3])));
-    spool.expire(at(5000));
-    assert_eq!(spool.ids(10), ids, "as old as the limit is not older");
-    spool.expire(at(5001));
-    assert_eq!(spool.ids(10), [ids[0], ids[1], ids[3]]);
-    spool.expire(at(6001));
-    assert_eq!(spool.ids(10), [ids[1]], "its time has not come");
-    spool.expire(at(9_001_001));
-    assert_eq!((spool.ids(10), spool.figures().dropped_expired), (vec![], 8));
 }
 
 #[test]
@@ -235,8 +228,59 @@ fn a_second_user_is_told_who_the_first_is_and_what_to_do() {
     let told =
         format!("the spool {} is used by another profiler (pid {pid}): give --influx-spool ", path.display());
     assert!(error.to_string().starts_with(&told), "{error}");
+    fs::remove_file(place.file("lock")).unwrap();
+    let error = Spool::open(&place.file(""), WIDE).unwrap_err();
+    assert!(matches!(error, SpoolError::Locked { pid: None, .. }), "nothing says who has it: {error}");
+    assert!(!place.file("lock").exists());
     drop(spool);
     drop(place.open());
+}
+
+#[test]
+fn a_lock_that_is_somebody_elses_file_is_not_written_to() {
+    let place = Place::new();
+    drop(place.open());
+    let (written, lock) = (place.0.join("elsewhere"), place.file("lock"));
+    fs::write(&written, "12").unwrap();
+    fs::remove_file(&lock).unwrap();
+    fs::hard_link(&written, &lock).unwrap();
+    let error = Spool::open(&place.file(""), WIDE).unwrap_err();
+    assert!(error.to_string().contains("another file's name"), "{error}");
+    assert_eq!(fs::read_to_string(&written).unwrap(), "12");
+    // It is that file's only name now, and what is in it was never ours.
+    fs::remove_file(&written).unwrap();
+    for (text, ours) in [("my notes", false), ("12345678901234567", false), ("123\n", true), ("\0\0\0", true)]
+    {
+        fs::write(&lock, text).unwrap();
+        drop(place.open());
+        let pid = format!("{}\n", std::process::id());
+        assert_eq!(fs::read_to_string(&lock).unwrap(), if ours { pid.as_str() } else { text });
+    }
+}
+
+#[test]
+fn a_file_beside_the_batches_is_written_behind_its_end_and_is_none_of_somebody_else() {
+    let place = Place::new();
+    let spool = place.open();
+    let write =
+        |text: &str| spool.open_for_append("notes").and_then(|mut file| file.write_all(text.as_bytes()));
+    let (mut one, mut other) =
+        (spool.open_for_append("notes").unwrap(), spool.open_for_append("notes").unwrap());
+    one.write_all(b"one ").unwrap();
+    other.write_all(b"other ").unwrap();
+    write("third").unwrap();
+    assert_eq!(fs::read_to_string(place.file("notes")).unwrap(), "one other third");
+    assert_eq!(place.file("notes").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    fs::hard_link(place.file("notes"), place.file("again")).unwrap();
+    write("x").unwrap_err();
+    fs::remove_file(place.file("notes")).unwrap();
+    symlink(place.file("again"), place.file("notes")).unwrap();
+    write("x").unwrap_err();
+    fs::remove_file(place.file("notes")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, place.file("notes"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    write("x").unwrap_err();
+    assert_eq!(fs::read_to_string(place.file("again")).unwrap(), "one other third");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use super::super::Disk;
@@ -56,6 +57,8 @@ pub struct State {
     pub faults: BTreeMap<usize, Fault>,
     /// Faults that have happened.
     pub failed: usize,
+    /// What the clock that nobody sets shows.
+    pub uptime: Duration,
 }
 
 impl State {
@@ -158,6 +161,10 @@ impl Disk for Simulated {
 
     fn path(&self) -> &Path {
         Path::new("/simulated")
+    }
+
+    fn uptime(&self) -> Duration {
+        self.state().uptime
     }
 
     fn list(&self, visit: &mut dyn FnMut(&str)) -> io::Result<()> {
