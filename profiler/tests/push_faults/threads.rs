@@ -110,7 +110,7 @@ fn what_is_left_of_a_batch_goes_out_whole_with_the_next_one() {
     assert_eq!((figures.quarantined, figures.requests.busy), (1, 1), "{figures:?}");
     let quarantine = std::fs::read_to_string(directory.0.join("quarantine.lp")).unwrap();
     assert_eq!(quarantine.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(), [BAD]);
-    assert!(figures.up && figures.retries == 1);
+    assert_eq!(figures.retries, 1, "{figures:?}");
 }
 
 #[test]
