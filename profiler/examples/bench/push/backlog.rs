@@ -188,8 +188,8 @@ pub fn drain(influxd: &Influxd, wanted: u64) -> anyhow::Result<()> {
         look()?;
     }
     lock().report("afterwards");
-    pusher.close(&Moments::new("live", SystemTime::now()).now());
-    println!("| the push's last word | {} |", pusher.finish());
+    pusher.close(Some(&Moments::new("live", SystemTime::now()).now()));
+    println!("| the push's last word | {} |", pusher.finish().unwrap_or_default());
     let there = influxd.moments("backlog")?;
     println!("| windows of the backlog that influxd has | {there} |\n");
     if there == windows { Ok(()) } else { bail!("{} windows are missing", windows - there) }

@@ -143,6 +143,7 @@ fn target(number: u64) -> TargetSnapshot {
         memory: None,
         voluntary_switches: 54_321 + number * 311,
         involuntary_switches: 1_234 + number * 7,
+        memory_limit_bytes: None,
     };
     TargetSnapshot {
         name: "shop".into(),
