@@ -76,7 +76,8 @@ impl Secret {
         let text = match self {
             Self::Value(value) => value.trim().to_owned(),
             Self::File(path) => {
-                let wrong = |why: &dyn fmt::Display| format!("can't read the secret in {}: {why}", path.display());
+                let wrong =
+                    |why: &dyn fmt::Display| format!("can't read the secret in {}: {why}", path.display());
                 let file = own_file::open_to_read(path).map_err(|error| wrong(&error))?;
                 let mut text = String::new();
                 file.take(LIMIT + 1).read_to_string(&mut text).map_err(|error| wrong(&error))?;
