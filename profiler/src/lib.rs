@@ -21,6 +21,7 @@ pub mod lookback;
 pub mod own_file;
 pub mod ps;
 pub mod push;
+pub mod runtime;
 pub mod sampler;
 pub mod screen;
 pub mod server;

@@ -12,9 +12,10 @@ use profiler_common::{
 };
 
 use crate::{
-    binary::{Layer, SiteKind},
+    binary::{Layer, SiteKind, go::BuildInfo},
     leaks::Picture,
     push::figures::PushFigures,
+    runtime::go::figures::Figures,
     stalls::Ledger,
     target::{ProcessUsage, UsageDetail},
     worker,
@@ -89,6 +90,71 @@ pub struct TargetSnapshot {
     pub ledger: Option<LedgerSnapshot>,
     /// Memory that the processes mapped and unmapped themselves, by kind; `None` if it isn't accounted for.
     pub mappings: Option<Mappings>,
+    /// What Go's runtime says of itself; `None` if no process of it runs Go.
+    pub go: Option<GoSnapshot>,
+    /// What its programs were built from; one for each program, as far as that is known already.
+    pub programs: Vec<Arc<ProgramDescription>>,
+}
+
+/// What Go's runtimes of a target say of themselves. Totals include the processes that have ended.
+#[derive(Clone, Debug, Default)]
+pub struct GoSnapshot {
+    /// The versions of Go: one, unless the target's processes run several programs.
+    pub versions: Vec<String>,
+    /// The sums over the living processes, totals with those that have ended; of the time of the last collection the
+    /// latest, and of all processes' remembered pauses, all. `None` if they can't be told of any.
+    pub figures: Option<Figures>,
+    /// Whose figures these are: processes.
+    pub processes: u64,
+    /// What can't be told, and why: `figures`, `heap_profile`, `goroutines`, `pauses`.
+    pub trouble: Vec<(&'static str, String)>,
+    /// Pauses of garbage collections since it is observed: each is what one cycle stopped the world for.
+    pub pauses: StallCounts,
+    /// Cycles whose pause was overwritten before it was read.
+    pub pauses_missed: u64,
+    /// Times that the world was stopped, by reason, if asked for: each single stop, measured by probes.
+    pub stops: Option<Vec<(&'static str, StallCounts)>>,
+    /// The table by which the runtime was read, and whether it is that of the exact version.
+    pub table: Option<(String, bool)>,
+    /// How long the last reading of memory took, in seconds: of all processes together.
+    pub read_seconds: f64,
+}
+
+/// What a program was built from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramDescription {
+    /// The program's path, cleaned.
+    pub exe: String,
+    /// Of a Go program.
+    pub go: Option<GoBuild>,
+    /// Its parts: Go's modules aren't among them.
+    pub parts: Vec<ProgramPart>,
+    /// Parts that were left out because there are too many.
+    pub left_out: u64,
+    /// What could not be read, in words.
+    pub trouble: Option<String>,
+}
+
+/// What a Go program was built from and with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GoBuild {
+    /// `go1.22.1`.
+    pub version: String,
+    /// Modules and settings; `None` if the program doesn't say.
+    pub info: Option<BuildInfo>,
+}
+
+/// Something that a program was built from or has loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProgramPart {
+    /// What it is: `rust` (a crate, by cargo-auditable), `python` (an installed distribution), `library` (a mapped file).
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Its version; empty if nobody knows.
+    pub version: String,
+    /// Its build id, of a library; else empty.
+    pub build_id: String,
 }
 
 /// System calls that map and unmap memory, by [`MappingKind`](profiler_common::mapping::MappingKind).

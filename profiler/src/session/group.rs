@@ -188,6 +188,8 @@ impl Group {
             alloc,
             ledger,
             mappings,
+            go: None,
+            programs: Vec::new(),
         }
     }
 }

@@ -51,6 +51,8 @@ pub fn target(name: &str) -> TargetSnapshot {
         },
         ledger: Some(LedgerSnapshot { ledger: Ledger::default(), stalls }),
         mappings: None,
+        go: None,
+        programs: Vec::new(),
     }
 }
 

@@ -161,6 +161,8 @@ fn target(number: u64) -> TargetSnapshot {
         },
         ledger: Some(LedgerSnapshot { ledger: Ledger { spent_ns, living: 12, ended: 3 }, stalls }),
         mappings: Some(mappings),
+        go: None,
+        programs: Vec::new(),
     }
 }
 
