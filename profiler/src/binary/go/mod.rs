@@ -1,7 +1,9 @@
 //! Programs made by Go, from their file alone: build information, where the runtime keeps its figures, and names of places
 //! in code. Pure over the file's bytes; works for stripped programs, too.
 
+pub mod image;
 pub mod layout;
+pub mod pclntab;
 
 use serde::{Deserialize, Serialize};
 
