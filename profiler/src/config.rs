@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::{
     push::client::Server,
+    runtime::go::figures,
     target::{GroupBy, Selection},
 };
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub mappings: bool,
     /// Count the calls of Python's own layers. Slows Python code down 40 to 110 fold: each object costs two traps.
     pub python: bool,
+    /// What is told of Go programs.
+    pub go: Go,
     /// Looking for leaks.
     pub hunt: LeakHunt,
     /// Pushing to InfluxDB.
@@ -50,6 +53,17 @@ pub struct Config {
     pub report: Option<PathBuf>,
     /// Ask the kernel side for its debug lines.
     pub trace: bool,
+}
+
+/// What is told of Go programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Go {
+    /// Read from their memory what their runtime says of itself.
+    pub read: bool,
+    /// Which of its answers.
+    pub view: figures::View,
+    /// Measure each stop of their world by probes.
+    pub stops: bool,
 }
 
 /// What leaks are looked for by.

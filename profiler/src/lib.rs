@@ -3,11 +3,13 @@
 //! `docs/architecture.md` tells which room does what and who may call whom.
 
 pub mod app;
+pub mod ask;
 pub mod binary;
 pub mod build_info;
 pub mod chooser;
 pub mod cli;
 pub mod config;
+pub mod describe;
 pub mod doctor;
 pub mod explain;
 pub mod export;

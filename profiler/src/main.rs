@@ -4,7 +4,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use profiler::{
-    app,
+    app, ask,
     cli::{self, Cli, Command, LogConfig, LogFormat, LogLevel, UsageError},
     doctor, explain, export, lookback, ps,
     screen::MakeLogWriter,
@@ -57,6 +57,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let (options, command, leaks) = match cli.command {
         Some(Command::Doctor { json }) => return doctor::run(json),
         Some(Command::Ps { json }) => return ps::run(json),
+        Some(Command::Stats(of)) => return ask::stats(of.process, of.json),
+        Some(Command::Memstats { of, go_view }) => {
+            return ask::memstats(of.process, go_view.into(), of.json);
+        }
+        Some(Command::Version(of)) => return ask::version(of.process, of.json),
+        Some(Command::Modules(of)) => return ask::modules(of.process, of.json),
+        Some(Command::Stack { of, group, system }) => {
+            return ask::stack(of.process, ask::Wish { group, system, json: of.json });
+        }
         Some(Command::Explain { pid, json, all, debuginfod }) => {
             let images = Images::new(debuginfod.as_deref(), true)?.with_python(true);
             return explain::run(pid, json, all, images);

@@ -171,6 +171,7 @@ impl Sampler {
         let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
         let places = config.places();
         let mut session = Session::open(wanted, places, config.stall_threshold, config.trace, images)?;
+        session.describe_programs(config.go, config.stall_threshold, config.interval);
         let mut chooser = match &config.what {
             What::Processes(choice) => Chooser::new(choice.clone()),
             What::Command { children, .. } => Chooser::of_children(*children),

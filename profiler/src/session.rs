@@ -4,6 +4,7 @@
 //! behind.
 
 mod alloc;
+mod go;
 mod group;
 mod hunted;
 mod images;
@@ -14,6 +15,7 @@ mod python;
 mod sample;
 mod slots;
 mod strays;
+mod upkeep;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,6 +26,7 @@ use std::{
 use thiserror::Error;
 
 use crate::{
+    config,
     hunt::{self, Order},
     kernel::{
         EventReader, EventScope, Facts, Kernel, KernelError, KernelLog, Placement, Plan, Sizes, Wanted,
@@ -34,6 +37,7 @@ use crate::{
 };
 
 use alloc::Links;
+use go::GoRoom;
 use group::{Counters, Group, Part};
 use hunted::HuntLine;
 pub use hunted::HuntWish;
@@ -93,6 +97,8 @@ pub struct Session {
     /// Processes that have left a target and run on: when they started, and what /proc had counted of them.
     left: HashMap<u32, (f64, Counters)>,
     hunt: HuntLine,
+    /// What all Go programs share; `None` if nothing is told of programs.
+    go: Option<GoRoom>,
     /// Losses of processes that are no longer observed.
     earlier: Losses,
     own: Option<Process>,
@@ -155,9 +161,15 @@ impl Session {
             forgotten: 0,
             left: HashMap::new(),
             hunt: HuntLine::default(),
+            go: None,
             earlier: Losses::default(),
             own,
         })
+    }
+
+    /// From now on, processes' programs are described, and Go's runtimes are read, at every sample.
+    pub fn describe_programs(&mut self, settings: config::Go, stall_threshold: Duration, interval: Duration) {
+        self.go = Some(GoRoom::new(settings, stall_threshold, interval));
     }
 
     /// The kernel side's debug lines, once, if they were asked for.
@@ -251,8 +263,11 @@ impl Session {
         let Chosen { process, group, follow } = chosen;
         let slot = self.slots.take().ok_or(SessionError::Full(self.slots.all()))?;
         let rooms = (&mut self.kernel, &mut self.images, self.plan);
-        let watched = Watched::begin(rooms, process, (Arc::clone(&group), follow), slot, birth)
+        let mut watched = Watched::begin(rooms, process, (Arc::clone(&group), follow), slot, birth)
             .inspect_err(|_| self.slots.give_back(slot, (Vec::new(), None)))?;
+        if let Some(room) = &mut self.go {
+            watched.go = room.begin(&watched.process);
+        }
         match self.groups.iter_mut().find(|known| known.name == group) {
             Some(known) => known.enter(),
             None => {
@@ -318,6 +333,9 @@ impl Session {
             return Ok(());
         };
         watched.rename();
+        if let Some(room) = &mut self.go {
+            watched.go.replaced(room, &watched.process);
+        }
         if let Some(kernel) = &mut self.kernel {
             // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
             watched.alloc.read(kernel)?;
@@ -373,36 +391,6 @@ impl Session {
             && self.watched.iter().any(|watched| watched.over_at().is_some() && watched.end().is_none())
     }
 
-    /// When a sample is due because a process has ended: until then it keeps its place.
-    pub fn sample_due(&self) -> Option<Instant> {
-        self.watched.iter().filter_map(Watched::over_at).min()
-    }
-
-    /// When there is something to be looked at again.
-    pub fn due(&self) -> Option<Instant> {
-        self.kernel.as_ref()?;
-        self.watched.iter().flat_map(|watched| [watched.alloc.due(), watched.strays.due()]).flatten().min()
-    }
-
-    /// Looks again at what is due.
-    pub fn keep_up(&mut self) {
-        let news = self.images.news();
-        let Some(kernel) = &mut self.kernel else { return };
-        for watched in &mut self.watched {
-            if news {
-                watched.alloc.look_again();
-            }
-            let gone = watched.alloc.keep_up(kernel, &mut self.images, &watched.process);
-            self.slots.drop_links(gone);
-            if let Err(error) = self.hunt.judge(kernel, watched) {
-                tracing::warn!("process {}: {error}", watched.info.pid);
-            }
-            for probes in watched.strays.sweep(kernel, &watched.process, &watched.alloc.places()) {
-                self.slots.drop_links((Vec::new(), Some(probes)));
-            }
-        }
-    }
-
     /// A process is not observed any more: what it had counted stays with its target.
     fn conclude(&mut self, mut watched: Watched, part: Part) -> Result<(), SessionError> {
         self.earlier.add(&watched);
@@ -449,20 +437,6 @@ impl Session {
         self.conclude(watched, part)
     }
 
-    /// Readings of dear figures that are due. Run them anywhere and bring them back to [`Session::detail_done`].
-    pub fn due_details(&mut self) -> Vec<DetailJob> {
-        let now = Instant::now();
-        self.watched.iter_mut().filter_map(|watched| watched.due_detail(now)).collect()
-    }
-
-    /// Takes a reading back in.
-    pub fn detail_done(&mut self, result: DetailResult, interval: Duration) {
-        let sharers = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
-        if let Some(watched) = self.watched.iter_mut().find(|watched| watched.is_of(&result)) {
-            watched.detail_done(result, interval, sharers);
-        }
-    }
-
     /// Stops counting and reads what there was, exact to the last call. The probes are taken away when the session is
     /// dropped; they do nothing any more meanwhile.
     ///
@@ -482,6 +456,7 @@ impl Session {
             }
         }
         self.hunt.last_look();
+        self.hand_on_descriptions(true);
         self.sample()
     }
 }

@@ -11,13 +11,15 @@ use profiler_common::{
     sched::{CAUSES, StallCounts},
 };
 
+use serde::Serialize;
+
 use crate::{
-    binary::{Layer, SiteKind, go::BuildInfo},
+    binary::{Layer, SiteKind, go::{BuildInfo, GoImage}},
     leaks::Picture,
     push::figures::PushFigures,
-    runtime::go::figures::Figures,
+    runtime::go::{attach::FileId, figures::Figures},
     stalls::Ledger,
-    target::{ProcessUsage, UsageDetail},
+    target::{Process, ProcessUsage, UsageDetail},
     worker,
 };
 
@@ -108,7 +110,7 @@ pub struct GoSnapshot {
     pub processes: u64,
     /// What can't be told, and why: `figures`, `heap_profile`, `goroutines`, `pauses`.
     pub trouble: Vec<(&'static str, String)>,
-    /// Pauses of garbage collections since it is observed: each is what one cycle stopped the world for.
+    /// Pauses of garbage collections that were stalls, since it is observed: each is what one cycle stopped the world for.
     pub pauses: StallCounts,
     /// Cycles whose pause was overwritten before it was read.
     pub pauses_missed: u64,
@@ -118,6 +120,19 @@ pub struct GoSnapshot {
     pub table: Option<(String, bool)>,
     /// How long the last reading of memory took, in seconds: of all processes together.
     pub read_seconds: f64,
+    /// The living processes' programs, to ask more of them.
+    pub programs: Vec<GoProcess>,
+}
+
+/// A living process that runs a Go program.
+#[derive(Clone, Debug)]
+pub struct GoProcess {
+    /// The process.
+    pub process: Arc<Process>,
+    /// What its program's file says.
+    pub image: Arc<GoImage>,
+    /// What file that is, as `/proc/PID/maps` has it.
+    pub file: FileId,
 }
 
 /// What a program was built from.
@@ -145,7 +160,7 @@ pub struct GoBuild {
 }
 
 /// Something that a program was built from or has loaded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ProgramPart {
     /// What it is: `rust` (a crate, by cargo-auditable), `python` (an installed distribution), `library` (a mapped file).
     pub kind: &'static str,

@@ -9,6 +9,7 @@ use super::influx::InfluxOptions;
 use crate::{
     config::{Bytes, Leaks},
     history::Moment,
+    runtime::go::figures::View,
     target::GroupBy,
 };
 
@@ -123,6 +124,33 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How many goroutines and threads a Go program has; as gops' verb, without its agent.
+    Stats(OneProcess),
+    /// What Go's memory allocator and garbage collector say of themselves (runtime.MemStats); as gops' verb, without its agent.
+    Memstats {
+        /// See [`OneProcess`].
+        #[command(flatten)]
+        of: OneProcess,
+        /// See [`Options::go_view`].
+        #[arg(long, value_name = "metrics|memstats", default_value = "memstats")]
+        go_view: GoView,
+    },
+    /// With which version of Go, from what and how a program was built; of others, what runs in them.
+    Version(OneProcess),
+    /// What a program was built from: Go's modules, Rust's crates, Python's distributions, and the libraries that it has mapped.
+    Modules(OneProcess),
+    /// The stacks of a Go program's goroutines, as a panic prints them; as gops' verb, without its agent.
+    Stack {
+        /// See [`OneProcess`].
+        #[command(flatten)]
+        of: OneProcess,
+        /// Equal stacks once, the most frequent first.
+        #[arg(long)]
+        group: bool,
+        /// The runtime's own goroutines, too.
+        #[arg(long)]
+        system: bool,
+    },
     /// List every metric that /metrics can show, and InfluxDB's measurements.
     Metrics {
         /// As Markdown tables.
@@ -132,6 +160,36 @@ pub enum Command {
         #[arg(long, conflicts_with = "markdown")]
         json: bool,
     },
+}
+
+/// A process that is asked one question.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct OneProcess {
+    /// The process.
+    #[arg(value_name = "PID")]
+    pub process: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which of Go's two answers to the same question is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GoView {
+    /// What runtime/metrics says, and therefore Prometheus' client library.
+    Metrics,
+    /// What runtime.ReadMemStats says, which counts what the processors' caches hold back, too.
+    Memstats,
+}
+
+impl From<GoView> for View {
+    fn from(view: GoView) -> Self {
+        match view {
+            GoView::Metrics => Self::Metrics,
+            GoView::Memstats => Self::MemStats,
+        }
+    }
 }
 
 /// What to look at, and how.
@@ -206,6 +264,15 @@ pub struct Options {
     /// drops: its code runs 40 to 110 times slower meanwhile. Not for production [default: off].
     #[arg(long, value_name = "off|on")]
     pub python: Option<Switch>,
+    /// Read from the memory of Go programs what their runtime says of itself: goroutines, memory, garbage collections [default: on].
+    #[arg(long, value_name = "off|on")]
+    pub go: Option<Switch>,
+    /// Go's figures as runtime/metrics has them (as Prometheus' client library), or as runtime.ReadMemStats [default: metrics].
+    #[arg(long, value_name = "metrics|memstats")]
+    pub go_view: Option<GoView>,
+    /// Measure every single stop of a Go program's world, by reason, with two probes that are hit twice for each stop [default: off].
+    #[arg(long, value_name = "off|on")]
+    pub go_stops: Option<Switch>,
     /// Look for leaks by sampling: of allocator calls (on), of what grows the process whoever allocates (growth), or whichever
     /// can be had (auto). Only with `on` are C++'s throwing operators of jemalloc, tcmalloc and mimalloc sampled: a program that
     /// catches std::bad_alloc may be ended then, instead of going on; and only with `on` is anything sampled before Linux 6.13, where

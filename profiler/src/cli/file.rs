@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    args::{LogFormat, LogLevel, Switch},
+    args::{GoView, LogFormat, LogLevel, Switch},
     influx::InfluxApi,
 };
 use crate::{
@@ -32,6 +32,9 @@ pub struct File {
     pub max_series: Option<usize>,
     pub mappings: Option<Switch>,
     pub python: Option<Switch>,
+    pub go: Option<Switch>,
+    pub go_view: Option<GoView>,
+    pub go_stops: Option<Switch>,
     pub debuginfod: Option<String>,
     pub interval: Option<String>,
     pub duration: Option<String>,

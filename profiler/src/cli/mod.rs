@@ -18,8 +18,9 @@ pub use influx::memstatexport;
 use crate::{
     config::{
         Choice, ChosenPid, Config, DEFAULT_INTERVAL, DEFAULT_LISTEN, DEFAULT_MAX_SERIES, DEFAULT_MAX_TARGETS,
-        DEFAULT_STALL_THRESHOLD, HIGHEST_MAX_TARGETS, SHORTEST_INTERVAL, What,
+        DEFAULT_STALL_THRESHOLD, Go, HIGHEST_MAX_TARGETS, SHORTEST_INTERVAL, What,
     },
+    runtime::go::figures::View,
     symbols::{Limits, Server},
     target::{Criterion, Selection, SelectionError},
 };
@@ -179,6 +180,11 @@ pub fn resolve(
         max_series: options.max_series.or(file.max_series).unwrap_or(DEFAULT_MAX_SERIES),
         mappings: on(options.mappings.or(file.mappings), false),
         python,
+        go: Go {
+            read: on(options.go.or(file.go), true),
+            view: options.go_view.or(file.go_view).map(View::from).unwrap_or_default(),
+            stops: on(options.go_stops.or(file.go_stops), false),
+        },
         debuginfod,
         hunt,
         push,

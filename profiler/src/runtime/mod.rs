@@ -4,6 +4,7 @@
 //! hostile, whoever made it: every count is bounded, every address checked by the kernel, every sum held against others.
 
 pub mod go;
+pub mod reader;
 
 use std::io;
 

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::go::{GoEnded, GoPart};
 use crate::{
     snapshot::{AllocSnapshot, LedgerSnapshot, Mappings, ProcessSnapshot, TargetSnapshot},
     target::{ProcessUsage, UsageDetail},
@@ -18,6 +19,7 @@ pub(super) struct Part {
     pub alloc: AllocSnapshot,
     pub ledger: Option<LedgerSnapshot>,
     pub mappings: Option<Mappings>,
+    pub go: GoPart,
 }
 
 /// A target: its name and what its ended processes leave behind.
@@ -31,6 +33,7 @@ pub(super) struct Group {
     alloc: AllocSnapshot,
     ledger: Option<LedgerSnapshot>,
     mappings: Option<Mappings>,
+    go: GoEnded,
     counters: Counters,
     /// The last process that ended: its live objects are shown while no other lives.
     last: Option<(ProcessSnapshot, AllocSnapshot)>,
@@ -91,6 +94,7 @@ impl Group {
             alloc: AllocSnapshot::default(),
             ledger: None,
             mappings: None,
+            go: GoEnded::default(),
             counters: Counters::default(),
             last: None,
         }
@@ -115,6 +119,7 @@ impl Group {
             sum.ledger.living = 0;
         }
         add_mappings(&mut self.mappings, part.mappings.as_ref());
+        self.go.add(&part.go);
         let detail = part.detail.as_ref().map(|(detail, _)| detail);
         self.counters.add(&Counters::of(part.usage.as_ref(), detail));
         if living == 0 {
@@ -137,6 +142,7 @@ impl Group {
         let mut usage: Option<ProcessUsage> = None;
         let mut detail: Option<(UsageDetail, Instant)> = None;
         let mut processes = Vec::with_capacity(parts.len().max(1));
+        let mut go_parts = Vec::with_capacity(parts.len());
         for part in parts {
             alloc.add_totals(&part.alloc);
             alloc.add_live(&part.alloc.live);
@@ -156,6 +162,7 @@ impl Group {
                 (none, one) => *none = none.take().or(one),
             }
             processes.push(part.process);
+            go_parts.push(part.go);
         }
         if processes.is_empty()
             && let Some((process, last)) = &self.last
@@ -165,6 +172,7 @@ impl Group {
             alloc.sites.clone_from(&last.sites);
             alloc.unhooked.clone_from(&last.unhooked);
         }
+        let (go, programs) = self.go.together(go_parts);
         let mut counters = self.counters;
         counters.add(&Counters::of(usage.as_ref(), detail.as_ref().map(|(detail, _)| detail)));
         if let Some(usage) = &mut usage {
@@ -188,8 +196,8 @@ impl Group {
             alloc,
             ledger,
             mappings,
-            go: None,
-            programs: Vec::new(),
+            go,
+            programs,
         }
     }
 }

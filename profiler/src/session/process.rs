@@ -8,6 +8,7 @@ use std::{
 use super::{
     SessionError,
     alloc::{AllocWatch, Links},
+    go::GoWatch,
     group::{Counters, Part},
     images::Images,
     ledger::{LedgerWatch, ThreadReading, forget_slot},
@@ -38,6 +39,8 @@ pub(super) struct Watched {
     pub alloc: AllocWatch,
     pub ledger: Option<LedgerWatch>,
     pub strays: Strays,
+    /// What Go's runtime says of itself, if that is to be told.
+    pub go: GoWatch,
     /// What earlier processes have left in the slot; `None` if mappings aren't accounted for.
     mappings: Option<Mappings>,
     ended: Option<Instant>,
@@ -114,6 +117,7 @@ impl Watched {
             alloc: AllocWatch::off(slot),
             ledger: None,
             strays: Strays::default(),
+            go: GoWatch::default(),
             mappings: None,
             ended: None,
             status: None,
@@ -277,6 +281,7 @@ impl Watched {
             alloc,
             ledger: kept,
             mappings,
+            go: self.go.part(&self.process),
         })
     }
 

@@ -36,6 +36,7 @@ impl Session {
             Some(kernel) if self.plan.stalls => ThreadReading::take(kernel, slots)?,
             _ => ThreadReading::default(),
         };
+        self.hand_on_descriptions(false);
         let mut parts: HashMap<Arc<str>, Vec<Part>> = HashMap::new();
         let mut over = Vec::new();
         let mut losses = self.earlier;
@@ -45,6 +46,9 @@ impl Session {
                 self.slots.drop_links(gone);
                 if let Some(kernel) = &mut self.kernel {
                     self.hunt.judge(kernel, &watched)?;
+                }
+                if let Some(room) = &mut self.go {
+                    watched.go.read(room, &watched.process);
                 }
             }
             losses.add(&watched);
@@ -84,6 +88,13 @@ impl Session {
             held_back: Duration::from_nanos(losses.held_back_ns),
             own: self.own_usage(),
         })
+    }
+
+    /// Hands on what was found out of programs; `wait`: if it is worth waiting for.
+    pub(super) fn hand_on_descriptions(&mut self, wait: bool) {
+        if let Some(room) = &mut self.go {
+            room.hand_on(self.watched.iter_mut().map(|watched| &mut watched.go), wait);
+        }
     }
 
     fn own_usage(&self) -> Option<ProcessUsage> {

@@ -100,18 +100,17 @@ impl Process {
             Err(error @ TargetError::Gone(_)) if !self.is_alive() => return Err(error),
             Err(error) => self.open_by_name(object).ok_or(error)?,
         };
-        let metadata = file.metadata().map_err(|error| TargetError::from_io(self.pid(), &link, error))?;
-        if !metadata.is_file() {
-            // A device can be mapped, too, and read without end.
-            let source = std::io::Error::other("it is no regular file");
-            return Err(TargetError::Unreadable { pid: self.pid(), what: link, source });
-        }
-        Ok(PinnedObject {
-            size: metadata.len(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            identity: (metadata.dev(), metadata.ino()),
-            file,
-        })
+        PinnedObject::of(file).map_err(|error| TargetError::from_io(self.pid(), &link, error))
+    }
+
+    /// Opens the program that it runs.
+    ///
+    /// # Errors
+    ///
+    /// If the process has ended, or its program can't be had.
+    pub fn pin_exe(&self) -> Result<PinnedObject, TargetError> {
+        let file = self.open_file("exe")?;
+        PinnedObject::of(file).map_err(|error| TargetError::from_io(self.pid(), "exe", error))
     }
 
     /// The same file by its name in the process's root; only if it still is the same file.
@@ -141,6 +140,20 @@ impl Process {
 }
 
 impl PinnedObject {
+    /// A device can be mapped, too, and read without end.
+    fn of(file: File) -> std::io::Result<Self> {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(std::io::Error::other("it is no regular file"));
+        }
+        Ok(Self {
+            size: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            identity: (metadata.dev(), metadata.ino()),
+            file,
+        })
+    }
+
     /// A path that leads to exactly this file as long as `self` lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))

@@ -19,6 +19,12 @@ const MAX_SEARCHED: u64 = 1 << 20;
 const MAX_VERSION: u64 = 128;
 /// How Go's build information begins (Go's src/debug/buildinfo/buildinfo.go), and on what it is aligned.
 const MAGIC: (&[u8], usize) = (b"\xff Go buildinf:", 16);
+/// Bytes of notes that are read.
+const MAX_NOTES: u64 = 4096;
+/// Bytes of a build id: SHA-1 has 20.
+const MAX_BUILD_ID: usize = 64;
+/// include/uapi/linux/elf.h
+const NT_GNU_BUILD_ID: u32 = 3;
 /// Bytes in front of the information itself.
 const PREAMBLE: u64 = 32;
 
@@ -31,6 +37,8 @@ pub struct Program {
     pub go: bool,
     /// With which version of Go, without the `go` in front; not known of every program.
     pub go_version: Option<String>,
+    /// Its build id in hexadecimal (the note NT_GNU_BUILD_ID), if it has one.
+    pub build_id: Option<String>,
 }
 
 /// Programs that were looked at already, by device and inode.
@@ -84,6 +92,8 @@ impl Image<'_> {
             segments.iter().filter(|entry| kind(entry) == Some(1)).filter_map(part).collect();
         let mut program =
             Program { dynamic: segments.iter().any(|entry| kind(entry) == Some(3)), ..Program::default() };
+        program.build_id =
+            segments.iter().filter(|entry| kind(entry) == Some(4)).filter_map(part).find_map(|notes| self.build_id(notes));
         match self.sections(&header) {
             Some(sections) => {
                 let named =
@@ -123,6 +133,22 @@ impl Image<'_> {
             ))
         };
         Some(entries.iter().filter_map(named).collect())
+    }
+
+    /// A note is three numbers (sizes of name and contents, type), name and contents, each padded to four bytes.
+    fn build_id(&self, notes: Part) -> Option<String> {
+        let bytes = self.bytes(notes.offset, notes.size.min(MAX_NOTES))?;
+        let mut rest = bytes.as_slice();
+        while rest.len() >= 12 {
+            let (name, size) = (u32_at(rest, 0)? as usize, u32_at(rest, 4)? as usize);
+            let contents = 12_usize.checked_add(name.checked_next_multiple_of(4)?)?;
+            let end = contents.checked_add(size)?;
+            if u32_at(rest, 8)? == NT_GNU_BUILD_ID && rest.get(12..16)? == b"GNU\0" && size <= MAX_BUILD_ID {
+                return Some(rest.get(contents..end)?.iter().map(|byte| format!("{byte:02x}")).collect());
+            }
+            rest = rest.get(end.checked_next_multiple_of(4)?..)?;
+        }
+        None
     }
 
     /// Where in the segment the build information is.
@@ -299,7 +325,9 @@ mod tests {
     #[test]
     fn our_own_program_is_dynamic_and_not_gos() {
         let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert_eq!(read(&exe), Some(Program { dynamic: true, ..Program::default() }));
+        let found = read(&exe).unwrap();
+        let build_id = crate::binary::analyse(&exe, None).unwrap().build_id;
+        assert_eq!(found, Program { dynamic: true, build_id, ..Program::default() });
     }
 
     #[test]

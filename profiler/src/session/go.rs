@@ -1,0 +1,309 @@
+//! Go programs: their description, and what their runtime says of itself at each sample.
+//!
+//! Reading memory may hang, so it is done by a thread that may be lost (`runtime::reader`). Until it answers, a process's last
+//! figures are shown for [`STALE`] at most, and no sample waits for it any more.
+
+mod parts;
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, TryRecvError},
+    },
+    time::{Duration, Instant},
+};
+
+use profiler_common::sched::StallCounts;
+
+pub(super) use parts::{GoEnded, GoPart};
+
+use crate::{
+    ask::GoProgram,
+    binary::go::GoImage,
+    config,
+    describe::{Described, Describing},
+    runtime::{
+        go::{
+            GoError,
+            attach::FileId,
+            figures::{Figures, PauseFollower},
+            heap_profile::HeapProfile,
+            totals::Totals,
+        },
+        reader::{Outcome, Reader},
+    },
+    snapshot::{GoProcess, GoSnapshot},
+    stalls,
+    target::Process,
+};
+
+/// A sample waits so long for a process's memory: it takes some microseconds, unless it hangs.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Figures that are older than this aren't shown any more.
+const STALE: Duration = Duration::from_secs(10);
+/// The first pause before a runtime is looked at again that couldn't be read; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Readings in a row that contradict themselves until the runtime is looked at anew.
+const CONTRADICTIONS: u32 = 3;
+/// The heap profile is read this often at most: it changes with every garbage collection.
+const PROFILE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the end may wait for descriptions.
+const LAST_DESCRIPTIONS: Duration = Duration::from_secs(10);
+
+/// What all Go programs of a session share.
+pub(super) struct GoRoom {
+    settings: config::Go,
+    stall_threshold: Duration,
+    /// Time between two samples.
+    interval: Duration,
+    describing: Option<Describing>,
+    reader: Reader,
+    numbers: u64,
+}
+
+/// What is known of the Go runtime of a process.
+#[derive(Default)]
+pub(super) struct GoWatch {
+    /// Under which its description will come.
+    number: u64,
+    described: Option<Arc<Described>>,
+    state: State,
+    follower: PauseFollower,
+    pauses: StallCounts,
+    missed: u64,
+    last: Option<(Figures, Instant)>,
+    /// The totals of earlier programs of this process, and with them those of this one as they were read last.
+    earlier: Totals,
+    totals: Totals,
+    trouble: Option<String>,
+    /// Why the heap profile can't be read, and the last one that could.
+    profile: Profile,
+    profile_due: Option<Instant>,
+    contradictions: u32,
+    failures: u32,
+    read_seconds: f64,
+}
+
+/// Nothing at first; then the last profile, or why there is none.
+type Profile = Option<Result<Arc<HeapProfile>, String>>;
+
+#[derive(Default)]
+enum State {
+    /// Its program has not been described yet, or isn't Go's, or isn't to be read.
+    #[default]
+    Nothing,
+    /// To be opened at that moment, or when there is time.
+    Closed(Option<Instant>),
+    /// Ready to be read.
+    Open(Box<GoProgram>),
+    /// A thread is at it, and late.
+    Away(Receiver<Answer>),
+}
+
+/// What a thread brings back.
+struct Answer {
+    /// The program, unless it couldn't be opened.
+    program: Option<Box<GoProgram>>,
+    figures: Result<Figures, GoError>,
+    profile: Option<Result<HeapProfile, GoError>>,
+    took: Duration,
+}
+
+impl GoRoom {
+    pub fn new(settings: config::Go, stall_threshold: Duration, interval: Duration) -> Self {
+        let describing = Describing::begin().inspect_err(|error| tracing::warn!("programs aren't described: {error}"));
+        let describing = describing.ok();
+        Self { settings, stall_threshold, interval, describing, reader: Reader::default(), numbers: 0 }
+    }
+
+    /// A process is observed from now on.
+    pub fn begin(&mut self, process: &Arc<Process>) -> GoWatch {
+        GoWatch { number: self.describe(process), ..GoWatch::default() }
+    }
+
+    /// Asks for a description, which will come under this number.
+    fn describe(&mut self, process: &Arc<Process>) -> u64 {
+        self.numbers += 1;
+        if let Some(describing) = &mut self.describing {
+            describing.ask(self.numbers, Arc::clone(process));
+        }
+        self.numbers
+    }
+
+    /// Hands on the descriptions that have come; at the end, waits for those that are to come.
+    pub fn hand_on<'a>(&mut self, watches: impl Iterator<Item = &'a mut GoWatch>, last: bool) {
+        let Some(describing) = &mut self.describing else { return };
+        let mut watches: Vec<_> = watches.collect();
+        let until = Instant::now() + if last { LAST_DESCRIPTIONS } else { Duration::ZERO };
+        while describing.waits() {
+            let Some((number, answer)) = describing.take(until.saturating_duration_since(Instant::now())) else {
+                return;
+            };
+            if let Some(watch) = watches.iter_mut().find(|watch| watch.number == number) {
+                match answer {
+                    Ok(described) => watch.described(described, self.settings.read),
+                    // A process that has ended isn't worth a word.
+                    Err(error) => tracing::debug!("{error}"),
+                }
+            }
+        }
+    }
+}
+
+impl GoWatch {
+    fn described(&mut self, described: Described, read: bool) {
+        if described.go.is_some() && read {
+            self.state = State::Closed(None);
+        }
+        self.described = Some(Arc::new(described));
+    }
+
+    /// The process runs another program from now on.
+    pub fn replaced(&mut self, room: &mut GoRoom, process: &Arc<Process>) {
+        let (earlier, pauses, missed) = (self.totals, self.pauses, self.missed);
+        *self = Self { earlier, totals: earlier, pauses, missed, ..room.begin(process) };
+    }
+
+    /// Reads what is due. Waits for [`PATIENCE`] at most.
+    pub fn read(&mut self, room: &mut GoRoom, process: &Arc<Process>) {
+        let now = Instant::now();
+        match std::mem::take(&mut self.state) {
+            State::Nothing => {}
+            State::Closed(Some(at)) if now < at => self.state = State::Closed(Some(at)),
+            // It has failed before: perhaps it runs another program by now.
+            State::Closed(Some(_)) => self.number = room.describe(process),
+            State::Closed(None) => {
+                let Some((described, image)) =
+                    self.described.as_ref().and_then(|described| Some((described, described.go.as_ref()?)))
+                else {
+                    return;
+                };
+                let (process, image, file) = (Arc::clone(process), Arc::clone(image), described.file);
+                self.ask(room, now, move || GoProgram::open(process, image, file).map(Box::new));
+            }
+            State::Open(program) => self.ask(room, now, move || Ok(program)),
+            State::Away(answer) => match answer.try_recv() {
+                Ok(answer) => self.take(room, answer, now),
+                Err(TryRecvError::Empty) => self.state = State::Away(answer),
+                Err(TryRecvError::Disconnected) => self.fail("reading its memory has failed".to_owned(), now),
+            },
+        }
+    }
+
+    fn ask(
+        &mut self,
+        room: &mut GoRoom,
+        now: Instant,
+        program: impl FnOnce() -> Result<Box<GoProgram>, GoError> + Send + 'static,
+    ) {
+        let view = room.settings.view;
+        let wants_profile = self.profile_due.is_none_or(|due| due <= now);
+        let job = move || {
+            let began = Instant::now();
+            let mut program = match program() {
+                Ok(program) => program,
+                Err(error) => {
+                    return Answer { program: None, figures: Err(error), profile: None, took: began.elapsed() };
+                }
+            };
+            let figures = program.runtime.read(view);
+            let took = began.elapsed();
+            let profile = (wants_profile && figures.is_ok()).then(|| program.heap_profile());
+            Answer { program: Some(program), figures, profile, took }
+        };
+        match room.reader.ask(PATIENCE, job) {
+            Outcome::Done(answer) => self.take(room, answer, now),
+            Outcome::Late(answer) => self.state = State::Away(answer),
+            Outcome::Refused(why) => self.fail(why, now),
+        }
+    }
+
+    fn take(&mut self, room: &GoRoom, answer: Answer, now: Instant) {
+        self.read_seconds = answer.took.as_secs_f64();
+        if let Some(profile) = answer.profile {
+            self.profile_due = Some(now + PROFILE_INTERVAL);
+            self.profile = Some(profile.map(Arc::new).map_err(|error| error.to_string()));
+        }
+        match answer.figures {
+            Ok(figures) => {
+                self.note_pauses(&figures, room.stall_threshold);
+                self.totals = self.earlier.with(&Totals::of(&figures));
+                self.last = Some((figures, now));
+                self.trouble = None;
+                (self.contradictions, self.failures) = (0, 0);
+            }
+            Err(GoError::Restless(_)) => {}
+            Err(error) => {
+                self.contradictions += 1;
+                self.trouble = Some(error.to_string());
+                self.last = None;
+                if answer.program.is_none() || self.contradictions >= CONTRADICTIONS {
+                    return self.fail(error.to_string(), now);
+                }
+            }
+        }
+        if let Some(program) = answer.program {
+            self.state = State::Open(program);
+        }
+    }
+
+    fn note_pauses(&mut self, figures: &Figures, threshold: Duration) {
+        let new = self.follower.take(figures);
+        self.missed += new.missed;
+        for (length, _) in new.pauses {
+            if u128::from(length) >= threshold.as_nanos() {
+                stalls::note(&mut self.pauses, length);
+            }
+        }
+    }
+
+    /// It can't be read; later, perhaps.
+    fn fail(&mut self, why: String, now: Instant) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.contradictions = 0;
+        self.state = State::Closed(Some(now + pause));
+        self.trouble = Some(why);
+        self.last = None;
+    }
+
+    /// When the ring of pauses must be read again, so that nothing is lost.
+    pub fn due(&self, room: &GoRoom) -> Option<Instant> {
+        let (_, at) = self.last.as_ref()?;
+        matches!(self.state, State::Open(_)).then(|| *at + self.follower.due(room.interval))
+    }
+
+    /// The heap profile that the runtime keeps; or why it can't be had. `None` before there is any.
+    pub const fn heap_profile(&self) -> Option<&Result<Arc<HeapProfile>, String>> {
+        self.profile.as_ref()
+    }
+
+    /// Its part of what is told of its target.
+    pub fn part(&self, process: &Arc<Process>) -> GoPart {
+        let Some(described) = &self.described else { return GoPart::default() };
+        let program = Some(Arc::clone(&described.program));
+        let go = described.go.as_ref().map(|image| self.snapshot(process, described.file, image));
+        GoPart { go, totals: self.totals, program }
+    }
+
+    fn snapshot(&self, process: &Arc<Process>, file: FileId, image: &Arc<GoImage>) -> GoSnapshot {
+        let fresh = self.last.as_ref().filter(|(_, at)| at.elapsed() < STALE);
+        let late = matches!(self.state, State::Away(_)).then(|| "its memory doesn't answer".to_owned());
+        let figures = self.trouble.clone().or_else(|| late.filter(|_| fresh.is_none()));
+        let profile = self.profile.as_ref().and_then(|profile| profile.as_ref().err().cloned());
+        let trouble = [("figures", figures), ("heap_profile", profile)];
+        GoSnapshot {
+            versions: vec![image.version.clone()],
+            figures: fresh.map(|(figures, _)| self.earlier.added_to(figures.clone())),
+            processes: u64::from(fresh.is_some()),
+            trouble: trouble.into_iter().filter_map(|(what, why)| Some((what, why?))).collect(),
+            pauses: self.pauses,
+            pauses_missed: self.missed,
+            stops: None,
+            table: image.runtime.as_ref().ok().map(|places| (places.table.clone(), places.exact)),
+            read_seconds: self.read_seconds,
+            programs: vec![GoProcess { process: Arc::clone(process), image: Arc::clone(image), file }],
+        }
+    }
+}

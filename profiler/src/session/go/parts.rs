@@ -1,0 +1,86 @@
+//! A target's Go processes together, with what those that have ended leave behind.
+
+use std::sync::Arc;
+
+use profiler_common::sched::StallCounts;
+
+use crate::{
+    runtime::go::totals::{self, Totals},
+    snapshot::{GoSnapshot, ProgramDescription},
+};
+
+/// What is told of one process.
+#[derive(Clone, Debug, Default)]
+pub(in crate::session) struct GoPart {
+    /// `None` if it isn't Go's, as far as is known.
+    pub go: Option<GoSnapshot>,
+    /// Its counters as they were read last, with those of earlier programs.
+    pub totals: Totals,
+    /// What its program was built from, once that is known.
+    pub program: Option<Arc<ProgramDescription>>,
+}
+
+/// What ended processes leave behind.
+#[derive(Clone, Debug, Default)]
+pub(in crate::session) struct GoEnded {
+    totals: Totals,
+    pauses: StallCounts,
+    missed: u64,
+}
+
+impl GoEnded {
+    pub fn add(&mut self, part: &GoPart) {
+        self.totals = self.totals.with(&part.totals);
+        if let Some(go) = &part.go {
+            self.pauses.add(&go.pauses);
+            self.missed += go.pauses_missed;
+        }
+    }
+
+    /// The living processes' parts with this: what runs Go, and the programs of all, each once.
+    pub fn together(&self, parts: Vec<GoPart>) -> (Option<GoSnapshot>, Vec<Arc<ProgramDescription>>) {
+        let mut programs: Vec<Arc<ProgramDescription>> = Vec::new();
+        let mut together: Option<GoSnapshot> = None;
+        for part in parts {
+            if let Some(program) = part.program
+                && !programs.iter().any(|known| Arc::ptr_eq(known, &program) || *known == program)
+            {
+                programs.push(program);
+            }
+            match (&mut together, part.go) {
+                (Some(sum), Some(one)) => add(sum, one),
+                (none, one) => *none = none.take().or(one),
+            }
+        }
+        if let Some(go) = &mut together {
+            go.figures = go.figures.take().map(|figures| self.totals.added_to(figures));
+            go.pauses.add(&self.pauses);
+            go.pauses_missed += self.missed;
+        }
+        (together, programs)
+    }
+}
+
+fn add(sum: &mut GoSnapshot, other: GoSnapshot) {
+    for version in other.versions {
+        if !sum.versions.contains(&version) {
+            sum.versions.push(version);
+        }
+    }
+    match (&mut sum.figures, other.figures) {
+        (Some(sum), Some(one)) => totals::add(sum, &one),
+        (none, one) => *none = none.take().or(one),
+    }
+    sum.processes += other.processes;
+    for trouble in other.trouble {
+        if !sum.trouble.contains(&trouble) {
+            sum.trouble.push(trouble);
+        }
+    }
+    sum.pauses.add(&other.pauses);
+    sum.pauses_missed += other.pauses_missed;
+    sum.stops = sum.stops.take().or(other.stops);
+    sum.table = sum.table.take().or(other.table);
+    sum.read_seconds += other.read_seconds;
+    sum.programs.extend(other.programs);
+}
