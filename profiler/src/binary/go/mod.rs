@@ -4,6 +4,7 @@
 pub mod image;
 pub mod layout;
 pub mod pclntab;
+pub mod references;
 
 use serde::{Deserialize, Serialize};
 
