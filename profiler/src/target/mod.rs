@@ -17,6 +17,7 @@ mod runtime;
 mod scan;
 mod selection;
 mod usage;
+mod vm;
 
 use std::io;
 
@@ -35,6 +36,7 @@ pub use runtime::Runtime;
 pub use scan::{GroupBy, SHORT_ID, Scan, group_name, scan, short_container};
 pub use selection::{ContainerName, Criterion, Selection, SelectionError};
 pub use usage::{MemoryDetail, ProcessUsage, SwitchTally, UsageDetail};
+pub use vm::ProcessMemory;
 
 /// What can be wrong with a target.
 #[derive(Debug, Error)]

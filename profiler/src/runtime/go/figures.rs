@@ -1,6 +1,20 @@
 //! The figures of one moment.
 
+mod caches;
+mod check;
+mod counters;
+mod formulas;
+mod pauses;
+mod raw;
+mod read;
+
 use serde::Serialize;
+
+pub use counters::{Counters, HeldBack};
+pub use formulas::Rules;
+pub use pauses::{NewPauses, PauseFollower};
+pub use raw::Plan;
+pub use read::{Cost, Processors};
 
 /// Pauses that the runtime remembers (`mstats.pause_ns` in Go's src/runtime/mstats.go).
 pub const RING: usize = 256;

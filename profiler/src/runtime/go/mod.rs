@@ -1,13 +1,18 @@
 //! Go: what `runtime.MemStats`, `runtime/metrics`, `runtime/pprof` and gops' agent tell from inside, from outside.
 
+pub mod attach;
 pub mod figures;
 pub mod goroutines;
 pub mod heap_profile;
 pub mod totals;
+#[cfg(test)]
+pub(crate) mod program;
 
 use std::io;
 
 use thiserror::Error;
+
+pub use attach::GoRuntime;
 
 /// Why something can't be said of a Go program.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
