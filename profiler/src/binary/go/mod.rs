@@ -3,11 +3,13 @@
 
 pub mod image;
 pub mod layout;
+pub mod lines;
 pub mod pclntab;
 
 use serde::{Deserialize, Serialize};
 
 pub use layout::Layout;
+pub use lines::Lines;
 
 /// What a file says of the Go program in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
