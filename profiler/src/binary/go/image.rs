@@ -111,9 +111,9 @@ impl<'a> GoFile<'a> {
             relocations: Vec::new(),
         };
         for header in headers.iter().filter(|header| header.p_type(LE) == elf::PT_LOAD) {
-            let bytes = header.data(LE, file).map_err(|()| {
-                GoError::Elf("a part that is mapped lies outside of the file".to_owned())
-            })?;
+            let bytes = header
+                .data(LE, file)
+                .map_err(|()| GoError::Elf("a part that is mapped lies outside of the file".to_owned()))?;
             let (address, memory_size) = (header.p_vaddr(LE), header.p_memsz(LE));
             if address.checked_add(memory_size.max(bytes.len() as u64)).is_none() {
                 return Err(GoError::Elf("a part is mapped beyond the end of memory".to_owned()));

@@ -1,10 +1,13 @@
 //! Programs made by Go, from their file alone: build information, where the runtime keeps its figures, and names of places
 //! in code. Pure over the file's bytes; works for stripped programs, too.
 
+pub mod build_info;
 pub mod image;
 pub mod layout;
 pub mod lines;
+pub mod moduledata;
 pub mod pclntab;
+pub mod references;
 
 use serde::{Deserialize, Serialize};
 

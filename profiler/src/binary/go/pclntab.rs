@@ -177,6 +177,11 @@ impl<'a> PcTable<'a> {
         self.part(self.names, self.units)
     }
 
+    /// Virtual address of the names.
+    pub fn names_address(&self) -> u64 {
+        self.address.wrapping_add(self.names as u64)
+    }
+
     /// Where the names of each compilation unit's files are (`cutab`).
     pub fn units(&self) -> &'a [u8] {
         self.part(self.units, self.files)
