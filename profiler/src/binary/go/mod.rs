@@ -5,6 +5,7 @@ mod analysis;
 pub mod build_info;
 pub mod image;
 pub mod layout;
+pub mod lines;
 pub mod moduledata;
 pub mod pclntab;
 mod recovery;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use analysis::analyse;
 pub use layout::Layout;
+pub use lines::Lines;
 
 /// What a file says of the Go program in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
