@@ -12,9 +12,11 @@ use std::{
 
 use crate::{
     binary::{describe::Description, go::GoImage},
-    snapshot::{GoBuild, ProgramDescription, ProgramPart},
     runtime::go::attach::FileId,
-    target::{MappedObject, Part, Parts, PinnedObject, Process, ProcessFacts, ProgramCache, Runtime, TargetError},
+    snapshot::{GoBuild, ProgramDescription, ProgramPart},
+    target::{
+        MappedObject, Part, Parts, PinnedObject, Process, ProcessFacts, ProgramCache, Runtime, TargetError,
+    },
     text::clean,
     worker::{Analyst, Limits},
 };
@@ -101,7 +103,12 @@ impl Describer {
             Err(why) => program.trouble = Some(why.clone()),
         }
         if process.is_alive() {
-            Ok(Described { program: Arc::new(program), runtime, go, file: mapped_as(pinned.identity(), &objects) })
+            Ok(Described {
+                program: Arc::new(program),
+                runtime,
+                go,
+                file: mapped_as(pinned.identity(), &objects),
+            })
         } else {
             Err(TargetError::Gone(process.pid()))
         }

@@ -14,7 +14,10 @@ use profiler_common::{
 use serde::Serialize;
 
 use crate::{
-    binary::{Layer, SiteKind, go::{BuildInfo, GoImage}},
+    binary::{
+        Layer, SiteKind,
+        go::{BuildInfo, GoImage},
+    },
     leaks::Picture,
     push::figures::PushFigures,
     runtime::go::{attach::FileId, figures::Figures},

@@ -38,10 +38,7 @@ pub fn version(pid: u32, json: bool) -> anyhow::Result<ExitCode> {
         pid,
         exe: program.exe.clone(),
         runtime: runtime.name(),
-        version: go
-            .as_ref()
-            .map(|go| go.version.clone())
-            .or_else(|| runtime.version().map(str::to_owned)),
+        version: go.as_ref().map(|go| go.version.clone()).or_else(|| runtime.version().map(str::to_owned)),
         build,
         readable: go.as_ref().map(|go| readable(go)),
     };
@@ -143,8 +140,7 @@ fn list(program: &ProgramDescription, go: Option<&BuildInfo>) -> String {
     let mut text = String::new();
     for [kind, name, version, more] in &rows {
         let version = if version.is_empty() { "-" } else { version };
-        let line =
-            format!("{kind:<0$}  {name:<1$}  {version:<2$}  {more}", widths[0], widths[1], widths[2]);
+        let line = format!("{kind:<0$}  {name:<1$}  {version:<2$}  {more}", widths[0], widths[1], widths[2]);
         // Writing to a string can't fail.
         let _infallible = writeln!(text, "{}", line.trim_end());
     }
@@ -174,7 +170,10 @@ mod tests {
             main: Some(module("example.org/x", "(devel)", "")),
             dependencies: vec![
                 module("github.com/a/b", "v1.2.3", "h1:abc="),
-                Module { replace: Some(Box::new(module("../c", "", ""))), ..module("example.org/c", "v0.1.0", "") },
+                Module {
+                    replace: Some(Box::new(module("../c", "", ""))),
+                    ..module("example.org/c", "v0.1.0", "")
+                },
             ],
             settings: Vec::new(),
         };

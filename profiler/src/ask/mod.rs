@@ -2,7 +2,6 @@
 
 mod build;
 mod memstats;
-mod stack;
 
 use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
@@ -11,7 +10,6 @@ use serde::Serialize;
 
 pub use build::{modules, version};
 pub use memstats::{memstats, stats};
-pub use stack::{Wish, stack};
 
 use crate::{
     binary::go::GoImage,
@@ -20,6 +18,7 @@ use crate::{
         go::{
             GoError,
             attach::{FileId, GoRuntime},
+            heap_profile::HeapProfile,
         },
         reader,
     },
@@ -52,6 +51,15 @@ impl GoProgram {
         let runtime = GoRuntime::attach(&Arc::new(places), memory, &maps, file)?;
         Ok(Self { process, image, runtime })
     }
+
+    /// The profile of the heap that the runtime keeps.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it can't be read.
+    pub fn heap_profile(&mut self) -> Result<HeapProfile, GoError> {
+        Err(GoError::Unavailable("not read yet".to_owned()))
+    }
 }
 
 /// Looks at a process's program.
@@ -82,7 +90,8 @@ fn ask<T: Send + 'static>(
     pid: u32,
     question: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
-    reader::once(PATIENCE, question).map_err(|why| anyhow!("process {pid}: its memory can't be read: {why}"))?
+    reader::once(PATIENCE, question)
+        .map_err(|why| anyhow!("process {pid}: its memory can't be read: {why}"))?
 }
 
 /// Prints; whoever closes the pipe early has read enough.

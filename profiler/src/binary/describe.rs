@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{auditable, go::GoImage};
+use super::{
+    auditable,
+    go::{self, GoImage},
+};
 
 /// What a program's file tells of its making.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +21,7 @@ pub struct Description {
 /// Describes a program by its file's bytes. What can't be read is told in [`Description::trouble`].
 pub fn describe(image: &[u8]) -> Description {
     let mut trouble = Vec::new();
-    let go = go(image).unwrap_or_else(|error| {
+    let go = go::analyse(image).unwrap_or_else(|error| {
         trouble.push(format!("what Go's linker wrote: {error}"));
         None
     });
@@ -27,10 +30,6 @@ pub fn describe(image: &[u8]) -> Description {
         Vec::new()
     });
     Description { go, crates, trouble }
-}
-
-fn go(_image: &[u8]) -> Result<Option<GoImage>, super::go::GoError> {
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::{
         go::{
             GoError,
             attach::FileId,
-            figures::{Figures, PauseFollower},
+            figures::{Counters, Figures, PauseFollower, View},
             heap_profile::HeapProfile,
             totals::Totals,
         },
@@ -96,15 +96,36 @@ enum State {
     /// To be opened at that moment, or when there is time.
     Closed(Option<Instant>),
     /// Ready to be read.
-    Open(Box<GoProgram>),
+    Open(Box<Opened>),
     /// A thread is at it, and late.
     Away(Receiver<Answer>),
+}
+
+/// A runtime that is read again and again.
+struct Opened {
+    program: GoProgram,
+    counters: Counters,
+    read_at: Instant,
+}
+
+impl Opened {
+    fn of(program: GoProgram) -> Box<Self> {
+        Box::new(Self { program, counters: Counters::default(), read_at: Instant::now() })
+    }
+
+    fn read(&mut self, view: View) -> Result<Figures, GoError> {
+        let figures = self.program.runtime.read(view)?;
+        let elapsed = self.read_at.elapsed();
+        self.read_at = Instant::now();
+        let Self { program, counters, .. } = self;
+        counters.admit(figures, elapsed, || program.runtime.read(view))
+    }
 }
 
 /// What a thread brings back.
 struct Answer {
     /// The program, unless it couldn't be opened.
-    program: Option<Box<GoProgram>>,
+    program: Option<Box<Opened>>,
     figures: Result<Figures, GoError>,
     profile: Option<Result<HeapProfile, GoError>>,
     took: Duration,
@@ -112,7 +133,8 @@ struct Answer {
 
 impl GoRoom {
     pub fn new(settings: config::Go, stall_threshold: Duration, interval: Duration) -> Self {
-        let describing = Describing::begin().inspect_err(|error| tracing::warn!("programs aren't described: {error}"));
+        let describing =
+            Describing::begin().inspect_err(|error| tracing::warn!("programs aren't described: {error}"));
         let describing = describing.ok();
         Self { settings, stall_threshold, interval, describing, reader: Reader::default(), numbers: 0 }
     }
@@ -137,7 +159,8 @@ impl GoRoom {
         let mut watches: Vec<_> = watches.collect();
         let until = Instant::now() + if last { LAST_DESCRIPTIONS } else { Duration::ZERO };
         while describing.waits() {
-            let Some((number, answer)) = describing.take(until.saturating_duration_since(Instant::now())) else {
+            let Some((number, answer)) = describing.take(until.saturating_duration_since(Instant::now()))
+            else {
                 return;
             };
             if let Some(watch) = watches.iter_mut().find(|watch| watch.number == number) {
@@ -180,7 +203,7 @@ impl GoWatch {
                     return;
                 };
                 let (process, image, file) = (Arc::clone(process), Arc::clone(image), described.file);
-                self.ask(room, now, move || GoProgram::open(process, image, file).map(Box::new));
+                self.ask(room, now, move || GoProgram::open(process, image, file).map(Opened::of));
             }
             State::Open(program) => self.ask(room, now, move || Ok(program)),
             State::Away(answer) => match answer.try_recv() {
@@ -195,7 +218,7 @@ impl GoWatch {
         &mut self,
         room: &mut GoRoom,
         now: Instant,
-        program: impl FnOnce() -> Result<Box<GoProgram>, GoError> + Send + 'static,
+        program: impl FnOnce() -> Result<Box<Opened>, GoError> + Send + 'static,
     ) {
         let view = room.settings.view;
         let wants_profile = self.profile_due.is_none_or(|due| due <= now);
@@ -204,12 +227,17 @@ impl GoWatch {
             let mut program = match program() {
                 Ok(program) => program,
                 Err(error) => {
-                    return Answer { program: None, figures: Err(error), profile: None, took: began.elapsed() };
+                    return Answer {
+                        program: None,
+                        figures: Err(error),
+                        profile: None,
+                        took: began.elapsed(),
+                    };
                 }
             };
-            let figures = program.runtime.read(view);
+            let figures = program.read(view);
             let took = began.elapsed();
-            let profile = (wants_profile && figures.is_ok()).then(|| program.heap_profile());
+            let profile = (wants_profile && figures.is_ok()).then(|| program.program.heap_profile());
             Answer { program: Some(program), figures, profile, took }
         };
         match room.reader.ask(PATIENCE, job) {
@@ -227,7 +255,8 @@ impl GoWatch {
         }
         match answer.figures {
             Ok(figures) => {
-                self.note_pauses(&figures, room.stall_threshold);
+                let elapsed = self.last.as_ref().map_or(Duration::ZERO, |(_, at)| now.duration_since(*at));
+                self.note_pauses(&figures, elapsed, room.stall_threshold);
                 self.totals = self.earlier.with(&Totals::of(&figures));
                 self.last = Some((figures, now));
                 self.trouble = None;
@@ -248,8 +277,8 @@ impl GoWatch {
         }
     }
 
-    fn note_pauses(&mut self, figures: &Figures, threshold: Duration) {
-        let new = self.follower.take(figures);
+    fn note_pauses(&mut self, figures: &Figures, elapsed: Duration, threshold: Duration) {
+        let new = self.follower.follow(figures, elapsed);
         self.missed += new.missed;
         for (length, _) in new.pauses {
             if u128::from(length) >= threshold.as_nanos() {

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use profiler_common::sched::{
-    Retired, STALL_BOUNDS, STATE_GONE, STATE_UNKNOWN, STATES, StallCounts, ThreadRecord, ThreadState, stall_bound_ns,
+    Retired, STALL_BOUNDS, STATE_GONE, STATE_UNKNOWN, STATES, StallCounts, ThreadRecord, ThreadState,
+    stall_bound_ns,
 };
 
 /// What a thread that has had no scheduler event since it is followed has been doing all the while.
@@ -89,7 +90,8 @@ impl Ledger {
 /// Counts a stall of that length, as the kernel side counts those that it sees.
 pub fn note(counts: &mut StallCounts, length_ns: u64) {
     counts.total_ns = counts.total_ns.saturating_add(length_ns);
-    let bucket = (0..STALL_BOUNDS).find(|bucket| length_ns <= stall_bound_ns(*bucket)).unwrap_or(STALL_BOUNDS);
+    let bucket =
+        (0..STALL_BOUNDS).find(|bucket| length_ns <= stall_bound_ns(*bucket)).unwrap_or(STALL_BOUNDS);
     counts.buckets[bucket] += 1;
 }
 

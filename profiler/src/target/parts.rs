@@ -66,7 +66,12 @@ impl Process {
 
     /// The distributions of Python that are installed in the directories where this interpreter looks for them. What the
     /// program has added to `sys.path` itself is known only by the modules that are mapped from there.
-    pub fn python_distributions(&self, facts: &mut ProcessFacts, runtime: &Runtime, objects: &[MappedObject]) -> Parts {
+    pub fn python_distributions(
+        &self,
+        facts: &mut ProcessFacts,
+        runtime: &Runtime,
+        objects: &[MappedObject],
+    ) -> Parts {
         let mut all = BTreeSet::new();
         for directory in self.python_directories(facts, runtime, objects) {
             for name in self.names_in(&directory) {
@@ -80,7 +85,12 @@ impl Process {
 
     /// PEP 405 and Debian's /usr/lib/python3/dist-packages/README: below the virtual environment that the program was started
     /// from, or else below the interpreter's prefix; and wherever modules are mapped from.
-    fn python_directories(&self, facts: &mut ProcessFacts, runtime: &Runtime, objects: &[MappedObject]) -> Vec<String> {
+    fn python_directories(
+        &self,
+        facts: &mut ProcessFacts,
+        runtime: &Runtime,
+        objects: &[MappedObject],
+    ) -> Vec<String> {
         let mut directories: Vec<String> = Vec::new();
         let mut add = |directory: String| {
             if directories.len() < DIRECTORIES_LIMIT && !directories.contains(&directory) {
@@ -93,7 +103,9 @@ impl Process {
         if let Some(prefix) = &environment {
             add(format!("{prefix}/lib/python{version}/site-packages"));
             add(format!("{prefix}/lib64/python{version}/site-packages"));
-        } else if let Some(prefix) = facts.exe().and_then(|exe| exe.rsplit_once("/bin/")).map(|(prefix, _)| prefix.to_owned()) {
+        } else if let Some(prefix) =
+            facts.exe().and_then(|exe| exe.rsplit_once("/bin/")).map(|(prefix, _)| prefix.to_owned())
+        {
             for (below, kind) in [("", "site"), ("", "dist"), ("/local", "site"), ("/local", "dist")] {
                 add(format!("{prefix}{below}/lib/python{version}/{kind}-packages"));
             }
@@ -133,7 +145,9 @@ impl Process {
 
     /// Names in a directory below its root.
     fn names_in(&self, directory: &str) -> Vec<String> {
-        let Some(opened) = self.open_below(directory, OFlags::PATH | OFlags::DIRECTORY) else { return Vec::new() };
+        let Some(opened) = self.open_below(directory, OFlags::PATH | OFlags::DIRECTORY) else {
+            return Vec::new();
+        };
         let path = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
         let entries = std::fs::read_dir(path).into_iter().flatten().take(ENTRIES_LIMIT);
         entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
@@ -159,7 +173,8 @@ fn library_name(path: &str) -> (&str, &str) {
 }
 
 fn is_version(text: &str) -> bool {
-    text.contains('.') && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+    text.contains('.')
+        && text.split('.').all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// The directory of the virtual environment whose `bin` a program was called from.
@@ -191,7 +206,10 @@ mod tests {
             ("/usr/lib/libstdc++.so.6.0.30 (deleted)", ("libstdc++.so", "6.0.30")),
             ("/lib/libpython3.11.so.1.0", ("libpython3.11.so", "1.0")),
             ("/lib/ld-2.31.so", ("ld", "2.31")),
-            ("/usr/lib/python3/dist-packages/_cffi.cpython-311-x86_64-linux-gnu.so", ("_cffi.cpython-311-x86_64-linux-gnu.so", "")),
+            (
+                "/usr/lib/python3/dist-packages/_cffi.cpython-311-x86_64-linux-gnu.so",
+                ("_cffi.cpython-311-x86_64-linux-gnu.so", ""),
+            ),
             ("/opt/plugin", ("plugin", "")),
             ("/opt/a.so.bak", ("a.so.bak", "")),
         ] {

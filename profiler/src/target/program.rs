@@ -92,8 +92,11 @@ impl Image<'_> {
             segments.iter().filter(|entry| kind(entry) == Some(1)).filter_map(part).collect();
         let mut program =
             Program { dynamic: segments.iter().any(|entry| kind(entry) == Some(3)), ..Program::default() };
-        program.build_id =
-            segments.iter().filter(|entry| kind(entry) == Some(4)).filter_map(part).find_map(|notes| self.build_id(notes));
+        program.build_id = segments
+            .iter()
+            .filter(|entry| kind(entry) == Some(4))
+            .filter_map(part)
+            .find_map(|notes| self.build_id(notes));
         match self.sections(&header) {
             Some(sections) => {
                 let named =

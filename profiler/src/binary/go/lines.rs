@@ -96,7 +96,8 @@ impl Lines {
         let mut budget = Budget(MAX_STEPS);
         let mut place = offset - record.code.entry;
         while functions.len() < MAX_FUNCTIONS {
-            let inlined = record.inlined_at(place, &mut budget).and_then(|index| self.inlined(&record, index));
+            let inlined =
+                record.inlined_at(place, &mut budget).and_then(|index| self.inlined(&record, index));
             let (name, caller) = match inlined {
                 Some((name, caller)) => (name, Some(caller)),
                 None => (table.name_of(&record.code)?, None),

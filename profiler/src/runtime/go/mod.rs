@@ -4,9 +4,9 @@ pub mod attach;
 pub mod figures;
 pub mod goroutines;
 pub mod heap_profile;
-pub mod totals;
 #[cfg(test)]
 pub(crate) mod program;
+pub mod totals;
 
 use std::io;
 

@@ -97,7 +97,12 @@ fn compare(program: &Path) -> usize {
         }
     }
     let all = truth.places.len();
-    assert!(wrong.is_empty(), "{program:?}: {} of {all} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(12)].join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{program:?}: {} of {all} wrong:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(12)].join("\n")
+    );
     let stacks = truth.places.iter().filter(|(stack, ..)| *stack);
     assert!(stacks.filter(|(.., functions)| functions.len() > 1).count() > 10, "nothing was inlined");
     inlined

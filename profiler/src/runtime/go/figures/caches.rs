@@ -75,8 +75,12 @@ impl<M: Memory> GoRuntime<M> {
             }
             let counted = |sight: &Sight, class: usize| sight.raw.heap.small_allocs.get(class).copied();
             for (class, settled) in settled.iter_mut().enumerate().filter(|(_, settled)| settled.is_none()) {
-                let same = counted(&before, class) == counted(&after, class) && same_spans(&before, &after, class, classes);
-                *settled = counted(&after, class).zip(sums[class]).filter(|_| same).map(|(sum, held)| sum.wrapping_add(held));
+                let same = counted(&before, class) == counted(&after, class)
+                    && same_spans(&before, &after, class, classes);
+                *settled = counted(&after, class)
+                    .zip(sums[class])
+                    .filter(|_| same)
+                    .map(|(sum, held)| sum.wrapping_add(held));
             }
             if settled_tiny.is_none()
                 && before.raw.heap.tiny_allocs == after.raw.heap.tiny_allocs
@@ -100,7 +104,8 @@ impl<M: Memory> GoRuntime<M> {
     /// Where each processor has its cache.
     fn learn_caches(&mut self) -> Result<(), GoError> {
         let offset = self.places.layout.p.mcache;
-        let parts: Vec<Part> = self.processors.addresses.iter().map(|p| (p.wrapping_add(offset), 8)).collect();
+        let parts: Vec<Part> =
+            self.processors.addresses.iter().map(|p| (p.wrapping_add(offset), 8)).collect();
         let bytes = self.fetch(&parts)?;
         self.processors.caches = bytes.chunks_exact(8).map(|word| u64_at(word, 0)).collect();
         Ok(())
@@ -114,12 +119,14 @@ impl<M: Memory> GoRuntime<M> {
         let from = fields.into_iter().min().unwrap_or(0);
         let length = fields.into_iter().max().unwrap_or(0).saturating_sub(from) + 4;
         let length = usize::try_from(length).ok().filter(|length| *length <= 256);
-        let length = length.ok_or_else(|| GoError::Unavailable("its table has spans of strange size".into()))?;
+        let length =
+            length.ok_or_else(|| GoError::Unavailable("its table has spans of strange size".into()))?;
         let at = |offset: u64| usize::try_from(offset - from).unwrap_or(usize::MAX);
         let (allocated, before, sweepgen) =
             (at(span.alloc_count), at(span.alloc_count_before_cache), at(span.sweepgen));
         let array = layout.class_sizes.len() * KINDS * 8;
-        let mut parts: Vec<Part> = spans.iter().map(|(_, address)| (address.wrapping_add(from), length)).collect();
+        let mut parts: Vec<Part> =
+            spans.iter().map(|(_, address)| (address.wrapping_add(from), length)).collect();
         for (p, cache_address) in self.processors.addresses.iter().zip(&self.processors.caches) {
             parts.push((p.wrapping_add(layout.p.mcache), 8));
             if *cache_address != 0 {
@@ -157,7 +164,8 @@ impl<M: Memory> GoRuntime<M> {
 
 /// The spans that are cached, with their classes.
 fn cached(spans: &[u64], classes: usize, empty: u64) -> impl Iterator<Item = (usize, u64)> {
-    let by_class = spans.iter().enumerate().map(move |(number, span)| (number % (classes * KINDS) / KINDS, *span));
+    let by_class =
+        spans.iter().enumerate().map(move |(number, span)| (number % (classes * KINDS) / KINDS, *span));
     by_class.filter(move |(_, span)| *span != 0 && *span != empty)
 }
 

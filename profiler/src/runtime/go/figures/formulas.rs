@@ -53,10 +53,7 @@ impl Totals {
         let count = |counts: &[u64]| counts.iter().fold(0u64, |sum, count| sum.wrapping_add(*count));
         Self {
             alloc: heap.large_alloc.wrapping_add(bytes(&heap.small_allocs)),
-            mallocs: heap
-                .large_allocs
-                .wrapping_add(count(&heap.small_allocs))
-                .wrapping_add(heap.tiny_allocs),
+            mallocs: heap.large_allocs.wrapping_add(count(&heap.small_allocs)).wrapping_add(heap.tiny_allocs),
             free: heap.large_free.wrapping_add(bytes(&heap.small_frees)),
             // Tiny objects are counted as freed at once, as nobody knows when they are.
             frees: heap.large_frees.wrapping_add(count(&heap.small_frees)).wrapping_add(heap.tiny_allocs),

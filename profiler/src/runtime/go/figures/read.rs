@@ -106,7 +106,11 @@ impl<M: Memory> GoRuntime<M> {
             if Instant::now() >= end {
                 self.doubted = self.doubted.saturating_add(1);
                 let hopeless = self.doubted >= CHANCES;
-                return Err(if hopeless { GoError::Contradiction(doubt) } else { GoError::Restless(self.cost.tries) });
+                return Err(if hopeless {
+                    GoError::Contradiction(doubt)
+                } else {
+                    GoError::Restless(self.cost.tries)
+                });
             }
             if self.cost.tries >= AT_ONCE {
                 thread::sleep(rest);
@@ -132,10 +136,15 @@ impl<M: Memory> GoRuntime<M> {
     /// Reads parts, and counts what that costs.
     pub(super) fn fetch(&mut self, parts: &[Part]) -> Result<Vec<u8>, GoError> {
         let bytes: usize = parts.iter().map(|(_, length)| length).sum();
-        self.cost.calls = self.cost.calls.saturating_add(u32::try_from(parts.len().div_ceil(1024)).unwrap_or(u32::MAX));
+        self.cost.calls =
+            self.cost.calls.saturating_add(u32::try_from(parts.len().div_ceil(1024)).unwrap_or(u32::MAX));
         self.cost.bytes = self.cost.bytes.saturating_add(bytes as u64);
         let read = self.memory.read(parts)?;
-        if read.len() == bytes { Ok(read) } else { Err(GoError::Memory("it is shorter than asked for".into())) }
+        if read.len() == bytes {
+            Ok(read)
+        } else {
+            Err(GoError::Memory("it is shorter than asked for".into()))
+        }
     }
 
     /// Reads where the processors are.
@@ -161,7 +170,9 @@ impl<M: Memory> GoRuntime<M> {
         parts.push((self.processors.array, count * 8));
         let layout = &self.places.layout;
         let free = layout.p.g_free_size.or(layout.p.g_free_n);
-        let lists = free.into_iter().flat_map(|offset| self.processors.addresses.iter().map(move |p| (p.wrapping_add(offset), 4)));
+        let lists = free
+            .into_iter()
+            .flat_map(|offset| self.processors.addresses.iter().map(move |p| (p.wrapping_add(offset), 4)));
         parts.extend(lists);
         parts.extend(self.plan.parts());
         let mut bytes = match self.fetch(parts) {
