@@ -148,3 +148,6 @@ pub enum GoError {
     #[error("{0}")]
     Elf(String),
 }
+
+#[cfg(test)]
+mod tests;
