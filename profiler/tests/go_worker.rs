@@ -96,10 +96,15 @@ fn addresses_of_running_go_programs_are_named_as_their_runtime_names_them() {
         let process = Process::open(waiting.child.id()).expect("it runs");
         let mut namer = Namer::new(&process, limits()).expect("it can be read");
         // Half of them as what calls return to.
-        let addresses: Vec<_> = waiting.truth.iter().enumerate().map(|(at, (address, _))| {
-            if at % 2 == 0 { CodeAddress::Exact(*address) } else { CodeAddress::Return(address + 1) }
-        });
-        let addresses: Vec<_> = addresses.collect();
+        let mut addresses = Vec::new();
+        for (at, (address, _)) in waiting.truth.iter().enumerate() {
+            let call = at % 2 == 0;
+            addresses.push(if call {
+                CodeAddress::Return(address + 1)
+            } else {
+                CodeAddress::Exact(*address)
+            });
+        }
         let frames = namer.names(&process, &addresses);
         assert_eq!(frames.len(), addresses.len());
         for (frame, (address, truth)) in frames.iter().zip(&waiting.truth) {
@@ -175,4 +180,28 @@ fn a_description_that_dies_hangs_or_fails_is_none_and_the_next_one_is() {
     std::fs::write(&text, "no program").expect("it can be written");
     let trouble = describe(&mut analyst, &text).expect("that is no reason to die").trouble;
     assert_eq!(trouble, ["it is no ELF file"]);
+}
+
+#[test]
+fn a_go_program_is_described_with_its_version_settings_and_places() {
+    let directory = Scratch::directory("go-described");
+    let Some(program) = built(directory.path(), &["-ldflags=-s -w"]) else { return };
+    let limits = Limits { program: PathBuf::from(BINARY), ..Limits::for_analyses() };
+    let described = describe(&mut Analyst::new(limits), &program).expect("it is a program");
+    assert_eq!((&described.crates, &described.trouble), (&Vec::new(), &Vec::new()));
+    let go = described.go.expect("it is of Go");
+    // As Go's own tool tells it: the version, then lines of a kind, a key and a value.
+    let told = Command::new(GO).args(["version", "-m"]).arg(&program).output().expect("it can be started");
+    let told = String::from_utf8(told.stdout).expect("text");
+    let first = told.lines().next().expect("a line");
+    assert!(first.ends_with(&format!(": {}", go.version)), "{first} {}", go.version);
+    let settings: Vec<_> = told
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("build\t")?.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned()))
+        .collect();
+    assert!(settings.len() > 3, "{told}");
+    assert_eq!(go.build.expect("it is there").settings, settings);
+    let places = go.runtime.expect("they can be found");
+    assert!(places.globals.memstats > places.text.end, "{places:?}");
 }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{auditable, go::GoImage};
+use super::{
+    auditable,
+    go::{self, GoError, GoImage},
+};
 
 /// What a program's file tells of its making.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +21,7 @@ pub struct Description {
 /// Describes a program by its file's bytes. What can't be read is told in [`Description::trouble`].
 pub fn describe(image: &[u8]) -> Description {
     let mut trouble = Vec::new();
-    let go = go(image).unwrap_or_else(|error| {
+    let go = of_go(image).unwrap_or_else(|error| {
         trouble.push(format!("what Go's linker wrote: {error}"));
         None
     });
@@ -29,8 +32,9 @@ pub fn describe(image: &[u8]) -> Description {
     Description { go, crates, trouble }
 }
 
-fn go(_image: &[u8]) -> Result<Option<GoImage>, super::go::GoError> {
-    Ok(None)
+/// Of a machine of 32 bits, or of the other byte order, no program of Go's is read: that is no damage.
+fn of_go(image: &[u8]) -> Result<Option<GoImage>, GoError> {
+    if image.starts_with(b"\x7fELF\x02\x01") { go::analyse(image) } else { Ok(None) }
 }
 
 #[cfg(test)]
