@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auditable,
-    go::{self, GoImage},
+    go::{self, GoError, GoImage},
 };
 
 /// What a program's file tells of its making.
@@ -21,7 +21,7 @@ pub struct Description {
 /// Describes a program by its file's bytes. What can't be read is told in [`Description::trouble`].
 pub fn describe(image: &[u8]) -> Description {
     let mut trouble = Vec::new();
-    let go = go::analyse(image).unwrap_or_else(|error| {
+    let go = of_go(image).unwrap_or_else(|error| {
         trouble.push(format!("what Go's linker wrote: {error}"));
         None
     });
@@ -30,6 +30,11 @@ pub fn describe(image: &[u8]) -> Description {
         Vec::new()
     });
     Description { go, crates, trouble }
+}
+
+/// Of a machine of 32 bits, or of the other byte order, no program of Go's is read: that is no damage.
+fn of_go(image: &[u8]) -> Result<Option<GoImage>, GoError> {
+    if image.starts_with(b"\x7fELF\x02\x01") { go::analyse(image) } else { Ok(None) }
 }
 
 #[cfg(test)]

@@ -62,9 +62,15 @@ func main() {
 	sort.Slice([]int{3, 1, 2}, func(a, b int) bool { total += inner(a); return a < b })
 	defer fmt.Fprintln(os.Stderr, total)
 
-	// Where it is mapped: the first line is of the program itself.
+	// Where it is mapped.
 	maps, _ := os.ReadFile("/proc/self/maps")
-	fmt.Fprintf(out, "base\t%s\n", strings.SplitN(string(maps), "-", 2)[0])
+	program, _ := os.Executable()
+	for _, line := range strings.Split(string(maps), "\n") {
+		if strings.HasSuffix(line, program) {
+			fmt.Fprintf(out, "base\t%s\n", strings.SplitN(line, "-", 2)[0])
+			break
+		}
+	}
 
 	// A line for each stack: where it really was called (the address that is returned to, less one), and the functions
 	// that are there, innermost first.
@@ -82,6 +88,14 @@ func main() {
 			functions = append(functions, frame)
 		}
 		say(out, "stack", functions[0].PC, functions)
+	}
+
+	if len(os.Args) > 1 {
+		fmt.Fprintln(out, "end")
+		out.Flush()
+		// To be looked at, until whoever has started it closes this.
+		os.Stdin.Read(make([]byte, 1))
+		return
 	}
 
 	// All code: of each place, the innermost function, and with newer runtimes the others as well.

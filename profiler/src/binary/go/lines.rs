@@ -177,27 +177,28 @@ impl<'a> Record<'a> {
         Some((name, u32::try_from(line).ok()?))
     }
 
-    /// The value that a table has for an instruction of the function (`pcvalue`); `None`: there is no such table, or it is
-    /// damaged. No value is ever less than -1.
     fn value(&self, table: u32, place: u64, budget: &mut Budget) -> Option<i32> {
-        if table == 0 {
+        // The first one is nobody's.
+        let bytes = self.table.values().get(table as usize..).filter(|_| table != 0)?;
+        value(bytes, self.table.quantum, place, budget)
+    }
+}
+
+/// The value that a table has for an instruction of the function (`pcvalue`); `None`: the table is damaged.
+fn value(mut bytes: &[u8], quantum: u8, place: u64, budget: &mut Budget) -> Option<i32> {
+    let (mut reached, mut value) = (0_u64, -1_i32);
+    loop {
+        budget.0 = budget.0.checked_sub(1)?;
+        let change = varint(&mut bytes)?;
+        if change == 0 && reached != 0 {
             return None;
         }
-        let mut bytes = self.table.values().get(table as usize..)?;
-        let (mut reached, mut value) = (0_u64, -1_i32);
-        loop {
-            budget.0 = budget.0.checked_sub(1)?;
-            let change = varint(&mut bytes)?;
-            if change == 0 && reached != 0 {
-                return None;
-            }
-            // Zigzag: the lowest bit is the sign.
-            value = value.wrapping_add((change >> 1).cast_signed() ^ -(change & 1).cast_signed());
-            let distance = u64::from(varint(&mut bytes)?) * u64::from(self.table.quantum);
-            reached = reached.checked_add(distance)?;
-            if place < reached {
-                return Some(value);
-            }
+        // Zigzag: the lowest bit is the sign.
+        value = value.wrapping_add((change >> 1).cast_signed() ^ -(change & 1).cast_signed());
+        let distance = u64::from(varint(&mut bytes)?) * u64::from(quantum);
+        reached = reached.checked_add(distance)?;
+        if place < reached {
+            return Some(value);
         }
     }
 }

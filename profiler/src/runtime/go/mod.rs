@@ -7,6 +7,7 @@ pub mod heap_profile;
 #[cfg(test)]
 pub(crate) mod program;
 pub mod totals;
+pub mod names;
 
 use std::io;
 

@@ -1,7 +1,10 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use proptest::prelude::*;
@@ -91,7 +94,7 @@ fn compare(program: &Path) -> usize {
         });
         let visible: Vec<_> = visible.cloned().collect();
         let right = if *stack { visible == *functions } else { visible.starts_with(functions) };
-        inlined += told.len() - 1;
+        inlined += told.len().saturating_sub(1);
         if !right {
             wrong.push(format!("{place:#x}: {told:?}, not {functions:?}"));
         }
@@ -122,6 +125,116 @@ fn places_are_named_as_the_runtime_itself_names_them() {
             let inlined = compare(&program);
             assert!(inlined > 1000, "{inlined}");
             std::fs::remove_file(program).unwrap();
+        }
+    }
+}
+
+/// The tables of a small program, and its code.
+fn small() -> Option<(Lines, Vec<u64>)> {
+    static SMALL: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    let bytes = SMALL.get_or_init(|| {
+        let program = built(toolchains().first()?, &["-ldflags=-s -w"]);
+        let bytes = std::fs::read(&program).unwrap();
+        std::fs::remove_file(program).unwrap();
+        Some(bytes)
+    });
+    let lines = Lines::new(bytes.as_deref()?)?;
+    let places = (lines.text.0..lines.text.1).step_by(997).collect();
+    Some((lines, places))
+}
+
+#[test]
+fn only_code_of_go_has_names() {
+    let Some((lines, _)) = small() else { return skip("there is no Go") };
+    let (start, end) = lines.text;
+    assert!(!lines.functions(start).is_empty());
+    for address in [0, 1, start - 1, end, u64::MAX] {
+        assert_eq!(lines.functions(address), []);
+    }
+    assert!(Lines::new(b"").is_none());
+    assert!(Lines::new(&std::fs::read(std::env::current_exe().unwrap()).unwrap()).is_none(), "it is of Rust");
+}
+
+#[test]
+fn functions_that_are_inlined_into_themselves_end() {
+    let Some((mut lines, places)) = small() else { return skip("there is no Go") };
+    let inlined = places.into_iter().find(|place| lines.functions(*place).len() > 1).unwrap();
+    // All entries of all trees: the first name, called at the first instruction, which is of the first inlined function.
+    lines.trees.fill(0);
+    let (table, size) = (lines.table().unwrap(), lines.table.len());
+    let code = table.function_at(inlined - lines.text.0).unwrap();
+    let record = Record::of(table, code).unwrap();
+    let at = size - record.bytes.len() + record.tables + 4 * INLINE_INDEX as usize;
+    // A table that says 0 for as far as one can count: it rises by one from -1, over 2^28 bytes.
+    let values = size - table.records().len() - 16;
+    let start = size - table.records().len() - table.values().len();
+    lines.table[values..values + 6].copy_from_slice(&[2, 0xff, 0xff, 0xff, 0x7f, 0]);
+    lines.table[at..at + 4].copy_from_slice(&((values - start) as u32).to_le_bytes());
+    assert_eq!(lines.functions(inlined).len(), MAX_FUNCTIONS);
+}
+
+#[test]
+fn tables_without_end_are_given_up() {
+    // It goes one byte far, and then nowhere.
+    let mut endless = vec![2, 1];
+    endless.resize(2 * MAX_STEPS + 10, 2);
+    endless.iter_mut().skip(3).step_by(2).for_each(|distance| *distance = 0x00);
+    let mut budget = Budget(MAX_STEPS);
+    assert_eq!(value(&endless, 1, 50, &mut budget), None);
+    assert_eq!(budget.0, 0);
+    assert_eq!(value(&endless, 1, 0, &mut Budget(1)), Some(0));
+    assert_eq!(value(&endless[..9], 1, 50, &mut Budget(MAX_STEPS)), None, "it ends");
+}
+
+#[test]
+fn names_are_printed_as_go_prints_them() {
+    let names = [
+        ("main.main", "main.main"),
+        ("main.(*largest[go.shape.int]).take", "main.(*largest[...]).take"),
+        ("slices.SortFunc[go.shape.[]int,go.shape.int].func1", "slices.SortFunc[...].func1"),
+        ("odd]name[", "odd]name["),
+    ];
+    for (name, expected) in names {
+        assert_eq!(printed(name), expected);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damage_does_no_harm(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..200),
+        records in any::<bool>(),
+    ) {
+        let Some((mut lines, places)) = small() else { return Ok(()) };
+        let behind = if records { lines.table.len() - lines.table().unwrap().records().len() } else { 0 };
+        for (at, byte) in &damage {
+            let at = behind + at.index(lines.table.len() - behind);
+            lines.table[at] = *byte;
+        }
+        let size = lines.trees.len();
+        damage.iter().for_each(|(at, byte)| lines.trees[at.index(size)] = *byte);
+        for place in places {
+            prop_assert!(lines.functions(place).len() <= MAX_FUNCTIONS);
+        }
+    }
+
+    #[test]
+    fn damaged_files_do_no_harm(damage in prop::collection::vec((0..1_usize << 14, any::<u8>()), 1..20)) {
+        let Some(go) = toolchains().into_iter().next() else { return Ok(()) };
+        static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+        let mut bytes = FILE.get_or_init(|| {
+            let program = built(&go, &["-buildmode=pie"]);
+            let bytes = std::fs::read(&program).unwrap();
+            std::fs::remove_file(program).unwrap();
+            bytes
+        }).clone();
+        for (at, byte) in damage {
+            bytes[at] = byte;
+        }
+        if let Some(lines) = Lines::new(&bytes) {
+            lines.functions(lines.text.0);
         }
     }
 }
