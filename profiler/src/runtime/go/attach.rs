@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    binary::go::Places,
-    runtime::Memory,
-};
+use crate::{binary::go::Places, runtime::Memory};
 
 use super::{
     GoError,

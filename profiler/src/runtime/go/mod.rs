@@ -5,7 +5,7 @@ pub mod figures;
 pub mod goroutines;
 pub mod heap_profile;
 #[cfg(test)]
-pub(crate) mod program;
+mod program;
 
 use std::io;
 

@@ -11,10 +11,7 @@ use std::{
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 
 use crate::{
-    binary::go::{
-        Globals, Layout, Places, Span,
-        layout::Tables,
-    },
+    binary::go::{Globals, Layout, Places, Span, layout::Tables},
     runtime::go::{GoError, GoRuntime, attach::FileId},
     target::{Process, ProcessMemory},
 };
