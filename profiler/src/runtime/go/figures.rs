@@ -4,9 +4,13 @@ mod caches;
 mod check;
 mod counters;
 mod formulas;
+#[cfg(test)]
+mod live;
 mod pauses;
 mod raw;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 

@@ -4,10 +4,10 @@ pub mod attach;
 pub mod figures;
 pub mod goroutines;
 pub mod heap_profile;
+pub mod names;
 #[cfg(test)]
 pub(crate) mod program;
 pub mod totals;
-pub mod names;
 
 use std::io;
 

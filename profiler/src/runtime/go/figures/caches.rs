@@ -10,11 +10,11 @@ use crate::runtime::{Memory, go::GoError, go::attach::GoRuntime, u16_at, u32_at,
 use super::{
     check::Doubt,
     raw::{Part, Pending, Raw},
-    read::Miss,
+    read::{Miss, Processors},
 };
 
 /// Readings of what hasn't settled yet.
-const ROUNDS: usize = 32;
+const ROUNDS: usize = 8;
 /// A class has spans of objects with pointers and of objects without: `spanClass` in Go's src/runtime/mheap.go.
 const KINDS: usize = 2;
 /// Tiny objects share one of the second class (`tinySizeClass` in malloc.go).
@@ -53,9 +53,6 @@ impl<M: Memory> GoRuntime<M> {
             let why = "what the caches hold back can't be counted: where the empty span is isn't known";
             return Err(GoError::Unavailable(why.into()).into());
         };
-        if self.processors.caches.is_empty() {
-            self.learn_caches()?;
-        }
         let classes = self.places.layout.class_sizes.len();
         // Each class's objects, and behind them the tiny ones, once they have settled.
         let mut settled: Vec<Option<u64>> = vec![None; classes];
@@ -101,14 +98,40 @@ impl<M: Memory> GoRuntime<M> {
         Err(Doubt::Torn("its caches change all the time".into()).into())
     }
 
-    /// Where each processor has its cache.
-    fn learn_caches(&mut self) -> Result<(), GoError> {
-        let offset = self.places.layout.p.mcache;
-        let parts: Vec<Part> =
-            self.processors.addresses.iter().map(|p| (p.wrapping_add(offset), 8)).collect();
+    /// Where each processor has its cache. That is also how the processors' own fields are checked, which no sum does: no cache
+    /// ever has a span of the first class, which is that of large objects, but refers to the empty span there.
+    pub(super) fn learn_caches(&mut self, processors: &[u64]) -> Result<Vec<u64>, Miss> {
+        // While their number changes, processors are made or ended one behind the other (`procresize`).
+        let changing = || Doubt::Torn("its processors have no caches".into());
+        let layout = &self.places.layout;
+        let (offset, alloc) = (layout.p.mcache, layout.mcache.alloc);
+        if processors.contains(&0) {
+            return Err(changing().into());
+        }
+        let parts: Vec<Part> = processors.iter().map(|p| (p.wrapping_add(offset), 8)).collect();
         let bytes = self.fetch(&parts)?;
-        self.processors.caches = bytes.chunks_exact(8).map(|word| u64_at(word, 0)).collect();
-        Ok(())
+        let caches: Vec<u64> = bytes.chunks_exact(8).map(|word| u64_at(word, 0)).collect();
+        if caches.contains(&0) {
+            return Err(changing().into());
+        }
+        let parts: Vec<Part> = caches.iter().map(|cache| (cache.wrapping_add(alloc), 8 * KINDS)).collect();
+        let strange = |what: &str| Doubt::Wrong(format!("what should be the caches of processors {what}"));
+        let bytes = match self.fetch(&parts) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // Or the process has ended: then this fails, too.
+                self.fetch(&[self.plan.allp()])?;
+                return Err(strange(&format!("isn't there: {error}")).into());
+            }
+        };
+        let empty =
+            self.places.globals.emptymspan.map_or_else(|| u64_at(&bytes, 0), |empty| self.bias.live(empty));
+        let all_empty = empty != 0 && bytes.chunks_exact(8).all(|word| u64_at(word, 0) == empty);
+        if all_empty {
+            Ok(caches)
+        } else {
+            Err(strange("has small objects in the class of large ones").into())
+        }
     }
 
     /// One call: the counts of some spans first, then what the caches refer to, and everything else.
@@ -129,10 +152,8 @@ impl<M: Memory> GoRuntime<M> {
             spans.iter().map(|(_, address)| (address.wrapping_add(from), length)).collect();
         for (p, cache_address) in self.processors.addresses.iter().zip(&self.processors.caches) {
             parts.push((p.wrapping_add(layout.p.mcache), 8));
-            if *cache_address != 0 {
-                parts.push((cache_address.wrapping_add(cache.alloc), array));
-                parts.push((cache_address.wrapping_add(cache.tiny_allocs), 8));
-            }
+            parts.push((cache_address.wrapping_add(cache.alloc), array));
+            parts.push((cache_address.wrapping_add(cache.tiny_allocs), 8));
         }
         let (raw, bytes) = self.read_with(&mut parts)?;
         let (counts, mut rest) = bytes.split_at(spans.len() * length);
@@ -147,16 +168,14 @@ impl<M: Memory> GoRuntime<M> {
         let (mut spans, mut tiny) = (Vec::new(), 0u64);
         for cache in &self.processors.caches {
             if u64_at(rest, 0) != *cache {
-                self.processors.caches.clear();
+                self.processors = Processors::default();
                 return Err(Miss::Stale);
             }
             rest = rest.get(8..).unwrap_or_default();
-            if *cache != 0 {
-                let (words, behind) = rest.split_at(array.min(rest.len()));
-                spans.extend(words.chunks_exact(8).map(|word| u64_at(word, 0)));
-                tiny = tiny.saturating_add(u64_at(behind, 0));
-                rest = behind.get(8..).unwrap_or_default();
-            }
+            let (words, behind) = rest.split_at(array.min(rest.len()));
+            spans.extend(words.chunks_exact(8).map(|word| u64_at(word, 0)));
+            tiny = tiny.saturating_add(u64_at(behind, 0));
+            rest = behind.get(8..).unwrap_or_default();
         }
         Ok((Sight { raw, spans, tiny }, counts))
     }

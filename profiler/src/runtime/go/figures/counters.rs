@@ -113,3 +113,58 @@ fn likely(last: &[u64; 6], now: &[u64; 6], elapsed: Duration) -> bool {
     ];
     (0..last.len()).all(|number| advance(number, last[number], now[number]) <= most[number])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn figures(total_alloc: u64, mallocs: u64, num_gc: u32) -> Figures {
+        Figures { total_alloc, mallocs, num_gc, heap_inuse: total_alloc / 2, ..Figures::default() }
+    }
+
+    fn never() -> Result<Figures, GoError> {
+        panic!("there was no reason to read again")
+    }
+
+    #[test]
+    fn what_grows_passes_as_it_is() {
+        let mut counters = Counters::default();
+        for step in 0..10 {
+            let now = figures(step << 40, step * 1000, step as u32);
+            assert_eq!(counters.admit(now.clone(), SECOND, never), Ok(now));
+        }
+        // 32 bits wrap.
+        let mut counters = Counters::default();
+        counters.admit(figures(1, 1, u32::MAX), SECOND, never).unwrap();
+        assert_eq!(counters.admit(figures(1, 1, 2), SECOND, never).unwrap().num_gc, 2);
+        assert_eq!(counters.held_back(), HeldBack::default());
+    }
+
+    #[test]
+    fn what_went_back_is_read_again_and_held_if_it_stays_so() {
+        let mut counters = Counters::default();
+        counters.admit(figures(1000, 100, 7), SECOND, never).unwrap();
+        let second = figures(1100, 110, 7);
+        assert_eq!(counters.admit(figures(900, 110, 7), SECOND, || Ok(second.clone())), Ok(second));
+        assert_eq!(counters.held_back(), HeldBack { jumps: 1, counters: 0 });
+        let shown = counters.admit(figures(900, 120, 7), SECOND, || Ok(figures(901, 121, 6))).unwrap();
+        assert_eq!((shown.total_alloc, shown.mallocs, shown.num_gc, shown.heap_inuse), (1100, 121, 7, 450));
+        assert_eq!(counters.held_back(), HeldBack { jumps: 2, counters: 2 });
+        let lost = || Err(GoError::Restless(3));
+        assert_eq!(counters.admit(figures(5, 5, 5), SECOND, lost), Err(GoError::Restless(3)));
+        assert_eq!(counters.admit(figures(1101, 122, 8), SECOND, never).unwrap().total_alloc, 1101);
+    }
+
+    #[test]
+    fn a_jump_that_nobody_can_make_is_read_again() {
+        let mut counters = Counters::default();
+        counters.admit(figures(1000, 100, 7), SECOND, never).unwrap();
+        let second = figures(2000, 200, 7);
+        assert_eq!(counters.admit(figures(1 << 59, 200, 7), SECOND, || Ok(second.clone())), Ok(second));
+        let third = figures(3000, 300, 7);
+        assert_eq!(counters.admit(figures(3000, 1 << 50, 7), SECOND, || Ok(third.clone())), Ok(third));
+        assert_eq!(counters.held_back(), HeldBack { jumps: 2, counters: 0 });
+    }
+}

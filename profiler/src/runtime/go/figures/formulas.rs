@@ -178,3 +178,64 @@ fn memory_limit_goal(pacer: &Pacer, heap_alloc: u64, rules: Rules) -> u64 {
     let goal = if goal < headroom || goal - headroom < headroom { headroom } else { goal - headroom };
     goal.max(pacer.heap_marked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn pacer(limit: i64) -> Pacer {
+        Pacer {
+            gc_percent_heap_goal: 400 * MIB,
+            triggered: u64::MAX,
+            heap_marked: 40 * MIB,
+            // Not heap: 30 MiB.
+            mapped_ready: 180 * MIB,
+            heap_free: 50 * MIB,
+            memory_limit: limit,
+            ..Pacer::default()
+        }
+    }
+
+    fn goal(pacer: &Pacer, version: &str) -> u64 {
+        heap_goal(pacer, 100 * MIB, Rules::of(version))
+    }
+
+    #[test]
+    fn the_goal_is_that_of_gogc_and_never_close_behind_the_trigger() {
+        let none = pacer(i64::MAX);
+        assert_eq!(goal(&none, "1.27.3"), 400 * MIB);
+        assert_eq!(goal(&Pacer { sweep_dist_min_trigger: 500 * MIB, ..none }, "1.27.3"), 500 * MIB);
+        assert_eq!(goal(&Pacer { triggered: 400 * MIB, ..none }, "1.27.3"), 400 * MIB + 65_536);
+        assert_eq!(goal(&Pacer { triggered: 300 * MIB, ..none }, "1.27.3"), 400 * MIB);
+    }
+
+    #[test]
+    fn the_memory_limit_leaves_room_below_it() {
+        // 200 MiB, of which 30 aren't heap; 3 % of the remaining 170 MiB, or 1 MiB until Go 1.20.
+        let limited = pacer(200 * MIB as i64);
+        assert_eq!(goal(&limited, "1.21.13"), 170 * MIB - 170 * MIB / 100 * 3);
+        assert_eq!(goal(&limited, "go1.20.7"), 169 * MIB);
+        assert_eq!(goal(&limited, "1.19.8"), 169 * MIB);
+        // Over the limit by 20 MiB: 160 - 30 - 20.
+        assert_eq!(goal(&pacer(160 * MIB as i64), "1.19.8"), 109 * MIB);
+        // Everything else is more than the limit already, or leaves less than what is in use.
+        assert_eq!(goal(&pacer(20 * MIB as i64), "1.27.3"), 40 * MIB);
+        assert_eq!(goal(&pacer(125 * MIB as i64), "1.27.3"), 40 * MIB);
+        let little = Pacer { heap_marked: 0, ..pacer(106 * MIB as i64) };
+        assert_eq!(goal(&little, "1.27.3"), MIB, "2 MiB without the room of 1 MiB");
+    }
+
+    #[test]
+    fn quantiles_are_those_of_the_remembered_pauses() {
+        let figures = |pauses: &[u64]| Figures {
+            pauses: pauses.iter().map(|pause| (*pause, 0)).collect(),
+            ..Figures::default()
+        };
+        assert_eq!(figures(&[]).pause_quantiles(), [0; 5]);
+        assert_eq!(figures(&[7]).pause_quantiles(), [7; 5]);
+        assert_eq!(figures(&[5, 1, 4, 2, 3]).pause_quantiles(), [1, 2, 3, 4, 5]);
+        assert_eq!(figures(&[8, 7, 6, 5, 4, 3, 2, 1]).pause_quantiles(), [1, 3, 5, 7, 8]);
+    }
+}

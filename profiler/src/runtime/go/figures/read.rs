@@ -20,7 +20,7 @@ use super::{
 
 /// A reading is tried again for so long: a thread that was preempted between two instructions goes on by then.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// So often without a rest.
+/// So often without a rest: most of what fails is over after some hundred nanoseconds.
 const AT_ONCE: u32 = 16;
 /// The first rest; the next ones are twice as long each.
 const REST: Duration = Duration::from_micros(50);
@@ -49,8 +49,10 @@ pub struct Processors {
     /// Where their addresses are.
     pub(super) array: u64,
     pub(super) addresses: Vec<u64>,
-    /// Where each has its cache; empty as long as nobody asked.
+    /// Where each has its cache.
     pub(super) caches: Vec<u64>,
+    /// Something was read by them already.
+    proven: bool,
 }
 
 /// What is wrong with one try.
@@ -112,7 +114,8 @@ impl<M: Memory> GoRuntime<M> {
                     GoError::Restless(self.cost.tries)
                 });
             }
-            if self.cost.tries >= AT_ONCE {
+            // With caches each try has many rounds of its own.
+            if self.cost.tries >= AT_ONCE || view == View::MemStats {
                 thread::sleep(rest);
                 rest = (rest * 2).min(LONGEST_REST);
             }
@@ -147,7 +150,7 @@ impl<M: Memory> GoRuntime<M> {
         }
     }
 
-    /// Reads where the processors are.
+    /// Reads where the processors are, and where each has its cache.
     fn learn_processors(&mut self) -> Result<(), Miss> {
         let header = self.fetch(&[self.plan.allp()])?;
         let (array, count) = (u64_at(&header, 0), u64_at(&header, 8));
@@ -157,8 +160,9 @@ impl<M: Memory> GoRuntime<M> {
         }
         let count = usize::try_from(count).unwrap_or(0);
         let bytes = self.fetch(&[(array, count * 8)])?;
-        let addresses = (0..count).map(|number| u64_at(&bytes, number * 8)).collect();
-        self.processors = Processors { array, addresses, caches: Vec::new() };
+        let addresses: Vec<u64> = (0..count).map(|number| u64_at(&bytes, number * 8)).collect();
+        let caches = self.learn_caches(&addresses)?;
+        self.processors = Processors { array, addresses, caches, proven: false };
         Ok(())
     }
 
@@ -178,9 +182,9 @@ impl<M: Memory> GoRuntime<M> {
         let mut bytes = match self.fetch(parts) {
             Ok(bytes) => bytes,
             Err(error) => {
-                // Addresses that were learned long ago may lead nowhere by now: the next reading learns them anew.
-                self.processors = Processors::default();
-                return Err(error.into());
+                // Addresses that were learned long ago may lead nowhere by now.
+                let proven = std::mem::take(&mut self.processors).proven;
+                return Err(if proven { Miss::Stale } else { error.into() });
             }
         };
         let rest = bytes.split_off(own);
@@ -195,6 +199,7 @@ impl<M: Memory> GoRuntime<M> {
             self.processors = Processors::default();
             return Err(Miss::Stale);
         }
+        self.processors.proven = true;
         let free = lists.chunks_exact(4).map(|list| i64::from(u32_at(list, 0).cast_signed()));
         raw.free_goroutines = raw.free_goroutines.saturating_add(free.sum());
         Ok((raw, bytes))
