@@ -1,8 +1,13 @@
 //! The tables of Go's runtime that are in the tree: whole, true to what is known of Go's sources and to what was measured by
 //! other means than those that made them.
 
+mod common;
+#[path = "../examples/go_layout/table.rs"]
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 
 use profiler::binary::go::layout::{Layout, Table, Tables};
 
@@ -213,4 +218,36 @@ fn the_references_lead_to_every_global_and_stay_inside_of_it() {
         let init = &table.code["runtime.(*mheap).init"];
         assert!(init.iter().any(|(_, global, _)| global.as_deref() == Some("runtime.memstats")), "{name}");
     });
+}
+
+/// What makes the tables has not changed since they were made.
+#[test]
+fn debians_go_has_the_tables_that_are_in_the_tree() {
+    const GO: &str = "/usr/lib/go-1.19/bin/go";
+    const VERSION: &str = "1.19.8";
+    let said = Command::new(GO).arg("version").output().map(|said| said.stdout).unwrap_or_default();
+    if !String::from_utf8_lossy(&said).starts_with(&format!("go version go{VERSION} ")) {
+        return common::skip(&format!("{GO} isn't there, or not of Go {VERSION}"));
+    }
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go_tables");
+    std::fs::create_dir_all(&dir).unwrap();
+    let source = dir.join("main.go");
+    std::fs::write(&source, "package main\n\nfunc main() {\n\tprintln(\"hi\")\n\tselect {}\n}\n").unwrap();
+    let files = files();
+    for machine in ["amd64", "arm64"] {
+        let program = dir.join(machine);
+        let mut build = Command::new(GO);
+        build.args(["build", "-ldflags=-compressdwarf=false", "-o"]).arg(&program).arg(&source);
+        for setting in ["GOFLAGS", "GOEXPERIMENT", "GOAMD64"] {
+            build.env_remove(setting);
+        }
+        build.env("GOENV", "off").env("GO111MODULE", "off").env("GOCACHE", dir.join("cache"));
+        build.env("CGO_ENABLED", "0").env("GOOS", "linux").env("GOARCH", machine);
+        let built = build.output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let made = table::of(&std::fs::read(&program).unwrap()).unwrap();
+        let tables = &files[&format!("1.19-{machine}.json")];
+        let there = &tables.variants[tables.versions[VERSION]];
+        assert!(made == *there, "make the tables again with `cargo xtask go-layouts`; now it is {made:?}");
+    }
 }
