@@ -1,4 +1,4 @@
-//! Compiles the eBPF crate and records what this build is made of.
+//! Compiles the eBPF crate, packs the tables of Go's structures and records what this build is made of.
 //!
 //! The eBPF crate needs another compiler setup than the rest (sources of `core`, a BPF linker). `cargo xtask setup`
 //! finds or installs it once and writes down where it is; this script only reads that.
@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -19,7 +20,30 @@ fn main() {
         eprintln!("error: {error}");
         std::process::exit(1);
     }
+    pack_go_tables(&manifest_dir.join("src/binary/go/tables"), &out_dir);
     record_build(&workspace, &out_dir);
+}
+
+/// Writes the tables of Go's structures for this machine as one list, packed, to `OUT_DIR/go-tables.deflate`.
+fn pack_go_tables(tables: &Path, out_dir: &Path) {
+    println!("cargo::rerun-if-changed={}", tables.display());
+    let machine = match env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH").as_str()
+    {
+        "x86_64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        other => other.to_owned(),
+    };
+    let ending = format!("-{machine}.json");
+    let entries = fs::read_dir(tables).expect("the tables' directory can be read");
+    let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|file| file.to_str().is_some_and(|file| file.ends_with(&ending)));
+    files.sort();
+    let texts: Vec<_> =
+        files.iter().map(|file| fs::read_to_string(file).expect("a table can be read")).collect();
+    let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(format!("[{}]", texts.join(",")).as_bytes()).expect("memory can be written");
+    let packed = packed.finish().expect("memory can be written");
+    fs::write(out_dir.join("go-tables.deflate"), packed).expect("OUT_DIR is writable");
 }
 
 /// Builds `profiler-ebpf` and copies the object to `OUT_DIR/profiler-ebpf.o`.

@@ -1,13 +1,20 @@
 //! Programs made by Go, from their file alone: build information, where the runtime keeps its figures, and names of places
 //! in code. Pure over the file's bytes; works for stripped programs, too.
 
+mod analysis;
+pub mod build_info;
 pub mod image;
 pub mod layout;
+pub mod moduledata;
 pub mod pclntab;
+mod recovery;
 pub mod references;
+pub mod tables;
+mod types;
 
 use serde::{Deserialize, Serialize};
 
+pub use analysis::analyse;
 pub use layout::Layout;
 
 /// What a file says of the Go program in it.
@@ -122,7 +129,7 @@ pub struct Globals {
     pub allgs: u64,
     /// `runtime.gomaxprocs`.
     pub gomaxprocs: u64,
-    /// `runtime.ncpu` (from Go 1.26 `runtime.numCPUStartup`), if found.
+    /// `runtime.ncpu` (from Go 1.25 `runtime.numCPUStartup`), if found.
     pub ncpu: Option<u64>,
     /// `runtime.emptymspan`, if found: without it, what the caches hold can't be counted.
     pub emptymspan: Option<u64>,

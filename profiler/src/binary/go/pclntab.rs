@@ -146,22 +146,22 @@ impl<'a> PcTable<'a> {
         terminated(self.names(), offset, MAX_NAME)
     }
 
-    /// The functions of these names, in their order; of several with one name the first.
-    pub fn find_functions<const N: usize>(&self, wanted: [&str; N]) -> [Option<Function>; N] {
-        let mut found = [None; N];
+    /// The functions of these names; of several with one name the first.
+    pub fn find_functions<'n>(&self, wanted: &[&'n str]) -> HashMap<&'n str, Function> {
+        let wanted: HashMap<&[u8], &str> = wanted.iter().map(|name| (name.as_bytes(), *name)).collect();
         // The names first, and the functions then by where their names are: each is looked at once, however many there are.
         let mut places = HashMap::new();
         let mut offset = 0;
         for name in self.names().split(|&byte| byte == 0) {
-            if let Some(index) = wanted.iter().position(|wanted| wanted.as_bytes() == name) {
-                places.entry(offset).or_insert(index);
+            if let Some(name) = wanted.get(name) {
+                places.entry(offset).or_insert(*name);
             }
             offset += name.len() + 1;
         }
+        let mut found = HashMap::new();
         for function in self.functions() {
-            let index = self.name_offset(&function).and_then(|offset| places.get(&offset));
-            if let Some(slot) = index.and_then(|&index| found.get_mut(index)) {
-                slot.get_or_insert(function);
+            if let Some(name) = self.name_offset(&function).and_then(|offset| places.get(&offset)) {
+                found.entry(*name).or_insert(function);
             }
         }
         found
@@ -175,6 +175,11 @@ impl<'a> PcTable<'a> {
     /// Names of functions (`funcnametab`).
     pub fn names(&self) -> &'a [u8] {
         self.part(self.names, self.units)
+    }
+
+    /// Virtual address of the names.
+    pub fn names_address(&self) -> u64 {
+        self.address.wrapping_add(self.names as u64)
     }
 
     /// Where the names of each compilation unit's files are (`cutab`).

@@ -10,11 +10,10 @@ use super::image::{GoFile, Machine, u32_at};
 
 /// The functions that are compared: linked into every program, and between them they refer to all of [`GLOBALS`] that
 /// the version has.
-pub const FUNCTIONS: [&str; 42] = [
+pub const FUNCTIONS: [&str; 39] = [
     "runtime.(*mcache).prepareForSweep",
     "runtime.(*mcache).refill",
     "runtime.(*mcache).releaseAll",
-    "runtime.(*mheap).alloc",
     "runtime.(*mheap).grow",
     "runtime.(*mheap).init",
     "runtime.allgadd",
@@ -37,7 +36,6 @@ pub const FUNCTIONS: [&str; 42] = [
     "runtime.mProf_Flush",
     "runtime.mProf_FlushLocked",
     "runtime.mProf_Malloc",
-    "runtime.mProf_NextCycle",
     "runtime.mallocinit",
     "runtime.mcommoninit",
     "runtime.newproc1",
@@ -52,7 +50,6 @@ pub const FUNCTIONS: [&str; 42] = [
     "runtime.stkbucket",
     "runtime.stopTheWorldWithSema",
     "runtime.sysmon",
-    "runtime.tracebackothers",
 ];
 
 /// The globals that are looked for. Go 1.25 renamed `ncpu` to `numCPUStartup`.
