@@ -8,6 +8,8 @@ mod dashboards;
 mod debian;
 mod demo;
 mod docs;
+mod go_layouts;
+mod go_toolchains;
 mod install;
 mod lint;
 mod run;
@@ -53,6 +55,8 @@ enum Verb {
     Docs(docs::Args),
     /// Write (or check) dashboards, alerts and recording rules
     Dashboards(dashboards::Args),
+    /// Make (or check) the tables by which Go's runtime is read, from real toolchains
+    GoLayouts(go_layouts::Args),
     /// Run a benchmark; without a name, list them
     Bench(bench::Args),
     /// Boot other kernels in an emulator and check that the profiler works on them
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Lint => lint::run(),
         Verb::Docs(args) => docs::run(&args),
         Verb::Dashboards(args) => dashboards::run(&args),
+        Verb::GoLayouts(args) => go_layouts::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Vm(args) => vm::run(&args),
     };
