@@ -168,5 +168,5 @@ fn only_a_few_may_wait_for_an_interval_and_nobody_else_has_to_wait_for_them() {
 #[test]
 fn the_front_page_leads_to_every_targets_page() {
     assert!(answer("/").text().contains("<a href=\"/targets/shop\">shop</a>"));
-    assert!(!answers(None, &["/"]).remove(0).text().contains("/targets/shop"), "there is nothing to see");
+    assert!(!answers(None, &["/"]).remove(0).text().contains("/targets/shop\""), "there is nothing to see");
 }
