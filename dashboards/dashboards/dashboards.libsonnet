@@ -16,6 +16,7 @@
   local all = [
     (import 'overview.libsonnet')(told),
     (import 'target.libsonnet')(told),
+    (import 'go.libsonnet')(told),
     (import 'profiler.libsonnet')(told),
   ],
   local grafana = import 'grafana.libsonnet',

@@ -18,7 +18,9 @@ pub fn of(target: &TargetSnapshot) -> Vec<(&'static str, &StallCounts)> {
     let kept = target.ledger.as_ref();
     let mut all: Vec<_> = kept
         .into_iter()
-        .flat_map(|kept| StallCause::ALL.into_iter().map(|cause| (cause.name(), &kept.stalls[cause as usize])))
+        .flat_map(|kept| {
+            StallCause::ALL.into_iter().map(|cause| (cause.name(), &kept.stalls[cause as usize]))
+        })
         .collect();
     // What was counted stays, whatever can be told now: a counter doesn't vanish.
     let told = target.go.as_ref().filter(|go| go.figures.is_some() || go.pauses.count() > 0);

@@ -96,7 +96,9 @@ fn modules(out: &mut Families, target: &TargetSnapshot) {
 
 /// As prommod words it.
 fn modules_help(program: &str) -> String {
-    format!("A metric with a constant '1' value labeled by dependency name, version, from which {program} was built.")
+    format!(
+        "A metric with a constant '1' value labeled by dependency name, version, from which {program} was built."
+    )
 }
 
 #[cfg(test)]

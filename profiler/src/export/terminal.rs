@@ -284,11 +284,7 @@ fn stall_line(lines: &mut Vec<String>, target: &TargetSnapshot, style: Style) {
         .into_iter()
         .filter(|(_, counts)| counts.count() > 0)
         .map(|(cause, counts)| {
-            format!(
-                "{cause} {} ({})",
-                grouped(counts.count() as f64),
-                duration(counts.total_ns as f64 / 1e9)
-            )
+            format!("{cause} {} ({})", grouped(counts.count() as f64), duration(counts.total_ns as f64 / 1e9))
         })
         .collect();
     let text = if stalls.is_empty() { "none so far".to_owned() } else { stalls.join(" · ") };

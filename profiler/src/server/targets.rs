@@ -23,7 +23,10 @@ async fn named(State(state): State<AppState>, Path(name): Path<String>) -> Respo
 }
 
 /// As Prometheus' exporters for many targets have it.
-async fn probed(State(state): State<AppState>, Query(mut wishes): Query<HashMap<String, String>>) -> Response {
+async fn probed(
+    State(state): State<AppState>,
+    Query(mut wishes): Query<HashMap<String, String>>,
+) -> Response {
     match wishes.remove("target") {
         Some(name) => one(&state, name).await,
         None => refuse(StatusCode::BAD_REQUEST, "say target=NAME; /api/v1/targets lists the names"),

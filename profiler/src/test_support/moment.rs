@@ -19,8 +19,8 @@ use crate::{
     export::families::{Context, TOP_SITES},
     runtime::go::figures::Figures,
     snapshot::{
-        AllocSnapshot, AllocState, FunctionCounts, GoBuild, GoSnapshot, LedgerSnapshot, LiveObjects, ProcessInfo,
-        ProcessSnapshot, ProgramDescription, ProgramPart, Snapshot, TargetSnapshot,
+        AllocSnapshot, AllocState, FunctionCounts, GoBuild, GoSnapshot, LedgerSnapshot, LiveObjects,
+        ProcessInfo, ProcessSnapshot, ProgramDescription, ProgramPart, Snapshot, TargetSnapshot,
     },
     stalls::Ledger,
     target::ProcessUsage,
@@ -125,14 +125,21 @@ pub fn figures() -> Figures {
         gc_sys: 2_700_000,
         other_sys: 900_000,
         next_gc: 4_194_304,
-        last_gc: 1_767_323_100_250_000_000,
+        last_gc: 1_767_323_100_500_000_000,
         pause_total_ns: 1_500_000,
         num_gc: 5,
         num_forced_gc: 1,
         gc_cpu_fraction: 0.015_625,
         gc_percent: -1,
         memory_limit: i64::MAX,
-        pauses: [(300_000, 1), (100_000, 2), (500_000, 3), (400_000, 4), (200_000, 1_767_323_100_250_000_000)].into(),
+        pauses: [
+            (300_000, 1),
+            (100_000, 2),
+            (500_000, 3),
+            (400_000, 4),
+            (200_000, 1_767_323_100_500_000_000),
+        ]
+        .into(),
     }
 }
 

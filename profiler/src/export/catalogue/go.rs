@@ -66,7 +66,7 @@ figures! {
     Gauge "go_gc_gomemlimit_bytes" => integer("profiler_go", "memory_limit_bytes"),
         "Go runtime memory limit configured by the user, otherwise math.MaxInt64. This value is set by the GOMEMLIMIT environment variable, and the runtime/debug.SetMemoryLimit function. Sourced from /gc/gomemlimit:bytes.",
         |go| Value::Whole(unsigned(go.memory_limit));
-    Summary "go_gc_duration_seconds" => summary(MEMSTATS, "gc_pause"),
+    Summary "go_gc_duration_seconds" => summary(MEMSTATS, "gc_pause_total"),
         "A summary of the wall-time pause (stop-the-world) duration in garbage collection cycles."
         or "A summary of the wall-time pause (stop-the-world) duration in garbage collection cycles: quantiles of the last 256 of each process, sum and count of all since it started.",
         |go| Value::Summary(pauses(go));

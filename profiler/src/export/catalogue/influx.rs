@@ -39,7 +39,7 @@ pub enum Holds {
     Chosen,
     /// The sum, and a field `le_BOUND` for each bucket.
     Histogram,
-    /// The sum in `FIELD_total`, and a field `FIELD_SHARE` for each quantile.
+    /// The sum, and for each quantile a field that has its share in the place of `_total`.
     Summary,
     /// Nothing.
     Nothing,
@@ -148,7 +148,8 @@ fn fields(family: &Family) -> Vec<(String, &'static str)> {
         Holds::Chosen => fields.push((field, "text")),
         Holds::Histogram => fields.extend([(field, "float"), (BOUNDS.to_owned(), "integer")]),
         Holds::Summary => {
-            fields.extend([(points::sum_field(&field), "float"), (points::quantile_field(&field, QUANTILE), "float")]);
+            let quantile = points::quantile_field(&field, QUANTILE);
+            fields.extend([(field, "float"), (quantile, "float")]);
         }
         Holds::Nothing => {}
     }

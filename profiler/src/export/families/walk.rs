@@ -1,9 +1,6 @@
 //! The walk over a snapshot.
 
-use profiler_common::{
-    mapping::MappingKind,
-    sched::ThreadState,
-};
+use profiler_common::{mapping::MappingKind, sched::ThreadState};
 
 use super::{Context, Families, go, leaks, programs, push};
 use crate::{

@@ -121,8 +121,9 @@ pub(super) fn program(program: &ProgramDescription) -> Program<'_> {
             path: info.map(|info| info.path.as_str()),
             main: info.and_then(|info| info.main.as_ref()).map(module),
             modules: info.map(|info| info.dependencies.iter().map(module).collect()),
-            settings: info
-                .map(|info| info.settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()),
+            settings: info.map(|info| {
+                info.settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+            }),
         }
     });
     Program {
