@@ -23,7 +23,7 @@ pub(super) struct Go<'a> {
     pause_quantiles_ns: Option<[u64; 5]>,
     pauses_missed: u64,
     /// What can't be told, and why.
-    trouble: BTreeMap<&'static str, &'a str>,
+    trouble: Vec<Trouble<'a>>,
     /// Single stops of the world by reason, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     stops: Option<Vec<Stops>>,
@@ -31,6 +31,12 @@ pub(super) struct Go<'a> {
     /// Whether that is the table of the program's exact version.
     exact_table: Option<bool>,
     read_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Trouble<'a> {
+    what: &'static str,
+    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -98,7 +104,7 @@ pub(super) fn go(snapshot: &GoSnapshot) -> Go<'_> {
         figures: snapshot.figures.as_ref().and_then(figures),
         pause_quantiles_ns: snapshot.figures.as_ref().map(Figures::pause_quantiles),
         pauses_missed: snapshot.pauses_missed,
-        trouble: snapshot.trouble.iter().map(|(what, reason)| (*what, reason.as_str())).collect(),
+        trouble: snapshot.trouble.iter().map(|(what, reason)| Trouble { what, reason }).collect(),
         stops,
         table: snapshot.table.as_ref().map(|(table, _)| table.as_str()),
         exact_table: snapshot.table.as_ref().map(|(_, exact)| *exact),
@@ -164,7 +170,10 @@ mod tests {
         assert_eq!(shop["go"]["figures"]["heap_inuse"], 3_000_000);
         assert_eq!(shop["go"]["figures"].get("pauses"), None, "there may be thousands");
         assert_eq!(shop["go"]["pause_quantiles_ns"], json!([100_000, 200_000, 300_000, 400_000, 500_000]));
-        assert_eq!(shop["go"]["trouble"]["heap_profile"], "the linker left memory profiling out");
+        assert_eq!(
+            shop["go"]["trouble"],
+            json!([{"what": "heap_profile", "reason": "the linker left memory profiling out"}])
+        );
         let stalls = shop["stalls"].as_array().unwrap();
         assert!(stalls.iter().any(|row| row["cause"] == "gc" && row["count"] == 3), "{stalls:?}");
         let program = &shop["programs"][0];
