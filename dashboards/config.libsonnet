@@ -45,6 +45,8 @@
     // The rate of growth is taken over this time, and the alert looks so many hours ahead.
     memoryRateWindow: '1h',
     memoryHours: 6,
+    // Goroutines that come in each of two hours, at least, and stay, before anybody is told.
+    goroutinesPerHour: 100,
     scrapeSlowSeconds: 1,
     // Profiler serves nobody but those who look at it, and with --pid it ends with its target: no reason to wake anybody.
     downSeverity: 'warning',

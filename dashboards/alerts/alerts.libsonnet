@@ -123,6 +123,26 @@
             % [config.memoryRateWindow, config.memoryHours]
           ),
           alert(
+            'ProfilerGoroutineLeak',
+            'warning',
+            '30m',
+            local goroutines = select('profiler_go_goroutines');
+            // Requests come and go; what is there even at the quietest moment of half an hour stays.
+            local kept(ago) = 'min_over_time(%s[30m]%s)' % [goroutines, ago];
+            '%s - %s > %d and %s - %s > %d unless changes(%s[3h]) > 0' % [
+              kept(''),
+              kept(' offset 1h'),
+              config.goroutinesPerHour,
+              kept(' offset 1h'),
+              kept(' offset 2h'),
+              config.goroutinesPerHour,
+              // A program that was started within that time fills up.
+              select('profiler_process_start_time_seconds'),
+            ],
+            'Goroutines of {{ $labels.target }} become more and more.',
+            'At the quietest moment of half an hour, {{ $labels.target }} on {{ $labels.instance }} had {{ $value | humanize }} goroutines more than an hour before, and the hour before was like that, too.'
+          ),
+          alert(
             'ProfilerSamplesLost',
             'warning',
             '10m',

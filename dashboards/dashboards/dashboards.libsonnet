@@ -1,4 +1,4 @@
-// All dashboards, by the names of their files: three, for Grafana with Prometheus, Grafana with InfluxQL, and Chronograf.
+// All dashboards, by the names of their files, each three times: for Grafana with Prometheus, Grafana with InfluxQL, and Chronograf.
 {
   _config+:: {
     // Where --influx-db puts the points; only Chronograf's queries name it.
@@ -16,6 +16,7 @@
   local all = [
     (import 'overview.libsonnet')(told),
     (import 'target.libsonnet')(told),
+    (import 'go.libsonnet')(told),
     (import 'profiler.libsonnet')(told),
   ],
   local grafana = import 'grafana.libsonnet',

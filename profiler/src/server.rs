@@ -5,6 +5,7 @@ mod landing;
 mod leaks;
 mod negotiate;
 mod pprof;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -87,9 +88,10 @@ pub fn router(state: AppState) -> Router {
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(|| async { "profiler is healthy\n" }))
         .route("/-/ready", get(ready))
-        .route("/api/v1/targets", get(targets))
+        .route("/api/v1/targets", get(every_target))
         .merge(leaks::routes())
         .merge(pprof::routes())
+        .merge(targets::routes())
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found; see / for what there is\n") })
         .layer(middleware::from_fn(compression::compress))
         .with_state(Shared { app: state, intervals: pprof::Intervals::default() })
@@ -116,7 +118,7 @@ async fn metrics(State(state): State<AppState>, headers: HeaderMap) -> Response 
     }
 }
 
-async fn targets(State(state): State<AppState>) -> Response {
+async fn every_target(State(state): State<AppState>) -> Response {
     match json::render(state.fresh().await.as_ref()) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => failed(&error),

@@ -1,5 +1,6 @@
 //! Every metric family that can appear at `/metrics`: name, kind, labels, help. `docs/metrics.md` is made from this.
 
+pub mod go;
 mod influx;
 mod values;
 
@@ -7,8 +8,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+pub use go::*;
 pub use influx::{Holds, Influx, Measurement, measurements};
-use influx::{chosen, float, histogram, integer, tags, words};
+use influx::{chosen, float, histogram, integer, summary, tags, words};
 
 /// How a family's value behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub enum Kind {
     Gauge,
     /// Counts by size.
     Histogram,
+    /// Sizes by rank.
+    Summary,
 }
 
 impl Kind {
@@ -28,6 +32,7 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+            Self::Summary => "summary",
         }
     }
 }
@@ -48,15 +53,16 @@ pub struct Family {
 }
 
 macro_rules! families {
-    ($($id:ident: $kind:ident $name:literal $labels:tt => $influx:expr, $help:literal;)*) => {
+    ($all:ident: $($id:ident: $kind:ident $name:literal $labels:tt => $influx:expr, $help:literal;)*) => {
         $(#[doc = $help] pub const $id: Family =
             Family { name: $name, kind: Kind::$kind, labels: &$labels, help: $help, influx: $influx };)*
-        /// Every family, in the order of the documentation.
-        pub const ALL: &[Family] = &[$($id),*];
+        /// The families of this list.
+        pub(super) const $all: &[Family] = &[$($id),*];
     };
 }
+use families;
 
-families! {
+families! { COMMON:
     TARGET_INFO: Gauge "profiler_target_info" ["target", "pid", "comm", "exe"]
         => words("profiler_target", &["pid", "comm", "exe"]),
         "A process of a target: its id, name and program. Where no process lives any more, the last one that did. Always 1.";
@@ -182,7 +188,7 @@ families! {
         "A site's innermost function that isn't the allocator's or the runtime's, and its file. Always 1.";
     STALLS: Counter "profiler_stalls_total" ["target", "cause"]
         => integer("profiler_stall", "stalls"),
-        "Completed intervals at least profiler_stall_threshold_seconds long in which a thread stood still, by cause. Sleeping is no stall.";
+        "Completed intervals at least profiler_stall_threshold_seconds long in which a thread stood still, by cause. Sleeping is no stall. Cause gc is another thing: what each cycle of Go's garbage collection stopped the whole program for, however short.";
     STALL_SECONDS: Histogram "profiler_stall_seconds" ["target", "cause"]
         => histogram("profiler_stall", "seconds"),
         "Length of the intervals in profiler_stalls_total, in seconds.";
@@ -352,6 +358,23 @@ families! {
         => integer("profiler_self", "threads"),
         "Number of threads.";
 }
+
+/// Every family, in the order of the documentation.
+pub const ALL: &[Family] = &{
+    const GO: usize = COMMON.len();
+    const REST: usize = GO + FIGURES.len();
+    let mut all = [COMMON[0]; REST + go::OWN.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = match at {
+            0..GO => COMMON[at],
+            GO..REST => FIGURES[at - GO].ours,
+            _ => go::OWN[at - REST],
+        };
+        at += 1;
+    }
+    all
+};
 
 /// The whole catalogue for a terminal: names with their labels, and what they mean.
 pub fn list() -> String {

@@ -1,13 +1,16 @@
 //! The snapshot as JSON: `--json`, `--report`, `/api/v1/targets`; a picture of leaks as JSON: `/api/v1/leaks`.
 
+mod go;
+
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
 use profiler_common::mapping::{MappingCounts, MappingKind};
-use profiler_common::sched::{STALL_BOUNDS, StallCause, ThreadState, stall_bound_ns};
+use profiler_common::sched::{STALL_BOUNDS, ThreadState, stall_bound_ns};
 use serde::Serialize;
 
 use crate::{
     binary::Layer,
+    export::{causes, html::segment},
     leaks::Picture,
     snapshot::{Mappings, ProcessSnapshot, SiteInfo, Snapshot, TargetSnapshot},
 };
@@ -29,6 +32,8 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Target<'a> {
     target: &'a str,
+    /// Where it is as client_golang would show it.
+    metrics: String,
     /// Of the only process, or of the one that was observed first.
     pid: Option<u32>,
     up: bool,
@@ -60,6 +65,10 @@ struct Target<'a> {
     process: Option<ProcessFigures>,
     sites: Vec<Site<'a>>,
     unhooked: Vec<NotHooked<'a>>,
+    /// What Go's runtime says; `null` if no process of it runs Go.
+    go: Option<go::Go<'a>>,
+    /// What its programs were built from, as far as that is known already.
+    programs: Vec<go::Program<'a>>,
 }
 
 #[derive(Serialize)]
@@ -245,6 +254,7 @@ fn target(target: &TargetSnapshot) -> Target<'_> {
     });
     Target {
         target: &target.name,
+        metrics: format!("/targets/{}/metrics", segment(&target.name)),
         pid: target.processes.first().map(|process| process.info.pid),
         up: target.up(),
         processes: target.processes.iter().map(one_process).collect(),
@@ -272,6 +282,8 @@ fn target(target: &TargetSnapshot) -> Target<'_> {
         process: process(target),
         sites: alloc.sites.iter().map(|site| self::site(site)).collect(),
         unhooked: unhooked.collect(),
+        go: target.go.as_ref().map(go::go),
+        programs: target.programs.iter().map(|program| go::program(program)).collect(),
     }
 }
 
@@ -304,16 +316,18 @@ const fn mapping(kind: MappingKind, counts: &Mappings) -> Mapping {
 }
 
 fn stalls(target: &TargetSnapshot) -> Option<Vec<Stalls>> {
-    let kept = target.ledger.as_ref()?;
-    let by_cause = StallCause::ALL.into_iter().map(|cause| {
-        let counts = &kept.stalls[cause as usize];
+    let causes = causes::of(target);
+    if causes.is_empty() {
+        return None;
+    }
+    let by_cause = causes.into_iter().map(|(cause, counts)| {
         let mut cumulative = 0;
         let buckets = (0..STALL_BOUNDS).map(|i| {
             cumulative += counts.buckets[i];
             Bucket { le: stall_bound_ns(i) as f64 / 1e9, count: cumulative }
         });
         Stalls {
-            cause: cause.name(),
+            cause,
             count: counts.count(),
             seconds: counts.total_ns as f64 / 1e9,
             buckets: buckets.collect(),

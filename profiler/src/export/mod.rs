@@ -1,7 +1,9 @@
 //! What others read: one file per format, each a function from a snapshot or a picture of leaks to bytes. No I/O here.
 
 pub mod catalogue;
+pub mod causes;
 pub mod comparison;
+pub mod drop_in;
 pub mod families;
 pub mod flamegraph;
 pub mod folded;

@@ -23,12 +23,18 @@ pub fn render(families: &Families) -> String {
     out
 }
 
+/// A counter that without its suffix would have the name of a gauge: Go's library named them before there was OpenMetrics.
+/// As it is, with a type that promises nothing, it clashes with nothing, and servers get the same series as from text.
+const TWIN: &str = "go_memstats_alloc_bytes_total";
+
 /// The name in the lines that describe a family, and the type. A counter's samples have `_total` behind that name, an info's
 /// `_info`.
 fn described(family: &Family) -> (&'static str, &'static str) {
     match family.kind {
+        Kind::Counter if family.name.ends_with(TWIN) => (family.name, "unknown"),
         Kind::Counter => (family.name.strip_suffix("_total").unwrap_or(family.name), "counter"),
         Kind::Histogram => (family.name, "histogram"),
+        Kind::Summary => (family.name, "summary"),
         Kind::Gauge => match family.name.strip_suffix("_info") {
             Some(name) if is_always_one(family) => (name, "info"),
             _ => (family.name, "gauge"),
@@ -52,7 +58,7 @@ fn write_family(out: &mut String, filled: &Filled) {
         let _infallible = writeln!(out, "# UNIT {name} {unit}");
     }
     let _infallible = write!(out, "# HELP {name} ");
-    escape(out, family.help);
+    escape(out, &filled.help);
     out.push('\n');
     for row in &filled.rows {
         write_row(out, family, row);
@@ -61,6 +67,7 @@ fn write_family(out: &mut String, filled: &Filled) {
 
 fn write_row(out: &mut String, family: &Family, row: &Row) {
     let labels = labels(family, row);
+    let comma = if labels.is_empty() { "" } else { "," };
     let mut sample = |suffix: &str, labels: &str, value: &str| {
         out.extend([family.name, suffix]);
         if !labels.is_empty() {
@@ -73,8 +80,14 @@ fn write_row(out: &mut String, family: &Family, row: &Row) {
         Value::Signed(value) => return sample("", &labels, &value.to_string()),
         Value::Real(value) => return sample("", &labels, &number(*value)),
         Value::Histogram(counts) => counts,
+        Value::Summary(sizes) => {
+            for (share, size) in &sizes.quantiles {
+                sample("", &format!("{labels}{comma}quantile=\"{}\"", number(*share)), &number(*size));
+            }
+            sample("_count", &labels, &sizes.count.to_string());
+            return sample("_sum", &labels, &number(sizes.sum));
+        }
     };
-    let comma = if labels.is_empty() { "" } else { "," };
     let bounds = counts.buckets.iter().copied().chain([(f64::INFINITY, counts.count)]);
     for (bound, count) in bounds {
         let bound = number(bound);

@@ -28,6 +28,9 @@ pub const VERDICT_FIELDS: [(&str, &str); 5] = [
 /// Those of its texts that are verdicts.
 pub const VERDICT_WORDS: [&str; 2] = ["verdict", "before"];
 
+/// Go's memory limit where there is none (`math.MaxInt64`).
+const NO_GO_LIMIT: u64 = i64::MAX.cast_unsigned();
+
 /// What all points have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Common {
@@ -48,7 +51,7 @@ type Fields<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 pub fn points<'a>(families: &'a Families, at_ns: i64, common: &'a Common) -> Vec<Point<'a>> {
     let mut points: BTreeMap<Series<'a>, (Tags<'a>, Fields<'a>)> = BTreeMap::new();
     let mut shared: HashMap<Series<'a>, Tags<'a>> = HashMap::new();
-    for Filled { family, rows } in
+    for Filled { family, rows, .. } in
         families.iter().filter(|filled| !filled.family.influx.measurement.is_empty())
     {
         for row in rows {
@@ -124,8 +127,15 @@ fn fields_of<'a>(family: &'static Family, row: &'a Row) -> Fields<'a> {
                 fields.push((Cow::Owned(format!("le_{bound}")), Value::Unsigned(*count)));
             }
         }
-        // A limit that there isn't: client_golang shows it as the largest number, here it has none.
-        (Holds::Integer, Figure::Whole(u64::MAX)) => {}
+        (Holds::Summary, Figure::Summary(summary)) => {
+            fields.push((Cow::from(influx.field), Value::Float(summary.sum)));
+            let quantile = |(share, size): &(f64, f64)| {
+                (Cow::Owned(quantile_field(influx.field, &share.to_string())), Value::Float(*size))
+            };
+            fields.extend(summary.quantiles.iter().map(quantile));
+        }
+        // A limit that there isn't: client_golang shows it as the largest number, of either kind, here it has none.
+        (Holds::Integer, Figure::Whole(u64::MAX | NO_GO_LIMIT)) => {}
         (Holds::Float, value) => fields.push((field_name(family, row), Value::Float(value.to_f64()))),
         (Holds::Integer, Figure::Whole(value)) => {
             fields.push((field_name(family, row), Value::Unsigned(*value)));
@@ -134,7 +144,7 @@ fn fields_of<'a>(family: &'static Family, row: &'a Row) -> Fields<'a> {
             fields.push((field_name(family, row), Value::Integer(*value)));
         }
         // The catalogue and the walk disagree: a field never changes its type, so there is none.
-        (Holds::Integer | Holds::Histogram, _) => {
+        (Holds::Integer | Holds::Histogram | Holds::Summary, _) => {
             debug_assert!(false, "{} holds something else", family.name);
         }
     }
@@ -146,6 +156,11 @@ fn fields_of<'a>(family: &'static Family, row: &'a Row) -> Fields<'a> {
             .map(|(name, value)| (Cow::from(name), text(value))),
     );
     fields
+}
+
+/// Where a quantile of a summary goes whose sum is in `field`.
+pub fn quantile_field(field: &str, share: &str) -> String {
+    format!("{}_{share}", field.strip_suffix("_total").unwrap_or(field))
 }
 
 /// The field's name, with the values of labels that are part of it.
@@ -222,7 +237,7 @@ pub fn unix_ns(at: SystemTime) -> i64 {
 mod tests {
     use super::*;
     use crate::test_support::{
-        moment::{CONTEXT, snapshot, target},
+        moment::{CONTEXT, go_target, snapshot, target},
         picture,
     };
 
@@ -273,6 +288,32 @@ mod tests {
         assert_eq!(field(futex, "seconds"), &Value::Float(20.0));
         let process = find(&points, "profiler_process", &[]);
         assert_eq!(field(process, "minor_page_faults"), &Value::Unsigned(0));
+    }
+
+    #[test]
+    fn memory_of_go_has_the_names_that_gops_prints() {
+        // gops' agent/agent.go, in the order of its answer to memstats, without its two settings (enable-gc, debug-gc).
+        const GOPS: &str = "alloc total-alloc sys lookups mallocs frees heap-alloc heap-sys heap-idle heap-in-use heap-released \
+            heap-objects stack-in-use stack-sys mspan-in-use mspan-sys mcache-in-use mcache-sys buck-hash-sys other-sys gc-sys \
+            next-gc last-gc gc-pause-total gc-pause gc-pause-end num-gc num-forced-gc gc-cpu-fraction";
+        let (families, common) = (Families::of(&snapshot(vec![go_target("shop")]), CONTEXT), common());
+        let points = points(&families, 7, &common);
+        let memory = find(&points, "profiler_go_memstats", &[("target", "shop"), ("host", "h")]);
+        assert_eq!(memory.tags.len(), 2);
+        for name in GOPS.split_whitespace() {
+            field(memory, &name.replace('-', "_"));
+        }
+        assert_eq!(field(memory, "heap_in_use"), &Value::Unsigned(3_000_000));
+        assert_eq!(field(memory, "gc_pause_total"), &Value::Float(0.0015));
+        assert_eq!(field(memory, "gc_pause_0.5"), &Value::Float(0.0003));
+        assert_eq!(field(memory, "gc_pause"), &Value::Float(0.0002));
+        assert_eq!(field(memory, "num_forced_gc"), &Value::Unsigned(1));
+        let go = find(&points, "profiler_go", &[("target", "shop")]);
+        assert_eq!(field(go, "goroutines"), &Value::Unsigned(12));
+        assert_eq!(field(go, "version"), &Value::Text("go1.23.9".into()));
+        assert!(!go.fields.iter().any(|(name, _)| name == "memory_limit_bytes"), "there is none");
+        let gc = find(&points, "profiler_stall", &[("cause", "gc")]);
+        assert_eq!(field(gc, "stalls"), &Value::Unsigned(3));
     }
 
     #[test]

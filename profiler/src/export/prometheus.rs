@@ -44,11 +44,12 @@ impl Collector for FamiliesCollector {
 fn family(filled: &Filled) -> proto::MetricFamily {
     let mut out = proto::MetricFamily::default();
     out.set_name(filled.family.name.to_owned());
-    out.set_help(filled.family.help.to_owned());
+    out.set_help(filled.help.to_string());
     out.set_field_type(match filled.family.kind {
         Kind::Counter => proto::MetricType::COUNTER,
         Kind::Gauge => proto::MetricType::GAUGE,
         Kind::Histogram => proto::MetricType::HISTOGRAM,
+        Kind::Summary => proto::MetricType::SUMMARY,
     });
     out.set_metric(filled.rows.iter().map(|row| metric(filled.family, row)).collect());
     out
@@ -77,12 +78,25 @@ fn metric(family: &Family, row: &Row) -> proto::Metric {
             histogram.set_sample_sum(counts.sum);
             out.set_histogram(histogram);
         }
+        (Value::Summary(sizes), _) => {
+            let quantiles = sizes.quantiles.iter().map(|(share, size)| {
+                let mut quantile = proto::Quantile::default();
+                quantile.set_quantile(*share);
+                quantile.set_value(*size);
+                quantile
+            });
+            let mut summary = proto::Summary::default();
+            summary.set_quantile(quantiles.collect());
+            summary.set_sample_count(sizes.count);
+            summary.set_sample_sum(sizes.sum);
+            out.set_summary(summary);
+        }
         (value, Kind::Counter) => {
             let mut counter = proto::Counter::default();
             counter.set_value(value.to_f64());
             out.set_counter(counter);
         }
-        (value, Kind::Gauge | Kind::Histogram) => {
+        (value, Kind::Gauge | Kind::Histogram | Kind::Summary) => {
             let mut gauge = proto::Gauge::default();
             gauge.set_value(value.to_f64());
             out.set_gauge(gauge);
@@ -96,7 +110,7 @@ mod tests {
     use super::*;
     use crate::{
         export::{catalogue as c, families::Context},
-        test_support::moment::{CONTEXT, snapshot, target},
+        test_support::moment::{CONTEXT, go_target, snapshot, target},
     };
 
     fn rendered(targets: Vec<crate::snapshot::TargetSnapshot>, context: Context) -> String {
@@ -121,6 +135,46 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
         }
         assert!(!text.contains("profiler_frees_total{target=\"app\""), "malloc frees nothing");
+    }
+
+    #[test]
+    fn a_go_program_has_its_figures_its_modules_and_its_pauses() {
+        let text = rendered(vec![go_target("app")], CONTEXT);
+        for line in [
+            "profiler_go_goroutines{target=\"app\"} 12",
+            "profiler_go_gc_duration_seconds{target=\"app\",quantile=\"0\"} 0.0001",
+            "profiler_go_gc_duration_seconds{target=\"app\",quantile=\"0.75\"} 0.0004",
+            "profiler_go_gc_duration_seconds_sum{target=\"app\"} 0.0015",
+            "profiler_go_gc_duration_seconds_count{target=\"app\"} 5",
+            "profiler_go_memstats_alloc_bytes{target=\"app\"} 1000000",
+            "profiler_go_memstats_alloc_bytes_total{target=\"app\"} 9000000",
+            "profiler_go_unavailable_info{target=\"app\",what=\"heap_profile\",reason=\"the linker left memory profiling out\"} 1",
+            "profiler_go_table_info{target=\"app\",table=\"go1.23.1\",exact=\"false\"} 1",
+            "profiler_go_stops_total{target=\"app\",reason=\"GC mark termination\"} 3",
+            "profiler_stalls_total{target=\"app\",cause=\"gc\"} 3",
+            "profiler_stall_seconds_bucket{target=\"app\",cause=\"gc\",le=\"0.001\"} 3",
+            "profiler_go_mod_info{target=\"app\",name=\"example.com/fork\",version=\"v0.9.0\",program=\"shopd\",replaces=\"example.com/original@v1.0.0\",sum=\"h1:example.com/fork=\"} 1",
+            "profiler_target_part_info{target=\"app\",kind=\"library\",name=\"libc.so.6\",version=\"2.36\",build_id=\"abcd\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
+        }
+        let build = "profiler_target_build_info{target=\"app\",program=\"shopd\",path=\"example.com/shop/cmd/shopd\",main_version=\"(devel)\",go_version=\"go1.23.9\",vcs=\"git\",revision=\"0123abcd\",time=\"2026-01-02T03:04:05Z\",modified=\"false\",race=\"true\",goarch=\"amd64\",goos=\"linux\",cgo=\"1\"} 1";
+        assert!(text.lines().any(|found| found == build), "{text}");
+        assert!(!rendered(vec![target("app")], CONTEXT).contains("profiler_go_"), "it isn't Go");
+    }
+
+    #[test]
+    fn what_go_cannot_tell_has_no_series_but_a_reason_and_counted_pauses_stay() {
+        let mut unknown = go_target("app");
+        unknown.ledger = None;
+        let go = unknown.go.as_mut().unwrap();
+        (go.figures, go.trouble) = (None, vec![("figures", "no table".to_owned())]);
+        let text = rendered(vec![unknown.clone()], CONTEXT);
+        assert!(text.contains("{target=\"app\",what=\"figures\",reason=\"no table\"} 1"), "{text}");
+        assert!(!text.contains("profiler_go_goroutines") && !text.contains("profiler_go_memstats"), "{text}");
+        assert!(text.contains("profiler_stalls_total{target=\"app\",cause=\"gc\"} 3"), "{text}");
+        unknown.go.as_mut().unwrap().pauses = Default::default();
+        assert!(!rendered(vec![unknown], CONTEXT).contains("cause=\"gc\""), "nobody can tell");
     }
 
     #[test]
@@ -151,7 +205,7 @@ mod tests {
 
     #[test]
     fn only_declared_families_come_out() {
-        let text = rendered(vec![target("a")], CONTEXT);
+        let text = rendered(vec![go_target("a")], CONTEXT);
         for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
             let name = line.split(' ').nth(2).unwrap();
             assert!(c::ALL.iter().any(|family| family.name == name), "{name} is not in the catalogue");

@@ -1,12 +1,15 @@
 //! The summary that people read: a few lines per target, with rates against an earlier snapshot.
 
+mod go;
+
 use std::fmt::Write as _;
 
 use profiler_common::mapping::MappingKind;
-use profiler_common::sched::{StallCause, ThreadState};
+use profiler_common::sched::ThreadState;
 
 use crate::{
     binary::Layer,
+    export::causes,
     leaks::Estimate,
     push::figures::PushFigures,
     snapshot::{AllocState, Snapshot, TargetSnapshot},
@@ -90,7 +93,9 @@ fn target_lines(
     allocation_lines(lines, target, before, style);
     memory_line(lines, target, style);
     mapping_line(lines, target, style);
+    go::lines(lines, target, before, style);
     thread_lines(lines, target, before, style);
+    stall_line(lines, target, style);
 }
 
 /// What became of the points.
@@ -268,17 +273,18 @@ fn thread_lines(
         .map(|(state, share)| format!("{} {share:.1} %", state.name()))
         .collect();
     row(lines, style, "threads", &format!("{} · {}", kept.ledger.living, shares.join(" · ")));
-    let stalls: Vec<_> = StallCause::ALL
+}
+
+fn stall_line(lines: &mut Vec<String>, target: &TargetSnapshot, style: Style) {
+    let causes = causes::of(target);
+    if causes.is_empty() {
+        return;
+    }
+    let stalls: Vec<_> = causes
         .into_iter()
-        .map(|cause| (cause, &kept.stalls[cause as usize]))
         .filter(|(_, counts)| counts.count() > 0)
         .map(|(cause, counts)| {
-            format!(
-                "{} {} ({})",
-                cause.name(),
-                grouped(counts.count() as f64),
-                duration(counts.total_ns as f64 / 1e9)
-            )
+            format!("{cause} {} ({})", grouped(counts.count() as f64), duration(counts.total_ns as f64 / 1e9))
         })
         .collect();
     let text = if stalls.is_empty() { "none so far".to_owned() } else { stalls.join(" · ") };
@@ -355,6 +361,11 @@ pub fn duration(seconds: f64) -> String {
     } else {
         format!("{:.0} h {:02.0} min", (seconds / 3600.0).floor(), (seconds % 3600.0 / 60.0).floor())
     }
+}
+
+/// Seconds below a second, readable.
+fn short(seconds: f64) -> String {
+    if seconds < 0.001 { format!("{:.0} us", seconds * 1e6) } else { duration(seconds) }
 }
 
 /// Cuts a line at `width` visible characters; codes that set the look take no place.

@@ -45,11 +45,13 @@ fn landing_page(snapshot: &Snapshot) -> String {
                 None => escape(&target.name),
             };
             format!(
-                "<tr><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{name}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>\
+                 <td><a href=\"/targets/{}/metrics\">metrics</a></td></tr>",
                 pids.join(" "),
                 escape(&programs.join(", ")),
                 if target.up() { "running" } else { "ended" },
                 escape(&states.collect::<Vec<_>>().join("; ")),
+                segment(&target.name),
             )
         })
         .collect();
@@ -62,9 +64,11 @@ fn landing_page(snapshot: &Snapshot) -> String {
          @media(prefers-color-scheme:dark){{body{{color:#ddd;background:#181818}}code{{background:#2a2a2a}}a{{color:#8bf}}\
          th,td{{border-color:#444}}}}</style></head><body>\
          <h1>profiler</h1><p class=\"sub\">version {} ({}) &middot; where a running process's memory goes and why it stalls</p>\
-         <h2>Under observation</h2><table><tr><th>target</th><th>pid</th><th>program</th><th>state</th><th>allocations</th></tr>\
+         <h2>Under observation</h2><table><tr><th>target</th><th>pid</th><th>program</th><th>state</th><th>allocations</th><th>as its own</th></tr>\
          {rows}</table><h2>Read on</h2><ul>\
          <li><a href=\"/metrics\"><code>/metrics</code></a> for Prometheus</li>\
+         <li><code>/targets/NAME/metrics</code> and <code>/probe?target=NAME</code> one target as client_golang would show it from \
+         inside: the last column above</li>\
          <li><a href=\"/api/v1/targets\"><code>/api/v1/targets</code></a> the same as JSON, with every probe site</li>\
          <li><a href=\"/api/v1/leaks\"><code>/api/v1/leaks</code></a> which call sites leak, as JSON; the targets' names above lead to a page of each</li>\
          <li><a href=\"/debug/pprof/\"><code>/debug/pprof/</code></a> profiles for <code>go tool pprof</code></li>\

@@ -168,5 +168,52 @@ fn only_a_few_may_wait_for_an_interval_and_nobody_else_has_to_wait_for_them() {
 #[test]
 fn the_front_page_leads_to_every_targets_page() {
     assert!(answer("/").text().contains("<a href=\"/targets/shop\">shop</a>"));
-    assert!(!answers(None, &["/"]).remove(0).text().contains("/targets/shop"), "there is nothing to see");
+    assert!(!answers(None, &["/"]).remove(0).text().contains("/targets/shop\""), "there is nothing to see");
+}
+
+#[test]
+fn a_target_is_scraped_as_if_it_were_its_own() {
+    let mut ended = moment::go_target("ended");
+    ended.processes[0].up = false;
+    let targets = vec![moment::go_target("a \"b\"/c"), moment::target("other"), ended];
+    let ask = |paths: &[&str]| {
+        let requests = paths.iter().map(|path| request("GET", path, &[])).collect();
+        exchange(Arc::new(moment::snapshot(targets.clone())), requests)
+    };
+    let answers = ask(&[
+        "/targets/a%20%22b%22%2Fc/metrics",
+        "/probe?target=a%20%22b%22%2Fc",
+        "/probe?target=other",
+        "/probe?target=nobody",
+        "/targets/nobody/metrics",
+        "/probe",
+        "/probe?target=ended",
+    ]);
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 200, 200, 404, 404, 400, 503]);
+    assert!(
+        answers[0].head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"),
+        "{}",
+        answers[0].head
+    );
+    assert!(answers[0].text().contains("\ngo_goroutines 12\n"), "{}", answers[0].text());
+    assert_eq!(answers[0].text(), answers[1].text());
+    assert!(!answers[2].text().contains("go_"), "it isn't Go");
+    for answer in &answers[3..6] {
+        assert!(answer.text().contains("/api/v1/targets"), "{}", answer.text());
+        assert_eq!(answer.text().lines().count(), 1);
+    }
+    let front = ask(&["/", "/api/v1/targets"]);
+    assert!(front[0].text().contains("<a href=\"/targets/a%20%22b%22%2Fc/metrics\">"), "{}", front[0].text());
+    assert!(front[1].text().contains("\"metrics\": \"/targets/a%20%22b%22%2Fc/metrics\""));
+}
+
+#[test]
+fn a_target_as_its_own_is_always_text_as_the_library_answers_by_default() {
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    let targets = vec![moment::go_target("shop")];
+    let asked = vec![request("GET", "/probe?target=shop", &[accept, "Accept-Encoding: gzip"])];
+    let answer = exchange(Arc::new(moment::snapshot(targets)), asked).remove(0);
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
+    assert!(answer.head.contains("content-encoding: gzip"), "{}", answer.head);
 }

@@ -91,6 +91,12 @@ impl Catalogue {
                     catalogue.add(&format!("{name}_sum"), Kind::Counter, labels.clone(), &few);
                     catalogue.add(&format!("{name}_count"), Kind::Counter, labels, &few);
                 }
+                Some("summary") => {
+                    let with_share = labels.iter().map(String::as_str).chain(["quantile"]);
+                    catalogue.add(name, Kind::Gauge, names(with_share), &few);
+                    catalogue.add(&format!("{name}_sum"), Kind::Counter, labels.clone(), &few);
+                    catalogue.add(&format!("{name}_count"), Kind::Counter, labels, &few);
+                }
                 _ => catalogue.add(name, Kind::Gauge, labels, &few),
             }
         }

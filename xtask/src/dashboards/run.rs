@@ -107,7 +107,8 @@ fn filled(dir: &Path, run: &Run) -> Result<(Databases, Span)> {
     std::fs::create_dir_all(dir).with_context(|| format!("can't create {}", dir.display()))?;
     let port = free_port()?;
     let mut databases = Databases::start(dir, port)?;
-    let mut workload = Workload::start(dir, port, databases.servers.influx, run.length)?;
+    let mut workload =
+        Workload::start(dir, port, databases.servers.influx, databases.prometheus(), run.length)?;
     let from = now();
     let begin = Instant::now();
     let at = |share: f64| run.length.mul_f64(share);

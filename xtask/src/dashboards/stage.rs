@@ -49,7 +49,7 @@ impl Drop for Guarded {
 pub struct Databases {
     dir: PathBuf,
     pub servers: Servers,
-    _prometheus: Guarded,
+    prometheus: Guarded,
     influx: Option<Guarded>,
 }
 
@@ -75,10 +75,15 @@ impl Databases {
             ]);
         let prometheus = Guarded::start(&mut prometheus, "install the Debian package `prometheus`")?;
         write(&dir.join("influxd.conf"), &influx_config(dir, servers.influx, free_port()?))?;
-        let mut databases = Self { dir: dir.to_owned(), servers, _prometheus: prometheus, influx: None };
+        let mut databases = Self { dir: dir.to_owned(), servers, prometheus, influx: None };
         databases.resume_influx()?;
         wait_for("Prometheus", || answers::get(servers.prometheus, "/-/ready").is_ok())?;
         Ok(databases)
+    }
+
+    /// The process id of Prometheus, which is a Go program to look at, too.
+    pub fn prometheus(&self) -> u32 {
+        self.prometheus.pid()
     }
 
     /// Ends InfluxDB, as an outage does.
@@ -114,8 +119,14 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Starts programs, waits until the profiler observes them, and lets them work.
-    pub fn start(dir: &Path, profiler_port: u16, influx_port: u16, length: Duration) -> Result<Self> {
+    /// Starts programs, waits until the profiler observes them and a program of Go that runs already, and lets them work.
+    pub fn start(
+        dir: &Path,
+        profiler_port: u16,
+        influx_port: u16,
+        go: u32,
+        length: Duration,
+    ) -> Result<Self> {
         let lifetime = (length + START_LIMIT + SPARE).as_secs().to_string();
         let mut programs = Vec::new();
         let shop = compiled(dir, &workspace::root().join("xtask/src/dashboards/shop.c"))?;
@@ -141,7 +152,8 @@ impl Workload {
         let port: u16 = redis.parse()?;
         wait_for("redis-server", || std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok())?;
         programs.push(("thumbnails", python("thumbnails", &lifetime, dir.as_os_str())?));
-        let chosen = programs.iter().map(|(name, program)| (*name, program.pid())).collect::<Vec<_>>();
+        let mut chosen = programs.iter().map(|(name, program)| (*name, program.pid())).collect::<Vec<_>>();
+        chosen.push(("prometheus", go));
         programs.push(("clients", python("clients", &lifetime, redis.as_ref())?));
         let mut profiler =
             start_profiler(dir, &chosen, profiler_port, influx_port, length + START_LIMIT + SPARE)?;

@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::{ALL, Family, values};
 use crate::export::points;
 
+/// The part of a summary's fields that is a share.
+const QUANTILE: &str = "{quantile}";
+
 /// The fields of a histogram's buckets.
 const BOUNDS: &str = "le_{bound}";
 
@@ -36,6 +39,8 @@ pub enum Holds {
     Chosen,
     /// The sum, and a field `le_BOUND` for each bucket.
     Histogram,
+    /// The sum, and for each quantile a field that has its share in the place of `_total`.
+    Summary,
     /// Nothing.
     Nothing,
 }
@@ -79,6 +84,10 @@ pub(super) const fn chosen(measurement: &'static str, label: &'static str) -> In
 
 pub(super) const fn histogram(measurement: &'static str, field: &'static str) -> Influx {
     Influx::new(measurement, field, Holds::Histogram)
+}
+
+pub(super) const fn summary(measurement: &'static str, field: &'static str) -> Influx {
+    Influx::new(measurement, field, Holds::Summary)
 }
 
 pub(super) const fn words(measurement: &'static str, labels: &'static [&'static str]) -> Influx {
@@ -138,6 +147,10 @@ fn fields(family: &Family) -> Vec<(String, &'static str)> {
         Holds::Float => fields.push((field, "float")),
         Holds::Chosen => fields.push((field, "text")),
         Holds::Histogram => fields.extend([(field, "float"), (BOUNDS.to_owned(), "integer")]),
+        Holds::Summary => {
+            let quantile = points::quantile_field(&field, QUANTILE);
+            fields.extend([(field, "float"), (quantile, "float")]);
+        }
         Holds::Nothing => {}
     }
     fields
@@ -151,6 +164,7 @@ fn values_of_fields(family: &Family) -> Vec<(String, Vec<String>)> {
         Holds::Chosen => of(influx.field).map(|all| (influx.field.to_owned(), all)).into_iter().collect(),
         // What is longer than the highest bound is only in the count of all.
         Holds::Histogram => vec![(BOUNDS.to_owned(), values::bounds())],
+        Holds::Summary => vec![(points::quantile_field(influx.field, QUANTILE), values::quantiles())],
         _ => {
             let inside = family.labels.iter().find(|label| influx.is_in_field(label));
             let all = inside.and_then(|label| of(label));

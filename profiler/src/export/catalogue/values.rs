@@ -9,12 +9,12 @@ use profiler_common::{
     alloc::AllocFunction,
     mapping::MappingKind,
     outcome::Outcome,
-    sched::{STALL_BOUNDS, StallCause, ThreadState, stall_bound_ns},
+    sched::{STALL_BOUNDS, ThreadState, stall_bound_ns},
 };
 
 use super::{self as c, Family, Kind};
 use crate::{
-    export::{families, line_protocol::Reason},
+    export::{causes, families, line_protocol::Reason},
     hunt,
     leaks::Verdict,
     push::figures::{Dropped, Requests},
@@ -25,6 +25,8 @@ use crate::{
 
 /// The label of a histogram's bounds, which isn't among the family's own.
 const BOUND: &str = "le";
+/// The same of a summary's shares.
+const QUANTILE: &str = "quantile";
 
 /// Labels of a family, and all values of each: those labels only that have few.
 pub(super) fn of_family(family: &Family) -> BTreeMap<&'static str, Vec<String>> {
@@ -33,6 +35,9 @@ pub(super) fn of_family(family: &Family) -> BTreeMap<&'static str, Vec<String>> 
         labels.filter_map(|label| Some((label, of_label(family, label)?))).collect();
     if family.kind == Kind::Histogram {
         all.insert(BOUND, bounds().into_iter().chain(["+Inf".to_owned()]).collect());
+    }
+    if family.kind == Kind::Summary {
+        all.insert(QUANTILE, quantiles());
     }
     all
 }
@@ -55,7 +60,7 @@ pub(super) fn of_label(family: &Family, label: &str) -> Option<Vec<String>> {
             ];
             texts(all.iter().map(|state| state.tell().0))
         }
-        "cause" if is(&[&c::STALLS, &c::STALL_SECONDS]) => texts(StallCause::ALL.map(StallCause::name)),
+        "cause" if is(&[&c::STALLS, &c::STALL_SECONDS]) => texts(causes::names()),
         "cause" if is(&[&c::WORKER_DEATHS]) => named(&worker::Figures::default().deaths()),
         "kind" if is(&[&c::MAPPING_CALLS, &c::MAPPING_BYTES, &c::MAPPING_FAILED]) => {
             texts(MappingKind::ALL.map(MappingKind::name))
@@ -70,6 +75,9 @@ pub(super) fn of_label(family: &Family, label: &str) -> Option<Vec<String>> {
         }
         "reason" if is(&[&c::NOT_OBSERVED]) => texts(session::NOT_OBSERVED),
         "reason" if is(&[&c::SAMPLES_LOST]) => texts(hunt::LOSSES),
+        "what" => texts(c::UNAVAILABLE),
+        "exact" => texts(["true", "false"]),
+        "kind" if is(&[&c::TARGET_PART_INFO]) => texts(c::PARTS),
         "function" if is(&[&c::ALLOCATIONS, &c::REFUSED, &c::PYTHON_ALLOCATIONS]) => {
             functions(AllocFunction::allocates)
         }
@@ -88,6 +96,11 @@ pub(super) fn verdicts() -> Vec<String> {
 /// Upper bounds of the stall histogram, as they are written everywhere.
 pub(super) fn bounds() -> Vec<String> {
     (0..STALL_BOUNDS).map(|bucket| (stall_bound_ns(bucket) as f64 / 1e9).to_string()).collect()
+}
+
+/// Shares of summaries, as they are written in the text format and in fields.
+pub(super) fn quantiles() -> Vec<String> {
+    c::QUANTILES.map(|share| share.to_string()).to_vec()
 }
 
 fn texts<'a>(all: impl IntoIterator<Item = &'a str>) -> Vec<String> {
@@ -110,15 +123,17 @@ mod tests {
         push::figures::PushFigures,
         snapshot::Snapshot,
         test_support::{
-            moment::{CONTEXT, snapshot, target},
+            moment::{self, CONTEXT, snapshot, target},
             picture,
         },
     };
 
     /// As much as a moment can have.
-    fn moment() -> Families {
+    fn filled() -> Families {
         let mut shop = target("shop");
         shop.mappings = Some(Default::default());
+        shop.go = Some(moment::go());
+        shop.programs = vec![moment::go_program().into(), moment::rust_program().into()];
         let mut leaks = picture::realistic();
         for target in &mut leaks.targets {
             target.losses = vec![("cut_stacks".to_owned(), 1)];
@@ -137,7 +152,7 @@ mod tests {
     #[test]
     fn every_value_that_is_exported_is_listed() {
         let mut compared = 0;
-        for filled in moment().iter() {
+        for filled in filled().iter() {
             for (label, known) in of_family(filled.family) {
                 let Some(at) = filled.family.labels.iter().position(|one| *one == label) else { continue };
                 for row in &filled.rows {
@@ -157,7 +172,7 @@ mod tests {
                 assert!(one.values.contains_key(pattern), "{name}: {pattern}");
             }
         }
-        let (families, common) = (moment(), Common::default());
+        let (families, common) = (filled(), Common::default());
         for point in points::points(&families, 7, &common) {
             let one = &known[&*point.measurement];
             for (field, _) in &point.fields {
@@ -175,7 +190,7 @@ mod tests {
     #[test]
     fn bounds_are_those_of_the_histogram_and_its_last_one_is_no_field() {
         let bounds = of_family(&c::STALL_SECONDS).remove(BOUND).unwrap_or_default();
-        let families = moment();
+        let families = filled();
         let filled = families.iter().find(|filled| filled.family.name == c::STALL_SECONDS.name);
         let Some(Value::Histogram(histogram)) = filled.map(|filled| &filled.rows[0].value) else {
             panic!("no stalls")

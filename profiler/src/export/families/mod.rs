@@ -2,11 +2,14 @@
 //!
 //! There is one walk over a snapshot (`walk`, `leaks`, `push`), and a format only writes down what it has found.
 
+mod go;
 mod leaks;
+pub mod programs;
 mod push;
 mod walk;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet},
     time::Duration,
 };
@@ -43,6 +46,8 @@ pub enum Value {
     Real(f64),
     /// Counts by size.
     Histogram(Histogram),
+    /// Sizes by rank.
+    Summary(Summary),
 }
 
 impl Value {
@@ -53,6 +58,7 @@ impl Value {
             Self::Signed(value) => *value as f64,
             Self::Real(value) => *value,
             Self::Histogram(histogram) => histogram.count as f64,
+            Self::Summary(summary) => summary.count as f64,
         }
     }
 }
@@ -62,6 +68,17 @@ impl Value {
 pub struct Histogram {
     /// Upper bounds, growing, and how many are not above each. Those above the last are only in `count`.
     pub buckets: Vec<(f64, u64)>,
+    /// How many.
+    pub count: u64,
+    /// All sizes together.
+    pub sum: f64,
+}
+
+/// Sizes by rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Shares, growing, and the size that this share of all is not above.
+    pub quantiles: Vec<(f64, f64)>,
     /// How many.
     pub count: u64,
     /// All sizes together.
@@ -82,6 +99,8 @@ pub struct Row {
 pub struct Filled {
     /// What it is.
     pub family: &'static Family,
+    /// What it means: [`Family::help`], but for the few that name what they are of.
+    pub help: Cow<'static, str>,
     /// Its rows: each set of labels once.
     pub rows: Vec<Row>,
 }
@@ -107,11 +126,11 @@ impl Families {
         self.filled.values()
     }
 
-    fn value(&mut self, family: &'static Family, labels: &[&str], value: f64) {
+    pub(super) fn value(&mut self, family: &'static Family, labels: &[&str], value: f64) {
         self.push(family, labels, Value::Real(value));
     }
 
-    fn count(&mut self, family: &'static Family, labels: &[&str], value: u64) {
+    pub(super) fn count(&mut self, family: &'static Family, labels: &[&str], value: u64) {
         self.push(family, labels, Value::Whole(value));
     }
 
@@ -120,7 +139,7 @@ impl Families {
     }
 
     /// 1 for yes, 0 for no.
-    fn flag(&mut self, family: &'static Family, labels: &[&str], value: bool) {
+    pub(super) fn flag(&mut self, family: &'static Family, labels: &[&str], value: bool) {
         self.push(family, labels, Value::Whole(u64::from(value)));
     }
 
@@ -143,12 +162,19 @@ impl Families {
         self.push(family, labels, Value::Histogram(histogram));
     }
 
-    fn push(&mut self, family: &'static Family, labels: &[&str], value: Value) {
+    /// Says something else of a family than the catalogue does.
+    pub(super) fn explain(&mut self, family: &'static Family, help: String) {
+        if let Some(filled) = self.filled.get_mut(family.name) {
+            filled.help = Cow::Owned(help);
+        }
+    }
+
+    pub(super) fn push(&mut self, family: &'static Family, labels: &[&str], value: Value) {
         debug_assert_eq!(labels.len(), family.labels.len(), "{}", family.name);
         let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
         if self.seen.insert((family.name, labels.clone())) {
-            let filled =
-                self.filled.entry(family.name).or_insert_with(|| Filled { family, rows: Vec::new() });
+            let empty = || Filled { family, help: Cow::Borrowed(family.help), rows: Vec::new() };
+            let filled = self.filled.entry(family.name).or_insert_with(empty);
             filled.rows.push(Row { labels, value });
         }
     }

@@ -1,15 +1,15 @@
 //! The walk over a snapshot.
 
-use profiler_common::{
-    mapping::MappingKind,
-    sched::{StallCause, ThreadState},
-};
+use profiler_common::{mapping::MappingKind, sched::ThreadState};
 
-use super::{Context, Families, leaks, push};
+use super::{Context, Families, go, leaks, programs, push};
 use crate::{
     binary::Layer,
     build_info,
-    export::catalogue::{self as c, Family},
+    export::{
+        catalogue::{self as c, Family},
+        causes,
+    },
     snapshot::{AllocState, Snapshot, TargetSnapshot},
     target::ProcessUsage,
 };
@@ -37,6 +37,9 @@ pub(super) fn all(out: &mut Families, snapshot: &Snapshot, context: Context) {
         sites(out, target);
         mappings(out, target);
         thread_time(out, target);
+        stalls(out, target);
+        go::target(out, target);
+        programs::target(out, target);
         process(out, target, snapshot);
         leaks::target(out, snapshot, &target.name, context.top_sites);
     }
@@ -182,10 +185,13 @@ fn thread_time(out: &mut Families, target: &TargetSnapshot) {
     for state in ThreadState::ALL {
         out.value(&c::THREAD_SECONDS, &[name, state.name()], ledger.ledger.seconds(state));
     }
-    for cause in StallCause::ALL {
-        let counts = &ledger.stalls[cause as usize];
-        out.count(&c::STALLS, &[name, cause.name()], counts.count());
-        out.histogram(&c::STALL_SECONDS, &[name, cause.name()], counts);
+}
+
+fn stalls(out: &mut Families, target: &TargetSnapshot) {
+    let name = &*target.name;
+    for (cause, counts) in causes::of(target) {
+        out.count(&c::STALLS, &[name, cause], counts.count());
+        out.histogram(&c::STALL_SECONDS, &[name, cause], counts);
     }
 }
 

@@ -5,7 +5,11 @@ use std::{
 
 use super::*;
 use crate::{
-    export::{catalogue as c, families::Histogram, prometheus},
+    export::{
+        catalogue as c,
+        families::{Histogram, Summary},
+        prometheus,
+    },
     snapshot::Snapshot,
     target::ProcessUsage,
     test_support::{
@@ -23,7 +27,7 @@ fn snapshot() -> Snapshot {
         ..Default::default()
     };
     let hostile = "a\"} 1\n# EOF\n\\n\\\"\u{7f}\r\u{2028}é{";
-    let mut targets = vec![moment::target("shop"), moment::target(hostile)];
+    let mut targets = vec![moment::go_target("shop"), moment::target(hostile)];
     targets[0].usage = Some(usage.clone());
     targets[1].alloc.functions[0].counts.allocations = u64::MAX;
     targets[1].alloc.live[0].objects = -9_007_199_254_740_993;
@@ -51,7 +55,7 @@ fn family(
 fn written(family: &'static Family, labels: &[&str], value: Value) -> String {
     let row = Row { labels: labels.iter().map(|label| (*label).to_owned()).collect(), value };
     let mut out = String::new();
-    write_family(&mut out, &Filled { family, rows: vec![row] });
+    write_family(&mut out, &Filled { family, help: family.help.into(), rows: vec![row] });
     out
 }
 
@@ -100,6 +104,19 @@ fn a_histogram_has_canonical_bounds_and_one_for_everything() {
     );
 }
 
+#[test]
+fn a_summary_has_canonical_shares() {
+    let summary = family(Kind::Summary, "nap_seconds", "Sleeping.", &["of"]);
+    let sizes = Summary { quantiles: vec![(0.0, 0.001), (0.5, 1.0), (1.0, 2e6)], count: 5, sum: 2e9 };
+    let expected = "# TYPE nap_seconds summary\n# UNIT nap_seconds seconds\n# HELP nap_seconds Sleeping.\n\
+        nap_seconds{of=\"me\",quantile=\"0.0\"} 0.001\n\
+        nap_seconds{of=\"me\",quantile=\"0.5\"} 1.0\n\
+        nap_seconds{of=\"me\",quantile=\"1.0\"} 2e+06\n\
+        nap_seconds_count{of=\"me\"} 5\n\
+        nap_seconds_sum{of=\"me\"} 2e+09\n";
+    assert_eq!(written(summary, &["me"], Value::Summary(sizes)), expected);
+}
+
 /// From the specification, "Considerations: Canonical Numbers".
 #[test]
 fn numbers_are_written_as_the_specification_lists_them() {
@@ -131,6 +148,10 @@ fn infos_are_those_that_are_always_one() {
     for (name, (described, kind)) in &kinds {
         let counts_something = *name == "profiler_target_alloc_info";
         assert_eq!(*kind == "info", name.ends_with("_info") && !counts_something, "{name}");
+        if *kind == "unknown" {
+            assert_eq!((*name, *described), ("profiler_go_memstats_alloc_bytes_total", *name));
+            continue;
+        }
         assert_eq!(
             *described,
             name.trim_end_matches(if *kind == "gauge" { "_total" } else { "_info" })
@@ -153,6 +174,7 @@ fn no_two_families_share_a_name_or_a_sample() {
             "counter" => &["", "_total", "_created"],
             "histogram" => &["", "_bucket", "_count", "_sum", "_created"],
             "info" => &["", "_info"],
+            "summary" => &["", "_count", "_sum", "_created"],
             _ => &[""],
         };
         for suffix in suffixes {
@@ -177,7 +199,11 @@ fn series(text: &str) -> BTreeMap<String, f64> {
 #[test]
 fn it_says_the_same_as_the_text_format() {
     let text = prometheus::render(Families::of(&snapshot(), CONTEXT)).unwrap();
-    let (openmetrics, text) = (series(&rendered()), series(&text));
+    // Shares are written in another way; Prometheus 3 makes them the same.
+    let rendered = rendered()
+        .replace("quantile=\"0.0\"", "quantile=\"0\"")
+        .replace("quantile=\"1.0\"", "quantile=\"1\"");
+    let (openmetrics, text) = (series(&rendered), series(&text));
     assert!(text.len() > 200, "{}", text.len());
     assert_eq!(openmetrics, text);
 }
@@ -229,6 +255,10 @@ fn the_reference_parser_reads_the_same_numbers() {
         "histogram profiler_stall_seconds_bucket 3 2",
         "info profiler_build_info 6 1",
         "gauge profiler_target_alloc_info 3 1",
+        "gauge profiler_go_memstats_alloc_bytes 1 1000000",
+        "unknown profiler_go_memstats_alloc_bytes_total 1 9000000",
+        "summary profiler_go_gc_duration_seconds 2 0.0003",
+        "summary profiler_go_gc_duration_seconds_count 1 5",
     ] {
         assert!(read.lines().any(|found| found == line), "missing: {line}\n{read}");
     }

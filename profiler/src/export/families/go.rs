@@ -1,0 +1,43 @@
+//! What Go's runtimes say of themselves.
+
+use super::Families;
+use crate::{
+    export::catalogue::{self as c, go},
+    snapshot::TargetSnapshot,
+};
+
+/// Everything of a target's Go programs. What can't be told has no series, and `profiler_go_unavailable_info` says why.
+pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
+    let (name, Some(snapshot)) = (&*target.name, &target.go) else { return };
+    for version in &snapshot.versions {
+        out.flag(&c::GO_INFO, &[name, version], true);
+    }
+    for (what, reason) in &snapshot.trouble {
+        out.flag(&c::GO_UNAVAILABLE, &[name, what, reason], true);
+    }
+    if let Some((table, exact)) = &snapshot.table {
+        let exact = if *exact { "true" } else { "false" };
+        out.flag(&c::GO_TABLE, &[name, table, exact], true);
+    }
+    for (reason, counts) in snapshot.stops.iter().flatten() {
+        out.count(&c::GO_STOPS, &[name, reason], counts.count());
+        out.histogram(&c::GO_STOP_SECONDS, &[name, reason], counts);
+    }
+    let Some(figures) = &snapshot.figures else { return };
+    for figure in go::FIGURES {
+        out.push(&figure.ours, &[name], (figure.value)(figures));
+    }
+    out.count(&c::GO_PROCESSES, &[name], snapshot.processes);
+    out.count(&c::GO_CYCLES, &[name], figures.num_gc.into());
+    out.count(&c::GO_FORCED_CYCLES, &[name], figures.num_forced_gc.into());
+    if let Some(cpus) = figures.cpus {
+        out.count(&c::GO_CPUS, &[name], cpus);
+    }
+    // Of several processes the last one that paused.
+    if let Some((length, end)) = figures.pauses.iter().max_by_key(|(_, end)| *end) {
+        out.value(&c::GO_LAST_PAUSE, &[name], go::seconds(*length));
+        out.value(&c::GO_LAST_PAUSE_END, &[name], go::seconds(*end));
+    }
+    out.count(&c::GO_PAUSES_MISSED, &[name], snapshot.pauses_missed);
+    out.value(&c::GO_READ_SECONDS, &[name], snapshot.read_seconds);
+}
