@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    ask,
     config::{Choice, Config, LEAKING_CODE, View, What},
     export::{
         families::{Context, TOP_SITES},
@@ -32,7 +33,7 @@ use crate::{
     push::{Pusher, Source},
     sampler::{Finished, Handle, Request, Sampler, Started},
     screen::SCREEN,
-    server::{self, AppState},
+    server::{self, AppState, GoQuestion},
     snapshot::{Snapshot, TargetSnapshot},
     target::Selection,
 };
@@ -239,6 +240,10 @@ fn serve(
         context: context(config),
         waits: waits_for(config).is_some(),
         pictures: Arc::new(move |moment| keeper.nearest(moment)),
+        ask_go: Arc::new(|process, question| match question {
+            GoQuestion::Heap => ask::heap_profile(process),
+            GoQuestion::Goroutines => ask::goroutine_profile(process),
+        }),
     };
     let router = server::router(state);
     let mut addresses = Vec::with_capacity(listeners.len());

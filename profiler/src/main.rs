@@ -63,7 +63,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Some(Command::Version(of)) => return ask::version(of.process, of.json),
         Some(Command::Modules(of)) => return ask::modules(of.process, of.json),
-        Some(Command::Stack { .. }) => anyhow::bail!("not yet"),
+        Some(Command::Stack { of, group, system }) => {
+            return ask::stack(of.process, ask::Wish { group, system, json: of.json });
+        }
         Some(Command::Explain { pid, json, all, debuginfod }) => {
             let images = Images::new(debuginfod.as_deref(), true)?.with_python(true);
             return explain::run(pid, json, all, images);

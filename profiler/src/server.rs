@@ -32,7 +32,7 @@ use crate::{
         json, openmetrics, prometheus,
     },
     leaks::Picture,
-    snapshot::{Snapshot, TargetSnapshot},
+    snapshot::{GoProcess, Snapshot, TargetSnapshot},
 };
 
 /// A scrape waits this long for fresh figures, then takes the last ones.
@@ -52,7 +52,21 @@ pub struct AppState {
     /// The picture of leaks that was taken nearest to a moment, among those that are kept. It is called on a thread that may
     /// wait for a disk.
     pub pictures: Pictures,
+    /// Asks a Go process for a profile; why not, in words. It is called on a thread that may wait.
+    pub ask_go: AskGo,
 }
+
+/// What a Go process can be asked for, as a packed profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoQuestion {
+    /// The profile of the heap that its runtime keeps.
+    Heap,
+    /// Its goroutines.
+    Goroutines,
+}
+
+/// See [`AppState::ask_go`].
+pub type AskGo = Arc<dyn Fn(&GoProcess, GoQuestion) -> Result<Vec<u8>, String> + Send + Sync>;
 
 /// See [`AppState::pictures`].
 pub type Pictures = Arc<dyn Fn(SystemTime) -> Option<Arc<Picture>> + Send + Sync>;

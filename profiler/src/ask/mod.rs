@@ -2,6 +2,8 @@
 
 mod build;
 mod memstats;
+mod profiles;
+mod stack;
 
 use std::{io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
@@ -10,6 +12,8 @@ use serde::Serialize;
 
 pub use build::{modules, version};
 pub use memstats::{memstats, stats};
+pub use profiles::{goroutine_profile, heap_profile};
+pub use stack::{Wish, stack};
 
 use crate::{
     binary::go::GoImage,
@@ -18,7 +22,7 @@ use crate::{
         go::{
             GoError,
             attach::{FileId, GoRuntime},
-            heap_profile::HeapProfile,
+            heap_profile::{self, BucketCache, HeapProfile},
         },
         reader,
     },
@@ -36,6 +40,7 @@ pub struct GoProgram {
     pub image: Arc<GoImage>,
     /// Its runtime.
     pub runtime: GoRuntime<ProcessMemory>,
+    buckets: BucketCache,
 }
 
 impl GoProgram {
@@ -49,7 +54,7 @@ impl GoProgram {
         let maps = process.maps_text().map_err(|error| GoError::Memory(error.to_string()))?;
         let memory = ProcessMemory::from(Arc::clone(&process));
         let runtime = GoRuntime::attach(&Arc::new(places), memory, &maps, file)?;
-        Ok(Self { process, image, runtime })
+        Ok(Self { process, image, runtime, buckets: BucketCache::default() })
     }
 
     /// The profile of the heap that the runtime keeps.
@@ -58,7 +63,8 @@ impl GoProgram {
     ///
     /// If there is none, or it can't be read.
     pub fn heap_profile(&mut self) -> Result<HeapProfile, GoError> {
-        Err(GoError::Unavailable("not read yet".to_owned()))
+        let Self { runtime, buckets, .. } = self;
+        heap_profile::read(runtime.memory(), runtime.places(), runtime.bias().live(0), buckets)
     }
 }
 

@@ -3,6 +3,8 @@
 //! `?target=NAME` one target; `?at=WHEN` the picture kept nearest to that moment; `?since=WHEN` what has changed since then;
 //! `?seconds=N` what changes in the next N seconds; `?debug=1` text. WHEN is seconds since the epoch, RFC 3339 or `10m` for
 //! ten minutes ago.
+//!
+//! Of a Go program, `heap?target=NAME` is the profile that its runtime keeps itself, unless the question is one for pictures.
 
 use std::{
     collections::HashMap,
@@ -19,11 +21,11 @@ use axum::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{Shared, aside, leaks::nobody_looks, refuse};
+use super::{GoQuestion, Shared, aside, leaks::nobody_looks, refuse};
 use crate::{
     export::pprof::{self, Kind, Stalls, Wish},
     leaks::Picture,
-    snapshot::Snapshot,
+    snapshot::{GoProcess, Snapshot},
 };
 
 /// Longest interval that is waited for.
@@ -54,6 +56,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/debug/pprof/", get(|| async { Html(INDEX) }))
         .route("/debug/pprof/heap", get(|shared, wishes| memory(Kind::Heap, shared, wishes)))
         .route("/debug/pprof/allocs", get(|shared, wishes| memory(Kind::Allocs, shared, wishes)))
+        .route("/debug/pprof/goroutine", get(goroutines))
         .route("/debug/pprof/offcpu", get(offcpu))
 }
 
@@ -61,6 +64,7 @@ const INDEX: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-
     <h1>Profiles</h1><ul>\
     <li><a href=\"heap\">heap</a>: what lives, by call site (<a href=\"heap?debug=1\">as text</a>)</li>\
     <li><a href=\"allocs\">allocs</a>: what was allocated, by call site (<a href=\"allocs?debug=1\">as text</a>)</li>\
+    <li>goroutine?target=NAME: goroutines of a Go program, by stack</li>\
     <li><a href=\"offcpu\">offcpu</a>: stalls by cause</li></ul>\
     <p>?target=NAME &#183; ?seconds=N &#183; ?since=WHEN &#183; ?at=WHEN &#183; ?debug=1</p></body></html>\n";
 
@@ -94,6 +98,13 @@ async fn memory_or_refusal(
             "only one of seconds, since and at makes sense at once",
         ));
     }
+    let text = wishes.get("debug").is_some_and(|debug| debug != "0");
+    let of_now = seconds.is_none() && since.is_none() && at.is_none() && !text;
+    if of_now && kind == Kind::Heap
+        && let Some(process) = go_process(&shared.app.fresh().await, wishes.get("target"))?
+    {
+        return Ok(ask_go(shared, process, GoQuestion::Heap, "heap").await);
+    }
     let places = if kind == Kind::Heap { &shared.intervals.heap } else { &shared.intervals.allocs };
     let place = place(places, seconds)?;
     let mut snapshot = shared.app.fresh().await;
@@ -106,7 +117,6 @@ async fn memory_or_refusal(
     drop(place);
     let newest = snapshot.leaks.clone().ok_or_else(|| Box::new(nobody_looks()))?;
     let pictures = Arc::clone(&shared.app.pictures);
-    let text = wishes.get("debug").is_some_and(|debug| debug != "0");
     let target = wishes.get("target").cloned();
     Ok(aside(move || {
         let kept = |moment: Option<SystemTime>| match moment.map(|moment| pictures(moment)) {
@@ -158,6 +168,45 @@ fn program<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
     let mut programs = target.processes.iter().map(|process| process.info.exe.as_deref());
     let first = programs.next()??;
     programs.all(|program| program == Some(first)).then_some(first)
+}
+
+/// The process of a target that runs Go: none if the target runs something else, or isn't named.
+fn go_process(snapshot: &Snapshot, name: Option<&String>) -> Result<Option<GoProcess>, Refusal> {
+    let Some(name) = name else { return Ok(None) };
+    let target = snapshot.targets.iter().find(|target| *target.name == **name);
+    let processes = target.and_then(|target| target.go.as_ref()).map(|go| go.programs.as_slice());
+    match processes {
+        None | Some([]) => Ok(None),
+        Some([process]) => Ok(Some(process.clone())),
+        Some(several) => Err(refusal(
+            StatusCode::BAD_REQUEST,
+            &format!("{} processes of this target run Go: observe the one that is meant by --pid", several.len()),
+        )),
+    }
+}
+
+async fn ask_go(shared: &Shared, process: GoProcess, question: GoQuestion, name: &'static str) -> Response {
+    let ask = Arc::clone(&shared.app.ask_go);
+    aside(move || match ask(&process, question) {
+        Ok(bytes) => profile(name, bytes),
+        Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, &why),
+    })
+    .await
+}
+
+async fn goroutines(State(shared): State<Shared>, Query(wishes): Wishes) -> Response {
+    let snapshot = shared.app.fresh().await;
+    let named = wishes.get("target");
+    // Without a name the only target is meant.
+    let only = match snapshot.targets.as_slice() {
+        [one] if named.is_none() => Some(one.name.to_string()),
+        _ => None,
+    };
+    match go_process(&snapshot, named.or(only.as_ref())) {
+        Ok(Some(process)) => ask_go(&shared, process, GoQuestion::Goroutines, "goroutine").await,
+        Ok(None) => refuse(StatusCode::NOT_FOUND, "no Go program of that name is observed: give ?target=NAME; / lists them"),
+        Err(refusal) => *refusal,
+    }
 }
 
 async fn offcpu(State(shared): State<Shared>, Query(wishes): Wishes) -> Response {
