@@ -5,6 +5,7 @@ pub mod comparison;
 pub mod families;
 pub mod flamegraph;
 pub mod folded;
+pub mod goroutines;
 pub mod html;
 pub mod json;
 pub mod leaks;

@@ -4,6 +4,7 @@
 //! places and `-diff_base` compares them.
 
 mod builder;
+pub mod go;
 #[cfg(test)]
 mod tests;
 mod text;

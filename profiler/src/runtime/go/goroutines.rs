@@ -101,7 +101,8 @@ pub fn read(
     let head =
         memory.read(&[(globals.allglen.wrapping_add(bias), 8), (globals.allgs.wrapping_add(bias), 16)])?;
     let total = u64_at(&head, 0).min(u64_at(&head, 16));
-    let mut reader = Reader { memory, places, bias, options, frames: 0, out: Goroutines::default(), running: Vec::new() };
+    let mut reader =
+        Reader { memory, places, bias, options, frames: 0, out: Goroutines::default(), running: Vec::new() };
     let count = total.min(MOST);
     reader.out.left_out = total - count;
     let array = u64_at(&head, 8);
