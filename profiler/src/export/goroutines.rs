@@ -1,269 +1,235 @@
-//! Goroutines as text: as a Go panic prints them (Go's src/runtime/traceback.go, `goroutineheader`, `traceback2`), or equal
-//! stacks once.
+//! Goroutines as a panic of Go's prints them (Go's src/runtime/traceback.go), in groups, and as JSON.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+};
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use crate::{runtime::go::goroutines::Goroutine, stack::Frame};
+use crate::{
+    runtime::go::goroutines::{Goroutine, Goroutines},
+    stack::{Frame, Function},
+    text::clean_to,
+};
 
-/// Ids that a group names.
-const IDS: usize = 12;
+/// Nanoseconds of a minute.
+const MINUTE: u64 = 60_000_000_000;
+/// Bytes of a name that are shown: Go's can be long.
+const LONGEST_NAME: usize = 1000;
 
-/// A goroutine, named.
-#[derive(Clone, Debug)]
-pub struct Named {
-    /// What was read of it.
-    pub goroutine: Goroutine,
-    /// Its stack, innermost first.
-    pub frames: Vec<Frame>,
-    /// Where it was made.
-    pub created: Option<Frame>,
+/// What is known of places in code, by the address that is meant: of callers, one byte before what the call returns to.
+pub type Names = HashMap<u64, Frame>;
+
+/// What is shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// The runtime's own goroutines and functions, too, as `GOTRACEBACK=system` shows them.
+    pub system: bool,
+    /// The time, on the runtime's clock (`CLOCK_MONOTONIC`, nanoseconds).
+    pub now_ns: u64,
 }
 
-/// A function in a stack.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Line {
-    function: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
-    #[serde(skip_serializing_if = "is_zero")]
-    line: u32,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-const fn is_zero(line: &u32) -> bool {
-    *line == 0
-}
-
-/// A goroutine for programs.
-#[derive(Clone, Debug, Serialize)]
-struct Told {
-    id: u64,
-    state: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    waiting_seconds: Option<f64>,
-    system: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    thread: Option<u32>,
-    frames: Vec<Line>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created: Option<Line>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_by: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<String>,
-}
-
-impl Named {
-    /// The functions that a panic shows: not the runtime's own, unless they are all there is or `system` is wished.
-    fn lines(&self, system: bool) -> Vec<Line> {
-        let all: Vec<Line> = self.frames.iter().flat_map(lines).collect();
-        let shown: Vec<Line> =
-            all.iter().filter(|line| system || !is_runtimes(&line.function)).cloned().collect();
-        if shown.is_empty() { all } else { shown }
-    }
-
-    fn created(&self) -> Option<Line> {
-        let line = lines(self.created.as_ref()?).into_iter().next_back()?;
-        (!line.function.is_empty()).then_some(line)
-    }
-
-    fn minutes(&self, now_ns: u64) -> u64 {
-        self.waited_ns(now_ns).map_or(0, |waited| waited / 60_000_000_000)
-    }
-
-    /// Only the garbage collector notes since when a goroutine waits.
-    fn waited_ns(&self, now_ns: u64) -> Option<u64> {
-        let since = self.goroutine.waiting_since_ns;
-        (since != 0).then(|| now_ns.saturating_sub(since))
-    }
-}
-
-fn lines(frame: &Frame) -> Vec<Line> {
-    if frame.functions.is_empty() {
-        return frame.names().into_iter().map(|function| Line { function, file: None, line: 0 }).collect();
-    }
-    let line = |function: &crate::stack::Function| Line {
-        function: function.name.to_string(),
-        file: function.file.as_deref().map(str::to_owned),
-        line: function.line,
-    };
-    frame.functions.iter().map(line).collect()
-}
-
-/// Whether a panic leaves the function out: those of the runtime that nobody outside can call (`showfuncinfo`).
-fn is_runtimes(function: &str) -> bool {
-    if function.starts_with("internal/runtime/") {
-        return true;
-    }
-    let Some(rest) = function.strip_prefix("runtime.") else { return false };
-    !rest.starts_with(|c: char| c.is_ascii_uppercase())
-}
-
-/// Every goroutine as a panic prints it, by id. `now_ns`: the runtime's clock. `system`: the runtime's own goroutines and functions,
-/// too.
-pub fn text(all: &[Named], now_ns: u64, system: bool) -> String {
-    let mut text = String::new();
-    for named in all.iter().filter(|named| system || !named.goroutine.system) {
-        let goroutine = &named.goroutine;
-        let minutes = named.minutes(now_ns);
-        let waited = if minutes >= 1 { format!(", {minutes} minutes") } else { String::new() };
-        let head = format!("goroutine {} [{}{waited}]:", goroutine.id, goroutine.state);
-        put(&mut text, &head);
-        body(&mut text, named, system);
-        text.push('\n');
-    }
-    text
-}
-
-/// Writing to a string can't fail.
-fn put(text: &mut String, line: &str) {
-    text.push_str(line);
-    text.push('\n');
-}
-
-fn body(text: &mut String, named: &Named, system: bool) {
-    for line in named.lines(system) {
-        let _infallible = writeln!(text, "{}(...)", line.function);
-        if let Some(file) = &line.file {
-            let _infallible = writeln!(text, "\t{file}:{}", line.line);
-        }
-    }
-    if let Some(trouble) = &named.goroutine.trouble {
-        let _infallible = writeln!(text, "\t({trouble})");
-    }
-    if let (Some(line), Some((_, by))) = (named.created(), named.goroutine.created_by) {
-        let by = by.filter(|id| *id != 0).map_or(String::new(), |id| format!(" in goroutine {id}"));
-        let _infallible = writeln!(text, "created by {}{by}", line.function);
-        if let Some(file) = &line.file {
-            let _infallible = writeln!(text, "\t{file}:{}", line.line);
-        }
-    }
-}
-
-/// Equal stacks in equal states once, the most frequent first.
-pub fn grouped(all: &[Named], now_ns: u64, system: bool) -> String {
-    let mut groups: BTreeMap<(Vec<Line>, &str, Option<Line>), Vec<&Named>> = BTreeMap::new();
-    for named in all.iter().filter(|named| system || !named.goroutine.system) {
-        let key = (named.lines(system), named.goroutine.state.as_str(), named.created());
-        groups.entry(key).or_default().push(named);
-    }
-    let mut groups: Vec<Vec<&Named>> = groups.into_values().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
-    let mut text = String::new();
-    for group in &groups {
-        let Some(first) = group.first() else { continue };
-        let minutes = group.iter().map(|named| named.minutes(now_ns));
-        let (least, most) = minutes.fold((u64::MAX, 0), |(least, most), one| (least.min(one), most.max(one)));
-        let waited = match (least, most) {
-            (_, 0) => String::new(),
-            (least, most) if least == most => format!(", {most} minutes"),
-            (least, most) => format!(", {least} to {most} minutes"),
-        };
-        let mut ids: Vec<_> = group.iter().take(IDS).map(|named| named.goroutine.id.to_string()).collect();
-        if group.len() > IDS {
-            ids.push(format!("{} more", group.len() - IDS));
-        }
-        let word = if group.len() == 1 { "goroutine" } else { "goroutines" };
-        let state = &first.goroutine.state;
-        let _infallible = writeln!(text, "{} {word} [{state}{waited}]: {}", group.len(), ids.join(", "));
-        body(&mut text, first, system);
-        text.push('\n');
-    }
-    text
-}
-
-/// Every goroutine for programs.
-pub fn told(all: &[Named], now_ns: u64, system: bool) -> impl Serialize + use<> {
-    let shown = all.iter().filter(|named| system || !named.goroutine.system);
-    let told = shown.map(|named| Told {
-        id: named.goroutine.id,
-        state: named.goroutine.state.clone(),
-        waiting_seconds: named.waited_ns(now_ns).map(|waited| waited as f64 / 1e9),
-        system: named.goroutine.system,
-        thread: named.goroutine.thread,
-        // Programs can leave out what they don't want.
-        frames: named.frames.iter().flat_map(lines).collect(),
-        created: named.created(),
-        created_by: named.goroutine.created_by.and_then(|(_, by)| by).filter(|id| *id != 0),
-        trouble: named.goroutine.trouble.clone(),
+/// The addresses to be named, each once: what is to be in [`Names`].
+pub fn addresses(goroutines: &Goroutines) -> Vec<u64> {
+    let places = goroutines.list.iter().flat_map(|goroutine| {
+        meant(goroutine).chain(goroutine.created_by.map(|(address, _)| address.wrapping_sub(1)))
     });
-    told.collect::<Vec<_>>()
+    let mut all: Vec<u64> = places.collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The addresses that the frames of a goroutine mean, innermost first.
+pub fn meant(goroutine: &Goroutine) -> impl Iterator<Item = u64> {
+    let exact = goroutine.first_is_exact;
+    goroutine
+        .stack
+        .iter()
+        .enumerate()
+        .map(move |(place, address)| if place == 0 && exact { *address } else { address.wrapping_sub(1) })
+}
+
+/// All goroutines, one behind the other.
+pub fn text(goroutines: &Goroutines, names: &Names, wish: &Wish) -> String {
+    let mut out = String::new();
+    for goroutine in shown(goroutines, wish) {
+        let locked = if goroutine.locked == Some(true) { ", locked to thread" } else { "" };
+        let minutes = minutes(goroutine, wish).filter(|minutes| *minutes > 0);
+        let waits = minutes.map(|minutes| format!(", {minutes} minutes")).unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "goroutine {} [{}{waits}{locked}]:",
+            goroutine.id,
+            clean_to(&goroutine.state, LONGEST_NAME)
+        );
+        out.push_str(&frames(goroutine, names, wish));
+        out.push_str(&creator(goroutine, names, wish, true));
+        out.push('\n');
+    }
+    out.push_str(&remarks(goroutines));
+    out
+}
+
+/// Goroutines with the same state and stack together, most of them first.
+pub fn grouped(goroutines: &Goroutines, names: &Names, wish: &Wish) -> String {
+    let mut groups: BTreeMap<(&str, String), Vec<&Goroutine>> = BTreeMap::new();
+    for goroutine in shown(goroutines, wish) {
+        let stack = frames(goroutine, names, wish) + &creator(goroutine, names, wish, false);
+        groups.entry((goroutine.state.as_str(), stack)).or_default().push(goroutine);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, members)| {
+        (std::cmp::Reverse(members.len()), members.first().map(|first| first.id))
+    });
+    let mut out = String::new();
+    for ((state, stack), members) in groups {
+        let times: Vec<u64> = members.iter().filter_map(|member| minutes(member, wish)).collect();
+        let waits = match (times.iter().min(), times.iter().max()) {
+            (Some(0), Some(0)) | (None, _) | (_, None) => String::new(),
+            (Some(least), Some(most)) if least == most => format!(", {least} minutes"),
+            (Some(least), Some(most)) => format!(", {least} to {most} minutes"),
+        };
+        let ids: Vec<String> = members.iter().map(|member| member.id.to_string()).collect();
+        let word = if members.len() == 1 { "goroutine" } else { "goroutines" };
+        let state = clean_to(state, LONGEST_NAME);
+        let _ = writeln!(out, "{} {word} [{state}{waits}]: {}\n{stack}", members.len(), ids.join(" "));
+    }
+    out.push_str(&remarks(goroutines));
+    out
+}
+
+/// All of them for programs.
+pub fn json(goroutines: &Goroutines, names: &Names, wish: &Wish) -> Value {
+    let function = |function: &Function| json!({ "function": function.name, "file": function.file, "line": function.line });
+    let place = |address: u64| {
+        let functions = names.get(&address).map(|frame| frame.functions.as_slice()).unwrap_or_default();
+        json!({ "address": address, "functions": functions.iter().map(function).collect::<Vec<_>>() })
+    };
+    let list: Vec<Value> = shown(goroutines, wish)
+        .map(|goroutine| {
+            let waits = waited(goroutine, wish).map(|time| time as f64 / 1e9);
+            let creator = goroutine.created_by.map(
+                |(address, parent)| json!({ "at": place(address.wrapping_sub(1)), "goroutine": parent }),
+            );
+            json!({
+                "id": goroutine.id, "state": goroutine.state, "waiting_seconds": waits,
+                "thread": goroutine.thread, "locked": goroutine.locked, "system": goroutine.system,
+                "stack": meant(goroutine).map(place).collect::<Vec<_>>(),
+                "trouble": goroutine.trouble, "created_by": creator,
+            })
+        })
+        .collect();
+    let hidden = goroutines.list.len() - list.len();
+    json!({ "goroutines": list, "hidden": hidden, "torn": goroutines.torn, "left_out": goroutines.left_out })
+}
+
+fn shown<'a>(goroutines: &'a Goroutines, wish: &Wish) -> impl Iterator<Item = &'a Goroutine> {
+    let system = wish.system;
+    goroutines.list.iter().filter(move |goroutine| system || !goroutine.system)
+}
+
+fn waited(goroutine: &Goroutine, wish: &Wish) -> Option<u64> {
+    (goroutine.waiting_since_ns != 0).then(|| wish.now_ns.saturating_sub(goroutine.waiting_since_ns))
+}
+
+fn minutes(goroutine: &Goroutine, wish: &Wish) -> Option<u64> {
+    waited(goroutine, wish).map(|time| time / MINUTE)
+}
+
+/// The lines of its stack.
+fn frames(goroutine: &Goroutine, names: &Names, wish: &Wish) -> String {
+    let mut out = String::new();
+    let mut first = true;
+    for address in meant(goroutine) {
+        let Some(frame) = names.get(&address).filter(|frame| !frame.functions.is_empty()) else {
+            let _ = writeln!(out, "{address:#x}(...)");
+            first = false;
+            continue;
+        };
+        for function in &frame.functions {
+            if wish.system || is_shown(&function.name, first) {
+                line(&mut out, "", function, "(...)");
+                first = false;
+            }
+        }
+    }
+    if let Some(trouble) = &goroutine.trouble {
+        let _ = writeln!(out, "\t[{}]", clean_to(trouble, LONGEST_NAME));
+    }
+    out
+}
+
+fn line(out: &mut String, before: &str, function: &Function, behind: &str) {
+    let name = clean_to(&function.name, LONGEST_NAME);
+    let name = if name == "runtime.gopanic" { "panic" } else { &name };
+    let file = clean_to(function.file.as_deref().unwrap_or("?"), LONGEST_NAME);
+    let _ = writeln!(out, "{before}{name}{behind}\n\t{file}:{}", function.line);
+}
+
+/// Whether a panic shows a function: the runtime's own are left out, but those that everybody may call.
+fn is_shown(name: &str, first: bool) -> bool {
+    let Some(rest) = name.strip_prefix("runtime.") else { return name.contains('.') };
+    if name == "runtime.gopanic" {
+        return !first;
+    }
+    let (receiver, method) = rest.rsplit_once('.').unwrap_or(("", rest));
+    let receiver = receiver.strip_prefix("(*").and_then(|inner| inner.strip_suffix(')')).unwrap_or(receiver);
+    let exported = |name: &str| name.starts_with(|first: char| first.is_ascii_uppercase());
+    exported(method) && (receiver.is_empty() || exported(receiver))
+}
+
+/// Who made it. Without the creator's id those of one place are alike.
+fn creator(goroutine: &Goroutine, names: &Names, wish: &Wish, with_id: bool) -> String {
+    let mut out = String::new();
+    let Some((address, parent)) = goroutine.created_by.filter(|_| goroutine.id != 1) else { return out };
+    let Some(frame) = names.get(&address.wrapping_sub(1)) else { return out };
+    // The function that was really called, at the line of what is inlined there: as a panic has it.
+    let (Some(outer), Some(inner)) = (frame.functions.last(), frame.functions.first()) else { return out };
+    if wish.system || is_shown(&outer.name, false) {
+        let by = parent.filter(|_| with_id).map(|id| format!(" in goroutine {id}")).unwrap_or_default();
+        let place = Function { name: outer.name.clone(), file: inner.file.clone(), line: inner.line };
+        line(&mut out, "created by ", &place, &by);
+    }
+    out
+}
+
+fn remarks(goroutines: &Goroutines) -> String {
+    let mut out = String::new();
+    if goroutines.torn > 0 {
+        let _ = writeln!(
+            out,
+            "{} goroutines changed each time they were read: no stack of them",
+            goroutines.torn
+        );
+    }
+    if goroutines.left_out > 0 {
+        let _ = writeln!(out, "{} goroutines more were not read", goroutines.left_out);
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stack::{Function, Place};
-
-    fn frame(functions: &[(&str, &str, u32)]) -> Frame {
-        let function = |(name, file, line): &(&str, &str, u32)| Function {
-            name: (*name).into(),
-            file: Some((*file).into()),
-            line: *line,
-        };
-        Frame {
-            place: Place { build: "b".into(), offset: 1 },
-            object: "/bin/x".into(),
-            functions: functions.iter().map(function).collect(),
-        }
-    }
-
-    fn waiting(id: u64, since: u64) -> Named {
-        Named {
-            goroutine: Goroutine {
-                id,
-                state: "chan receive".to_owned(),
-                waiting_since_ns: since,
-                created_by: Some((7, Some(1))),
-                ..Goroutine::default()
-            },
-            frames: vec![
-                frame(&[("runtime.gopark", "/go/proc.go", 364)]),
-                frame(&[("main.inner", "/x/main.go", 3), ("main.outer", "/x/main.go", 9)]),
-                frame(&[("runtime.goexit", "/go/asm.s", 1594)]),
-            ],
-            created: Some(frame(&[("main.main", "/x/main.go", 20)])),
-        }
-    }
-
-    const MINUTE: u64 = 60_000_000_000;
 
     #[test]
-    fn a_goroutine_looks_as_a_panic_prints_it() {
-        let told = text(&[waiting(18, MINUTE)], 4 * MINUTE, false);
-        assert_eq!(
-            told,
-            "goroutine 18 [chan receive, 3 minutes]:\nmain.inner(...)\n\t/x/main.go:3\nmain.outer(...)\n\t/x/main.go:9\n\
-             created by main.main in goroutine 1\n\t/x/main.go:20\n\n"
-        );
-        let all = text(&[waiting(18, 0)], 4 * MINUTE, true);
-        assert!(all.starts_with("goroutine 18 [chan receive]:\nruntime.gopark(...)"), "{all}");
-    }
-
-    #[test]
-    fn equal_stacks_are_told_once_and_the_most_frequent_first() {
-        let mut other = waiting(5, 0);
-        other.goroutine.state = "select".to_owned();
-        let told = grouped(&[other, waiting(18, MINUTE), waiting(19, 3 * MINUTE)], 4 * MINUTE, false);
-        assert!(told.starts_with("2 goroutines [chan receive, 1 to 3 minutes]: 18, 19\n"), "{told}");
-        assert!(told.contains("\n\n1 goroutine [select]: 5\n"), "{told}");
-        let mut system = waiting(2, 0);
-        system.goroutine.system = true;
-        assert_eq!(grouped(&[system], 0, false), "");
-    }
-
-    #[test]
-    fn functions_of_the_runtime_are_told_from_those_that_anybody_can_call() {
-        for (name, hidden) in [
-            ("runtime.gopark", true),
-            ("internal/runtime/maps.(*Map).Get", true),
-            ("runtime.GC", false),
-            ("runtime/pprof.Lookup", false),
-            ("main.runtime.x", false),
+    fn of_the_runtime_only_what_is_exported_is_shown() {
+        for name in [
+            "main.main",
+            "time.Sleep",
+            "runtime.GC",
+            "runtime.(*Func).Name",
+            "internal/poll.runtime_pollWait",
         ] {
-            assert_eq!(is_runtimes(name), hidden, "{name}");
+            assert!(is_shown(name, true), "{name}");
         }
+        for name in
+            ["runtime.gopark", "runtime.goexit", "runtime.(*mheap).Alloc", "_cgo_wait", "runtime.gopanic"]
+        {
+            assert!(!is_shown(name, true), "{name}");
+        }
+        assert!(is_shown("runtime.gopanic", false));
     }
 }

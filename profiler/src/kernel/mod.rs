@@ -7,6 +7,7 @@
 
 mod alloc;
 mod btf;
+mod cpu_sample;
 mod growth;
 mod loader;
 mod log;
@@ -27,6 +28,7 @@ use thiserror::Error;
 
 pub use alloc::{AllocLink, SiteId, SitePlan};
 pub use btf::{Btf, BtfError};
+pub use cpu_sample::{CpuSample, sample_threads};
 pub use growth::LivePages;
 pub use loader::{Kernel, OBJECT, Sizes};
 pub use log::KernelLog;

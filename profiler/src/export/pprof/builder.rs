@@ -67,9 +67,32 @@ impl<'a> Builder<'a> {
     /// A sample; labels without a value are left out.
     pub fn sample(&mut self, location_id: Vec<u64>, value: Vec<i64>, labels: &[(&str, &str)]) {
         let labels = labels.iter().filter(|(_, text)| !text.is_empty());
-        let label = labels.map(|(key, text)| wire::Label { key: self.string(key), text: self.string(text) });
+        let label = labels.map(|(key, text)| wire::Label {
+            key: self.string(key),
+            text: self.string(text),
+            number: 0,
+        });
         let label = label.collect();
         self.profile.sample.push(wire::Sample { location_id, value, label });
+    }
+
+    /// A sample of objects of a size, which it bears as Go's heap profiles do (`bytes`).
+    pub fn sized_sample(
+        &mut self,
+        location_id: Vec<u64>,
+        value: Vec<i64>,
+        labels: &[(&str, &str)],
+        size: u64,
+    ) {
+        self.sample(location_id, value, labels);
+        let label = wire::Label {
+            key: self.string("bytes"),
+            text: 0,
+            number: i64::try_from(size).unwrap_or(i64::MAX),
+        };
+        if let Some(sample) = self.profile.sample.last_mut() {
+            sample.label.push(label);
+        }
     }
 
     /// The file of a build; `object` is its path.

@@ -1,43 +1,92 @@
-//! Profiles of a Go program: the heap profile that its runtime keeps, and its goroutines.
+//! Profiles of what Go's runtime says itself.
 
 use std::time::{Duration, SystemTime};
 
-use super::{HEAP_TYPES, builder::Builder, times};
-use crate::{runtime::go::heap_profile::HeapProfile, stack::Frame};
+use super::{Builder, HEAP_TYPES, times};
+use crate::{
+    export::goroutines::{Names, meant},
+    runtime::go::{
+        goroutines::Goroutines,
+        heap_profile::{HeapProfile, Record, runtime_frames},
+    },
+    stack::Frame,
+};
 
-/// The heap profile of a Go program, scaled as `runtime/pprof` scales (its protomem.go, `scaleHeapSample`). `stacks`: of
-/// each record, in their order, each frame with the one function that its address stands for.
-pub fn heap(profile: &HeapProfile, stacks: &[Vec<Frame>], taken_at: SystemTime) -> Vec<u8> {
+/// The addresses to be named for [`heap`], each once.
+pub fn heap_addresses(profile: &HeapProfile) -> Vec<u64> {
+    let stacks = profile.records.iter().flat_map(|record| &record.stack);
+    let mut all: Vec<u64> = stacks.map(|address| address.wrapping_sub(1)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// The heap profile, as `runtime/pprof` writes it: scaled, without the allocator's own functions.
+pub fn heap(profile: &HeapProfile, names: &Names, target: &str, taken_at: SystemTime) -> Vec<u8> {
+    // Each address stands for one function: the innermost of those that are inlined there.
+    let innermost = |(address, frame): (&u64, &Frame)| {
+        let functions = frame.functions.iter().take(1).cloned().collect();
+        (*address, Frame { functions, ..frame.clone() })
+    };
+    let single: Names = names.iter().map(innermost).collect();
     let mut out = Builder::new();
     out.values(&HEAP_TYPES, "inuse_space");
     out.period("space", "bytes", profile.rate);
     times(&mut out, taken_at, Duration::ZERO);
+    out.comment("kept by the program's own runtime; of the end of its last completed garbage collection");
     if profile.left_out > 0 {
-        out.comment(&format!("{} records were left out: there are too many", profile.left_out));
+        out.comment(&format!("{} records were left out", profile.left_out));
     }
-    for (record, frames) in profile.records.iter().zip(stacks) {
-        let weight = profile.weight(record.size);
-        // As Go does: numbers are cut off, not rounded.
-        let scaled = |objects: u64| (objects as f64 * weight) as i64;
-        let bytes =
-            |objects: u64| (objects.saturating_mul(record.size) as f64 * weight) as i64;
-        let live = record.allocs.saturating_sub(record.frees);
-        let values = vec![scaled(record.allocs), bytes(record.allocs), scaled(live), bytes(live)];
-        let stack = frames.iter().map(|frame| out.location(frame)).collect();
-        out.sample(stack, values, &[("bytes", &record.size.to_string())]);
+    for record in &profile.records {
+        let own = runtime_frames(record.stack.iter().map(|address| {
+            let function = single.get(&address.wrapping_sub(1)).and_then(|frame| frame.functions.first());
+            function.map_or("", |function| &*function.name)
+        }));
+        let stack =
+            record.stack.iter().skip(own).map(|address| place(&mut out, &single, address.wrapping_sub(1)));
+        let stack = stack.collect();
+        out.sized_sample(stack, scaled(profile, record).to_vec(), &[("target", target)], record.size);
     }
     out.finish()
 }
 
-/// Goroutines by stack: how many stand at each.
-pub fn goroutines(stacks: &[(Vec<Frame>, u64)], taken_at: SystemTime) -> Vec<u8> {
+/// Values in the order of [`HEAP_TYPES`], cut to whole numbers as `scaleHeapSample` does.
+fn scaled(profile: &HeapProfile, record: &Record) -> [i64; 4] {
+    let weight = profile.weight(record.size);
+    let both = |count: u64| match record.size {
+        0 => [0, 0],
+        size => [(count as f64 * weight) as i64, (count.saturating_mul(size) as f64 * weight) as i64],
+    };
+    let [allocs, alloc_bytes] = both(record.allocs);
+    let [live, live_bytes] = both(record.allocs.saturating_sub(record.frees));
+    [allocs, alloc_bytes, live, live_bytes]
+}
+
+/// How many goroutines are where. The runtime's own are left out, as `runtime/pprof` does.
+pub fn goroutines(goroutines: &Goroutines, names: &Names, target: &str, taken_at: SystemTime) -> Vec<u8> {
     let mut out = Builder::new();
     out.values(&[("goroutine", "count")], "goroutine");
     out.period("goroutine", "count", 1);
     times(&mut out, taken_at, Duration::ZERO);
-    for (frames, count) in stacks {
-        let stack = frames.iter().map(|frame| out.location(frame)).collect();
-        out.sample(stack, vec![i64::try_from(*count).unwrap_or(i64::MAX)], &[]);
+    let (torn, left_out) = (goroutines.torn, goroutines.left_out);
+    if torn + left_out > 0 {
+        out.comment(&format!(
+            "without the stacks of {torn} that changed while they were read; {left_out} weren't read"
+        ));
+    }
+    for goroutine in goroutines.list.iter().filter(|goroutine| !goroutine.system) {
+        let mut stack: Vec<u64> = meant(goroutine).map(|address| place(&mut out, names, address)).collect();
+        if stack.is_empty() {
+            stack.push(out.word("[no stack]"));
+        }
+        out.sample(stack, vec![1], &[("target", target), ("state", &goroutine.state)]);
     }
     out.finish()
+}
+
+fn place<'a>(out: &mut Builder<'a>, names: &'a Names, address: u64) -> u64 {
+    match names.get(&address) {
+        Some(frame) => out.location(frame),
+        None => out.word(&format!("{address:#x}")),
+    }
 }

@@ -76,6 +76,9 @@ pub struct Label {
     /// Its value.
     #[prost(int64, tag = "2")]
     pub text: i64,
+    /// Its value, if that is a number.
+    #[prost(int64, tag = "3")]
+    pub number: i64,
 }
 
 /// A file.

@@ -176,18 +176,23 @@ pub fn read(
     places: &Places,
     bias: Bias,
 ) -> Result<Goroutines, GoError> {
-    let layout = &places.layout;
-    let addresses = list(memory, places, bias)?;
-    let mut goroutines = Goroutines { left_out: addresses.1, ..Goroutines::default() };
-    for batch in addresses.0.chunks(BATCH) {
-        let raws = read_raws(memory, layout, batch)?;
-        let shown: Vec<Raw> = raws.into_iter().filter(Raw::is_shown).collect();
-        let threads = threads(memory, layout, &shown)?;
-        let (stacks, torn) = stacks(memory, layout, shown)?;
-        goroutines.torn += torn;
-        for (raw, stack) in stacks {
-            let thread = threads.iter().find(|(m, _)| *m == raw.thread).map(|(_, id)| *id).filter(|id| *id != 0);
-            goroutines.list.push(told(layout, &raw, stack, thread));
+    let globals = &places.globals;
+    // The length first: the runtime changes it last, so the list is never older than it.
+    let head =
+        memory.read(&[(globals.allglen.wrapping_add(bias), 8), (globals.allgs.wrapping_add(bias), 16)])?;
+    let total = u64_at(&head, 0).min(u64_at(&head, 16));
+    let mut reader =
+        Reader { memory, places, bias, options, frames: 0, out: Goroutines::default(), running: Vec::new() };
+    let count = total.min(MOST);
+    reader.out.left_out = total - count;
+    let array = u64_at(&head, 8);
+    let mut done = 0;
+    while done < count {
+        let now = (count - done).min(PARTS as u64);
+        let bytes = memory.read(&[(array.wrapping_add(done * 8), now as usize * 8)])?;
+        let addresses: Vec<u64> = bytes.chunks_exact(8).map(|word| u64_at(word, 0)).collect();
+        if let Some(wrong) = addresses.iter().find(|address| **address == 0 || !address.is_multiple_of(8)) {
+            return Err(GoError::Contradiction(format!("a goroutine lies at {wrong:#x}")));
         }
     }
     goroutines.list.sort_by_key(|goroutine| goroutine.id);

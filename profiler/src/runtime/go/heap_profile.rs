@@ -124,7 +124,9 @@ impl Addresses {
     fn of(places: &Places, bias: u64) -> Result<Self, GoError> {
         let found = |address: Option<u64>, name: &str| {
             let address = address.ok_or_else(|| {
-                GoError::Unavailable(format!("where the runtime keeps its heap profile isn't known: no runtime.{name}"))
+                GoError::Unavailable(format!(
+                    "where the runtime keeps its heap profile isn't known: no runtime.{name}"
+                ))
             })?;
             Ok::<_, GoError>(address.wrapping_add(bias))
         };
@@ -186,7 +188,11 @@ fn counts(memory: &impl Memory, layout: &Layout, cache: &BucketCache) -> Result<
 
 /// Adds up what belongs to the profile, exactly as `runtime.memProfileInternal` does: the stage of this cycle, which may not
 /// be flushed yet; and all stages as long as there is nothing else, which is before the first garbage collection.
-fn profile(cache: &BucketCache, (rate, cycle): (u64, u32), counts: &[Counts]) -> Result<HeapProfile, GoError> {
+fn profile(
+    cache: &BucketCache,
+    (rate, cycle): (u64, u32),
+    counts: &[Counts],
+) -> Result<HeapProfile, GoError> {
     let index = cycle as usize % FUTURES;
     let flushed = counts.iter().map(|counts| {
         let mut sum = counts.active;

@@ -97,7 +97,8 @@ impl Raw {
     /// As a panic prints it.
     pub fn state(&self, layout: &Layout) -> String {
         let waits = matches!(self.status, Status::Waiting | Status::Leaked);
-        let reason = layout.wait_reasons.get(usize::from(self.reason)).filter(|reason| waits && !reason.is_empty());
+        let reason =
+            layout.wait_reasons.get(usize::from(self.reason)).filter(|reason| waits && !reason.is_empty());
         let state = reason.map_or(self.status.word(), String::as_str);
         if self.status == Status::Leaked { format!("{state} (leaked)") } else { state.to_owned() }
     }
@@ -115,7 +116,11 @@ pub fn read(memory: &impl Memory, layout: &Layout, addresses: &[u64]) -> Result<
     }
     let parts: Vec<_> = addresses.iter().map(|address| (*address, size as usize)).collect();
     let bytes = memory.read(&parts)?;
-    addresses.iter().zip(bytes.chunks_exact(size as usize)).map(|(at, bytes)| decode(layout, *at, bytes)).collect()
+    addresses
+        .iter()
+        .zip(bytes.chunks_exact(size as usize))
+        .map(|(at, bytes)| decode(layout, *at, bytes))
+        .collect()
 }
 
 pub fn decode(layout: &Layout, address: u64, bytes: &[u8]) -> Result<Raw, GoError> {

@@ -46,10 +46,16 @@ fn size_of_frame(code: &[u8], pc: u64) -> Option<u64> {
             }
             Mnemonic::Add | Mnemonic::Sub if to_sp => {
                 let amount = instruction.try_immediate(1).ok()?;
-                added = Some(if instruction.mnemonic() == Mnemonic::Sub { amount.wrapping_neg() } else { amount });
+                added = Some(if instruction.mnemonic() == Mnemonic::Sub {
+                    amount.wrapping_neg()
+                } else {
+                    amount
+                });
             }
             // From Go 1.21: add rsp, N; pop rbp; ret
-            Mnemonic::Pop if instruction.code() == Code::Pop_r64 && instruction.op0_register() == Register::RBP => {
+            Mnemonic::Pop
+                if instruction.code() == Code::Pop_r64 && instruction.op0_register() == Register::RBP =>
+            {
                 restored = added.or(Some(0));
             }
             Mnemonic::Ret => return restored.filter(|size| *size < 1 << 16 && size.is_multiple_of(8)),

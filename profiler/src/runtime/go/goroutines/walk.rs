@@ -75,7 +75,10 @@ impl Chain {
     fn follow(&mut self, raw: &Raw, base: u64, bytes: &[u8]) {
         while self.frame != 0 {
             let high = raw.stack.1;
-            if self.frame < self.extent.1 || !self.frame.is_multiple_of(8) || self.frame > high.saturating_sub(16) {
+            if self.frame < self.extent.1
+                || !self.frame.is_multiple_of(8)
+                || self.frame > high.saturating_sub(16)
+            {
                 self.stop("a frame isn't in its stack");
                 return;
             }
@@ -182,7 +185,8 @@ fn unchanged(
     let results = raws.iter().zip(later).zip(chains).zip(again).map(|(((raw, later), chain), bytes)| {
         let first = chain.walked.stack.first().copied();
         let same = bytes.is_some_and(|bytes| {
-            let mut second = Chain { frame: 0, walked: Walked::default(), extent: (chain.extent.0, chain.extent.0) };
+            let mut second =
+                Chain { frame: 0, walked: Walked::default(), extent: (chain.extent.0, chain.extent.0) };
             second.walked.stack.extend(first);
             second.frame = if bytes.is_empty() { 0 } else { chain.walked_from(raw, memory) };
             second.follow(raw, chain.extent.0, &bytes);
