@@ -240,9 +240,9 @@ fn serve(
         context: context(config),
         waits: waits_for(config).is_some(),
         pictures: Arc::new(move |moment| keeper.nearest(moment)),
-        ask_go: Arc::new(|process, question| match question {
-            GoQuestion::Heap => ask::heap_profile(process),
-            GoQuestion::Goroutines => ask::goroutine_profile(process),
+        ask_go: Arc::new(|target, process, question| match question {
+            GoQuestion::Heap => ask::heap_profile(target, process),
+            GoQuestion::Goroutines => ask::goroutine_profile(target, process),
         }),
     };
     let router = server::router(state);

@@ -52,7 +52,7 @@ pub struct AppState {
     /// The picture of leaks that was taken nearest to a moment, among those that are kept. It is called on a thread that may
     /// wait for a disk.
     pub pictures: Pictures,
-    /// Asks a Go process for a profile; why not, in words. It is called on a thread that may wait.
+    /// Asks a Go process of a target of that name for a profile; why not, in words. It is called on a thread that may wait.
     pub ask_go: AskGo,
 }
 
@@ -66,7 +66,7 @@ pub enum GoQuestion {
 }
 
 /// See [`AppState::ask_go`].
-pub type AskGo = Arc<dyn Fn(&GoProcess, GoQuestion) -> Result<Vec<u8>, String> + Send + Sync>;
+pub type AskGo = Arc<dyn Fn(&str, &GoProcess, GoQuestion) -> Result<Vec<u8>, String> + Send + Sync>;
 
 /// See [`AppState::pictures`].
 pub type Pictures = Arc<dyn Fn(SystemTime) -> Option<Arc<Picture>> + Send + Sync>;

@@ -171,13 +171,13 @@ fn program<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
 }
 
 /// The process of a target that runs Go: none if the target runs something else, or isn't named.
-fn go_process(snapshot: &Snapshot, name: Option<&String>) -> Result<Option<GoProcess>, Refusal> {
+fn go_process(snapshot: &Snapshot, name: Option<&String>) -> Result<Option<(String, GoProcess)>, Refusal> {
     let Some(name) = name else { return Ok(None) };
     let target = snapshot.targets.iter().find(|target| *target.name == **name);
     let processes = target.and_then(|target| target.go.as_ref()).map(|go| go.programs.as_slice());
     match processes {
         None | Some([]) => Ok(None),
-        Some([process]) => Ok(Some(process.clone())),
+        Some([process]) => Ok(Some((name.clone(), process.clone()))),
         Some(several) => Err(refusal(
             StatusCode::BAD_REQUEST,
             &format!("{} processes of this target run Go: observe the one that is meant by --pid", several.len()),
@@ -185,9 +185,14 @@ fn go_process(snapshot: &Snapshot, name: Option<&String>) -> Result<Option<GoPro
     }
 }
 
-async fn ask_go(shared: &Shared, process: GoProcess, question: GoQuestion, name: &'static str) -> Response {
+async fn ask_go(
+    shared: &Shared,
+    (target, process): (String, GoProcess),
+    question: GoQuestion,
+    name: &'static str,
+) -> Response {
     let ask = Arc::clone(&shared.app.ask_go);
-    aside(move || match ask(&process, question) {
+    aside(move || match ask(&target, &process, question) {
         Ok(bytes) => profile(name, bytes),
         Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, &why),
     })

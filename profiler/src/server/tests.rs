@@ -60,7 +60,14 @@ async fn serve(latest: watch::Receiver<Arc<Snapshot>>) -> SocketAddr {
     // One older picture is kept, of an hour before.
     let kept = |moment| (moment < picture::at(picture::TAKEN_AT)).then(|| Arc::new(picture::realistic()));
     let context = Context { max_series: 100_000, ..CONTEXT };
-    let state = AppState { latest, ask: Arc::new(|| ()), context, waits: false, pictures: Arc::new(kept) };
+    let state = AppState {
+        latest,
+        ask: Arc::new(|| ()),
+        context,
+        waits: false,
+        pictures: Arc::new(kept),
+        ask_go: Arc::new(|_, _, _| Err("not here".to_owned())),
+    };
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router(state)).await });

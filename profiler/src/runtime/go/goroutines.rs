@@ -1,40 +1,34 @@
-//! Goroutines and their stacks (Go's src/runtime/runtime2.go, `g`; src/runtime/traceback.go).
+//! Goroutines and their stacks (Go's src/runtime/runtime2.go, traceback.go).
 //!
-//! A goroutine that doesn't run has its registers in its `g`; its callers are found by frame pointers within its stack, as Go
-//! keeps them on amd64 and arm64. One that goes on while it is read is read again.
+//! A goroutine that doesn't run has its place saved, and Go's functions keep frame pointers: the stack is the chain of them.
+//! The target runs on meanwhile. So everything is read twice, and what isn't the same both times is read again.
+
+mod raw;
+mod syscall;
+mod walk;
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{GoError, attach::Bias};
+use super::GoError;
 use crate::{
-    binary::go::{Layout, Places},
-    runtime::{Memory, u32_at, u64_at},
+    binary::go::Places,
+    runtime::{Memory, u64_at},
 };
 
-/// Goroutines that are read at most, dead ones included: the runtime never forgets one.
-const MOST: u64 = 1_000_000;
-/// Goroutines that are read together.
-const BATCH: usize = 1024;
-/// Frames of one stack.
-const DEPTH: usize = 128;
-/// Bytes of one stack that are read, from the innermost frame on.
-const STACK_BYTES: u64 = 64 << 10;
-/// Bytes of all stacks that are read together.
-const BATCH_BYTES: u64 = 8 << 20;
-/// How often a goroutine is read again that goes on meanwhile.
-const TRIES: u32 = 4;
-/// The mark of a stack that is being scanned (`_Gscan`).
-const SCAN: u32 = 0x1000;
-/// The size of a slice's header that is needed: address and length.
-const SLICE: usize = 16;
+use raw::{Raw, Status};
 
-const IDLE: u32 = 0;
-const RUNNING: u32 = 2;
-const SYSCALL: u32 = 3;
-const WAITING: u32 = 4;
-const DEAD: u32 = 6;
-/// From Go 1.26: an extra thread's goroutine that isn't in use.
-const DEAD_EXTRA: u32 = 11;
+/// Goroutines that are read.
+const MOST: u64 = 1_000_000;
+/// Parts that are read at once.
+const PARTS: usize = 1024;
+/// Frames of all stacks together: 128 MiB.
+const MOST_FRAMES: usize = 16 << 20;
+/// How often a goroutine is read that changes meanwhile.
+const TRIES: u32 = 4;
+/// Threads that are sampled at once.
+pub const MOST_THREADS: usize = 64;
 
 /// A goroutine at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -43,14 +37,13 @@ pub struct Goroutine {
     pub id: u64,
     /// `running`, `runnable`, `syscall`, `waiting`, ... as a panic prints it; for those that wait, what for: `chan receive`.
     pub state: String,
-    /// Since when it waits, in nanoseconds of the runtime's clock (`CLOCK_MONOTONIC`); zero: not known, the garbage collector
-    /// notes it.
+    /// Since when it waits, in nanoseconds of the runtime's clock; zero: not known (the garbage collector notes it).
     pub waiting_since_ns: u64,
-    /// The thread that it runs on or waits in the kernel with.
+    /// The thread that it is locked to or runs on, if any.
     pub thread: Option<u32>,
-    /// Whether it is on a CPU, or about to be: its stack isn't in its `g`.
-    pub running: bool,
-    /// Whether it is the runtime's own; see [`read`].
+    /// Whether it is locked to that thread (`runtime.LockOSThread`); nothing: not known.
+    pub locked: Option<bool>,
+    /// Whether it is the runtime's own.
     pub system: bool,
     /// Addresses in the process, innermost first: of callers, what the call returns to.
     pub stack: Vec<u64>,
@@ -75,106 +68,33 @@ pub struct Goroutines {
     pub left_out: u64,
 }
 
-/// What is in a `g`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Raw {
-    address: u64,
-    status: u32,
-    id: u64,
-    wait_reason: u8,
-    wait_since: u64,
-    go_pc: u64,
-    parent: Option<u64>,
-    start: u64,
-    thread: u64,
-    low: u64,
-    high: u64,
-    registers: Registers,
+/// What a thread was doing at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadSample {
+    /// Its stack pointer.
+    pub sp: u64,
+    /// Where it was, and what its callers return to.
+    pub stack: Vec<u64>,
 }
 
-/// Where it left off: program counter, stack pointer, frame pointer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Registers {
-    pc: u64,
-    sp: u64,
-    bp: u64,
+/// What the caller knows of the process.
+pub struct Options<'a> {
+    /// Whether the function at an address of the process is called `runtime.` something.
+    pub is_runtime: &'a dyn Fn(u64) -> bool,
+    /// What threads are doing, by their ids, as far as it could be seen. At most [`MOST_THREADS`] are asked for.
+    pub sample: &'a dyn Fn(&[u32]) -> BTreeMap<u32, ThreadSample>,
 }
 
-impl Raw {
-    fn of(layout: &Layout, address: u64, bytes: &[u8]) -> Self {
-        let g = &layout.g;
-        let word = |offset: u64| u64_at(bytes, usize_of(offset));
-        let status = u32_at(bytes, usize_of(g.status)) & !SCAN;
-        let registers = if status == SYSCALL {
-            // Before Go 1.23 the frame pointer of a system call isn't kept apart; it is below the stack pointer's frame then.
-            let bp = g.syscall_bp.map_or(0, word);
-            Registers { pc: word(g.syscall_pc), sp: word(g.syscall_sp), bp }
-        } else {
-            Registers { pc: word(g.sched_pc), sp: word(g.sched_sp), bp: word(g.sched_bp) }
-        };
-        Self {
-            address,
-            status,
-            id: word(g.goid),
-            wait_reason: bytes.get(usize_of(g.wait_reason)).copied().unwrap_or(0),
-            wait_since: word(g.wait_since),
-            go_pc: word(g.go_pc),
-            parent: g.parent_goid.map(word),
-            start: word(g.start_pc),
-            thread: word(g.m),
-            low: word(g.stack_lo),
-            high: word(g.stack_hi),
-            registers,
-        }
-    }
-
-    const fn is_shown(&self) -> bool {
-        !matches!(self.status, IDLE | DEAD | DEAD_EXTRA)
-    }
-
-    /// What of its stack is to be read; nothing if it runs, or its stack pointer isn't within its stack.
-    fn stack(&self) -> Option<(u64, usize)> {
-        let sp = self.registers.sp;
-        let inside = self.status != RUNNING && self.low < sp && sp < self.high && sp.is_multiple_of(8);
-        inside.then(|| (sp, usize_of((self.high - sp).min(STACK_BYTES))))
-    }
-
-    /// What must not have changed for its stack to be its own.
-    fn stands_still(&self, later: &Self) -> bool {
-        (self.status, self.id, self.registers, self.low) == (later.status, later.id, later.registers, later.low)
-    }
-
-    fn state(&self, layout: &Layout) -> String {
-        let reason = || layout.wait_reasons.get(usize::from(self.wait_reason)).filter(|reason| !reason.is_empty());
-        match self.status {
-            1 => "runnable",
-            RUNNING => "running",
-            SYSCALL => "syscall",
-            WAITING => return reason().map_or_else(|| "waiting".to_owned(), Clone::clone),
-            8 => "copystack",
-            9 => "preempted",
-            10 => return reason().map_or_else(|| "leaked".to_owned(), |reason| format!("{reason} (leaked)")),
-            _ => "???",
-        }
-        .to_owned()
-    }
-}
-
-/// What `usize` and `u64` have in common here: lengths that are bounded.
-fn usize_of(length: u64) -> usize {
-    usize::try_from(length).unwrap_or(usize::MAX)
-}
-
-/// Reads all goroutines with their stacks. Which of them are the runtime's own is told by the names of where they began: that is
-/// left to others.
+/// Reads all goroutines. `bias` is what is added to the file's addresses.
 ///
 /// # Errors
 ///
-/// If memory can't be read, or what it holds can't be a list of goroutines.
+/// If memory can't be read, or what it holds contradicts itself.
 pub fn read(
     memory: &impl Memory,
     places: &Places,
-    bias: Bias,
+    bias: u64,
+    options: &Options<'_>,
 ) -> Result<Goroutines, GoError> {
     let globals = &places.globals;
     // The length first: the runtime changes it last, so the list is never older than it.
@@ -194,165 +114,120 @@ pub fn read(
         if let Some(wrong) = addresses.iter().find(|address| **address == 0 || !address.is_multiple_of(8)) {
             return Err(GoError::Contradiction(format!("a goroutine lies at {wrong:#x}")));
         }
+        reader.batch(addresses)?;
+        done += now;
     }
-    goroutines.list.sort_by_key(|goroutine| goroutine.id);
-    Ok(goroutines)
+    reader.running_ones()?;
+    let mut out = reader.out;
+    out.list.sort_by_key(|goroutine| goroutine.id);
+    Ok(out)
 }
 
-/// The addresses of all `g`, and how many more there are than are read.
-fn list(memory: &impl Memory, places: &Places, bias: Bias) -> Result<(Vec<u64>, u64), GoError> {
-    let header = memory.read(&[(bias.live(places.globals.allgs), SLICE), (bias.live(places.globals.allglen), 8)])?;
-    // The slice may have grown since the length was published, never the other way.
-    let (start, length) = (u64_at(&header, 0), u64_at(&header, SLICE).min(u64_at(&header, 8)));
-    let wanted = length.min(MOST);
-    let mut addresses = Vec::new();
-    let mut done = 0;
-    while done < wanted {
-        let count = (wanted - done).min(64 << 10);
-        let bytes = memory.read(&[(start.wrapping_add(done * 8), usize_of(count * 8))])?;
-        addresses.extend((0..usize_of(count)).map(|number| u64_at(&bytes, number * 8)));
-        done += count;
-    }
-    if addresses.iter().any(|address| *address == 0 || !address.is_multiple_of(8)) {
-        return Err(GoError::Contradiction("its list of goroutines holds what is no address".to_owned()));
-    }
-    Ok((addresses, length - wanted))
+struct Reader<'a, M> {
+    memory: &'a M,
+    places: &'a Places,
+    bias: u64,
+    options: &'a Options<'a>,
+    /// Frames that are kept so far.
+    frames: usize,
+    out: Goroutines,
+    /// Those that run: their place in the list, and what was read of them.
+    running: Vec<(usize, Raw)>,
 }
 
-fn read_raws(memory: &impl Memory, layout: &Layout, addresses: &[u64]) -> Result<Vec<Raw>, GoError> {
-    let size = usize_of(layout.g.size);
-    let parts: Vec<_> = addresses.iter().map(|address| (*address, size)).collect();
-    let bytes = memory.read(&parts)?;
-    let each = addresses.iter().zip(bytes.chunks_exact(size.max(1)));
-    Ok(each.map(|(address, bytes)| Raw::of(layout, *address, bytes)).collect())
-}
-
-/// The ids of the threads that the goroutines have, by the address of their `m`.
-fn threads(memory: &impl Memory, layout: &Layout, raws: &[Raw]) -> Result<Vec<(u64, u32)>, GoError> {
-    let mut addresses: Vec<u64> = raws.iter().map(|raw| raw.thread).filter(|address| *address != 0).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let parts: Vec<_> = addresses.iter().map(|address| (address.wrapping_add(layout.m.procid), 8)).collect();
-    let bytes = memory.read(&parts)?;
-    let id = |number: usize| u32::try_from(u64_at(&bytes, number * 8)).unwrap_or(0);
-    Ok(addresses.into_iter().enumerate().map(|(number, address)| (address, id(number))).collect())
-}
-
-/// A stack's addresses, or why there are none.
-type Walked = Result<Vec<u64>, &'static str>;
-
-/// The goroutines' stacks, and how many never stood still.
-fn stacks(memory: &impl Memory, layout: &Layout, raws: Vec<Raw>) -> Result<(Vec<(Raw, Walked)>, u64), GoError> {
-    let mut done = Vec::with_capacity(raws.len());
-    let mut rest = raws;
-    for _ in 0..TRIES {
-        let mut moved = Vec::new();
-        while !rest.is_empty() {
-            // As many as there is room for, one at least.
-            let mut bytes = 0;
-            let fits = |raw: &Raw| {
-                bytes += raw.stack().map_or(0, |(_, length)| length as u64);
-                bytes <= BATCH_BYTES
-            };
-            let count = rest.iter().map(fits).take_while(|fits| *fits).count().max(1);
-            let batch: Vec<Raw> = rest.drain(..count).collect();
-            let walked = walk_all(memory, &batch);
-            let addresses: Vec<u64> = batch.iter().map(|raw| raw.address).collect();
-            let later = read_raws(memory, layout, &addresses)?;
-            for ((raw, walked), later) in batch.into_iter().zip(walked).zip(later) {
-                if raw.stands_still(&later) {
-                    done.push((raw, walked));
-                } else if later.is_shown() {
-                    moved.push(later);
+impl<M: Memory> Reader<'_, M> {
+    /// Reads goroutines of some addresses, those that change more than once.
+    fn batch(&mut self, mut addresses: Vec<u64>) -> Result<(), GoError> {
+        for attempt in 1..=TRIES {
+            let raws = raw::read(self.memory, &self.places.layout, &addresses)?;
+            let raws: Vec<Raw> = raws.into_iter().filter(Raw::is_there).collect();
+            let stacks = walk::stacks(self.memory, &self.places.layout, &raws)?;
+            addresses.clear();
+            for (raw, stack) in raws.into_iter().zip(stacks) {
+                match stack {
+                    Ok(stack) => self.add(raw, stack),
+                    Err(walk::Changed) if attempt < TRIES => addresses.push(raw.address),
+                    Err(walk::Changed) => {
+                        self.out.torn += 1;
+                        self.add(raw, walk::Walked::without("it changed while it was read"));
+                    }
                 }
             }
-        }
-        rest = moved;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    let torn = rest.len() as u64;
-    done.extend(rest.into_iter().map(|raw| (raw, Err("it ran on while it was read, every time"))));
-    Ok((done, torn))
-}
-
-fn walk_all(memory: &impl Memory, raws: &[Raw]) -> Vec<Walked> {
-    let parts: Vec<_> = raws.iter().filter_map(Raw::stack).collect();
-    let Ok(bytes) = memory.read(&parts) else {
-        // One of them has been given back meanwhile: each alone then.
-        return raws.iter().map(|raw| walk_alone(memory, raw)).collect();
-    };
-    let mut rest = bytes.as_slice();
-    let each = raws.iter().map(|raw| match raw.stack() {
-        Some((_, length)) => {
-            let (own, others) = rest.split_at(length.min(rest.len()));
-            rest = others;
-            Ok(walk(raw, own))
-        }
-        None => without_stack(raw),
-    });
-    each.collect()
-}
-
-fn walk_alone(memory: &impl Memory, raw: &Raw) -> Walked {
-    let Some(part) = raw.stack() else { return without_stack(raw) };
-    let bytes = memory.read(&[part]).map_err(|_| "its stack can't be read")?;
-    Ok(walk(raw, &bytes))
-}
-
-const fn without_stack(raw: &Raw) -> Walked {
-    match raw.status {
-        RUNNING => Err("it runs, and its registers are in a CPU"),
-        _ => Err("its stack pointer isn't within its stack"),
-    }
-}
-
-/// By frame pointers: each points to the caller's, and behind it is what the call returns to. They only go outwards.
-fn walk(raw: &Raw, stack: &[u8]) -> Vec<u64> {
-    let Registers { pc, sp, bp } = raw.registers;
-    let mut addresses = vec![pc];
-    let mut frame = bp;
-    while addresses.len() < DEPTH {
-        let Some(at) = frame.checked_sub(sp).map(usize_of) else { break };
-        if frame.is_multiple_of(8) && at.checked_add(SLICE).is_some_and(|end| end <= stack.len()) {
-            let (next, returns_to) = (u64_at(stack, at), u64_at(stack, at + 8));
-            if returns_to == 0 {
+            if addresses.is_empty() {
                 break;
             }
-            addresses.push(returns_to);
-            if next <= frame {
-                break;
-            }
-            frame = next;
-        } else {
-            break;
         }
+        Ok(())
     }
-    addresses
-}
 
-fn told(layout: &Layout, raw: &Raw, stack: Walked, thread: Option<u32>) -> Goroutine {
-    let (stack, trouble) = match stack {
-        Ok(stack) if raw.status == SYSCALL && layout.g.syscall_bp.is_none() => {
-            (stack, Some("Go keeps no frame pointer of system calls before 1.23: its callers aren't known".to_owned()))
+    fn add(&mut self, raw: Raw, mut walked: walk::Walked) {
+        if self.frames + walked.stack.len() > MOST_FRAMES {
+            walked = walk::Walked::without("there are too many frames in all");
         }
-        Ok(stack) => (stack, None),
-        Err(why) => (Vec::new(), Some(why.to_owned())),
-    };
-    let waits = raw.status == WAITING || raw.status == SYSCALL;
-    Goroutine {
-        id: raw.id,
-        state: raw.state(layout),
-        waiting_since_ns: if waits { raw.wait_since } else { 0 },
-        thread,
-        running: raw.status == RUNNING,
-        system: false,
-        stack,
-        // What a call of the scheduler or of the kernel returns to, as all others.
-        first_is_exact: false,
-        trouble,
-        created_by: (raw.go_pc != 0).then_some((raw.go_pc, raw.parent)),
-        start: raw.start,
+        self.frames += walked.stack.len();
+        if raw.status == Status::Running {
+            self.running.push((self.out.list.len(), raw));
+        }
+        let user = self.places.user_starts.contains(&raw.start.wrapping_sub(self.bias));
+        self.out.list.push(Goroutine {
+            id: raw.id,
+            state: raw.state(&self.places.layout),
+            waiting_since_ns: raw.waiting_since(),
+            thread: None,
+            locked: raw.locked.map(|thread| thread != 0),
+            system: !user && (self.options.is_runtime)(raw.start),
+            stack: walked.stack,
+            first_is_exact: walked.first_is_exact,
+            trouble: walked.trouble,
+            created_by: (raw.go_pc != 0).then_some((raw.go_pc, raw.parent)),
+            start: raw.start,
+        });
+    }
+
+    /// Stacks of those that run, by one sample of their threads. It is taken for a goroutine's if its thread ran that goroutine
+    /// before and after, and if the stack pointer was in its stack.
+    fn running_ones(&mut self) -> Result<(), GoError> {
+        let running = std::mem::take(&mut self.running);
+        let before = self.threads(&running)?;
+        let mut wanted: Vec<u32> = before.iter().flatten().copied().collect();
+        wanted.truncate(MOST_THREADS);
+        let samples = if wanted.is_empty() { BTreeMap::new() } else { (self.options.sample)(&wanted) };
+        let after = self.threads(&running)?;
+        for (((place, raw), before), after) in running.iter().zip(before).zip(after) {
+            let Some(goroutine) = self.out.list.get_mut(*place) else { continue };
+            goroutine.thread = before;
+            let sample = before.filter(|_| before == after).and_then(|thread| samples.get(&thread));
+            match sample {
+                Some(sample) if raw.has_in_stack(sample.sp) => {
+                    goroutine.stack = sample.stack.iter().copied().take(crate::stack::MAX_FRAMES).collect();
+                    goroutine.first_is_exact = true;
+                    goroutine.trouble = None;
+                }
+                Some(_) => goroutine.trouble = Some("it was in the runtime, on another stack".to_owned()),
+                None => goroutine.trouble = Some("it was running, and there is no sample of it".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The threads that run these goroutines, as far as they still do.
+    fn threads(&self, running: &[(usize, Raw)]) -> Result<Vec<Option<u32>>, GoError> {
+        let m = &self.places.layout.m;
+        let mut threads = Vec::with_capacity(running.len());
+        for (_, raw) in running {
+            if raw.m == 0 {
+                threads.push(None);
+                continue;
+            }
+            let parts = [(raw.m.wrapping_add(m.curg), 8), (raw.m.wrapping_add(m.procid), 8)];
+            // Threads' structures are freed: that one isn't there is no failure of all.
+            let Ok(bytes) = self.memory.read(&parts) else {
+                threads.push(None);
+                continue;
+            };
+            let thread = u32::try_from(u64_at(&bytes, 8)).ok().filter(|thread| *thread > 0);
+            threads.push(thread.filter(|_| u64_at(&bytes, 0) == raw.address));
+        }
+        Ok(threads)
     }
 }
