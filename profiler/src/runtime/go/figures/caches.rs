@@ -95,7 +95,7 @@ impl<M: Memory> GoRuntime<M> {
             }
             before = after;
         }
-        Err(Doubt::Torn("its caches change all the time".into()).into())
+        Err(Miss::Moving)
     }
 
     /// Where each processor has its cache. That is also how the processors' own fields are checked, which no sum does: no cache

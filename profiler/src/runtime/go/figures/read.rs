@@ -60,6 +60,8 @@ pub struct Processors {
 pub(super) enum Miss {
     /// It is worth another try at once: addresses were out of date, and are learned anew.
     Stale,
+    /// The caches change faster than they can be read: that says nothing against the table.
+    Moving,
     Doubt(Doubt),
     Fatal(GoError),
 }
@@ -95,24 +97,21 @@ impl<M: Memory> GoRuntime<M> {
         let mut rest = REST;
         loop {
             self.cost.tries = self.cost.tries.saturating_add(1);
-            let doubt = match self.attempt(view) {
+            let doubt: Option<String> = match self.attempt(view) {
                 Ok(figures) => {
                     self.doubted = 0;
                     return Ok(figures);
                 }
                 Err(Miss::Fatal(error)) => return Err(error),
                 Err(Miss::Doubt(Doubt::Wrong(why))) => return Err(GoError::Contradiction(why)),
-                Err(Miss::Doubt(Doubt::Torn(why))) => why,
-                Err(Miss::Stale) => "its processors change".to_owned(),
+                Err(Miss::Doubt(Doubt::Torn(why))) => Some(why),
+                Err(Miss::Stale | Miss::Moving) => None,
             };
             if Instant::now() >= end {
+                let restless = GoError::Restless(self.cost.tries);
+                let Some(why) = doubt else { return Err(restless) };
                 self.doubted = self.doubted.saturating_add(1);
-                let hopeless = self.doubted >= CHANCES;
-                return Err(if hopeless {
-                    GoError::Contradiction(doubt)
-                } else {
-                    GoError::Restless(self.cost.tries)
-                });
+                return Err(if self.doubted >= CHANCES { GoError::Contradiction(why) } else { restless });
             }
             // With caches each try has many rounds of its own.
             if self.cost.tries >= AT_ONCE || view == View::MemStats {
