@@ -103,6 +103,9 @@ pub enum Source {
 }
 
 impl Source {
+    /// Every source; of two that would do, the one that comes first.
+    pub const ALL: [Self; 3] = [Self::Allocator, Self::Runtime, Self::Growth];
+
     /// The word for it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -111,5 +111,8 @@ pub(super) fn growing(how_long: &str, may_be_load: bool, until: &str) -> String 
 
 /// Why it is steady.
 pub(super) fn steady(most: f64) -> String {
-    format!("no more of it lives after each garbage collection; if anything, it grows by less than {}", rate(most))
+    format!(
+        "no more of it lives after each garbage collection; if anything, it grows by less than {}",
+        rate(most)
+    )
 }

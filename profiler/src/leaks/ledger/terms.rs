@@ -75,8 +75,6 @@ pub struct NewSample {
 pub struct Told {
     /// Names the record within its process: it is the same in every reading.
     pub record: u64,
-    /// Who called.
-    pub site: SiteIndex,
     /// Bytes of one object.
     pub size: u64,
     /// What one sampled object stands for; as long as the rate stays the same, so does this.

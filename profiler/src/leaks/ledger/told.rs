@@ -6,9 +6,9 @@
 //! the others at most `L(i)` can. The stack has from reading `i` on what `L(now)` exceeds the least `L` since then by: the
 //! bound for that later reading, which is one for `i` as well.)
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map::Entry};
 
-use super::{Ledger, OTHER, Placed, Site, Sum, Told};
+use super::{Ledger, OTHER, Placed, Site, SiteIndex, Sum, Told};
 use crate::leaks::{Stay, windows::Grid};
 
 /// Batches of one record's stack; when there are more, those of the same window become one.
@@ -165,39 +165,56 @@ impl Ledger {
         first
     }
 
-    /// Whether a record says anything that is not on the books.
-    pub fn is_news(&self, record: u64, allocs: u64, frees: u64) -> bool {
-        let Some(reading) = &self.profiles.reading else { return false };
-        let known = self.profiles.records.get(&(reading.pid, record));
-        known.map_or(allocs > 0, |known| allocs > known.allocs || frees.min(allocs) > known.frees)
+    /// Whether a record of the reading that has begun says anything that is to be booked with [`Self::tell`].
+    pub fn is_news(&mut self, told: &Told) -> bool {
+        let Some(reading) = self.profiles.reading else { return false };
+        let frees = told.frees.min(told.allocs);
+        let known = self.profiles.records.get(&(reading.pid, told.record));
+        let news = known.map_or(told.allocs > 0, |known| told.allocs > known.allocs || frees > known.frees);
+        if news && reading.before && told.allocs == frees && known.is_none_or(|known| known.live() == 0) {
+            // What has come and gone before needs no site.
+            let Some(record) = self.record(told) else { return false };
+            record.allocs = record.allocs.max(told.allocs);
+            record.frees = record.allocs;
+            return false;
+        }
+        news
     }
 
-    /// A record of the reading that has begun. Counts that have gone back (before the first collection, the runtime tells
-    /// of more than after it) are not believed: the highest ones stand.
-    pub fn tell(&mut self, told: Told) -> Placed {
-        let Some(reading) = self.profiles.reading else { return Placed::Refused };
-        let key = (reading.pid, told.record);
-        if !self.profiles.records.contains_key(&key) {
-            if self.profiles.records.len() >= self.limits.records {
+    /// The record of that name; `None` if it is new and there is no place for it.
+    fn record(&mut self, told: &Told) -> Option<&mut Record> {
+        let pid = self.profiles.reading?.pid;
+        let full = self.profiles.records.len() >= self.limits.records;
+        match self.profiles.records.entry((pid, told.record)) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(_) if full => {
                 self.counts.refused += 1;
-                return Placed::Refused;
+                None
             }
-            let new = Record {
+            Entry::Vacant(vacant) => Some(vacant.insert(Record {
                 slot: OTHER,
                 size: told.size,
                 weight: told.weight,
                 allocs: 0,
                 frees: 0,
                 stack: Vec::new(),
-            };
-            self.profiles.records.insert(key, new);
+            })),
         }
+    }
+
+    /// A record of the reading that has begun. Counts that have gone back (before the first collection, the runtime tells
+    /// of more than after it) are not believed: the highest ones stand.
+    pub fn tell(&mut self, told: &Told, site: SiteIndex) -> Placed {
+        let Some(reading) = self.profiles.reading else { return Placed::Refused };
+        let key = (reading.pid, told.record);
+        let Some(record) = self.record(told) else { return Placed::Refused };
+        // What lives at a place can only be freed there.
+        let bound = (record.live() > 0).then_some(record.slot);
         let shift = self.advance(reading.to_ns);
-        let (slot, placed) = match self.profiles.records.get(&key).filter(|record| record.live() > 0) {
-            // What lives there can only be freed there.
-            Some(record) if record.slot == OTHER => (OTHER, Placed::Other),
-            Some(record) => (record.slot, Placed::Site(None)),
-            None => self.place(told.site),
+        let (slot, placed) = match bound {
+            Some(OTHER) => (OTHER, Placed::Other),
+            Some(slot) => (slot, Placed::Site(None)),
+            None => self.place(site),
         };
         let Some(record) = self.profiles.records.get_mut(&key) else { return placed };
         record.slot = slot;

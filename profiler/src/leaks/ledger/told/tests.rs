@@ -11,15 +11,16 @@ use crate::leaks::Sum;
 const SECOND: u64 = 1_000_000_000;
 
 fn told(record: u64, allocs: u64, frees: u64) -> Told {
-    Told { record, site: SiteIndex(7), size: 64, weight: 8192.0, allocs, frees }
+    Told { record, size: 64, weight: 8192.0, allocs, frees }
 }
 
 /// One reading, with these counts of records, at a second.
 fn read(ledger: &mut Ledger, pid: u32, second: u64, counts: &[(u64, u64)]) {
     ledger.begin_reading(pid, 524_288, second * SECOND);
     for (record, (allocs, frees)) in counts.iter().enumerate() {
-        if ledger.is_news(record as u64, *allocs, *frees) {
-            ledger.tell(told(record as u64, *allocs, *frees));
+        let told = told(record as u64, *allocs, *frees);
+        if ledger.is_news(&told) {
+            ledger.tell(&told, SiteIndex(7));
         }
     }
     ledger.end_reading();
@@ -41,7 +42,10 @@ fn what_was_there_before_lives_and_is_not_new() {
     assert!(figures.survival.is_empty() && figures.ages.oldest.is_zero(), "nobody knows ages");
     let evidence = ledger.evidence(SiteIndex(7), 35 * SECOND).unwrap();
     assert!(evidence.collected && evidence.live.is_empty());
-    assert_eq!((evidence.windows[0].begin_ns, evidence.windows.last().unwrap().end_ns), (20 * SECOND, 30 * SECOND));
+    assert_eq!(
+        (evidence.windows[0].begin_ns, evidence.windows.last().unwrap().end_ns),
+        (20 * SECOND, 30 * SECOND)
+    );
     assert_eq!(evidence.stays.iter().map(|stay| stay.n).sum::<u64>(), 1, "7 live, 6 lived before");
     assert_eq!(evidence.windows.iter().map(|window| window.floor.n).min(), Some(6));
 }
@@ -49,7 +53,9 @@ fn what_was_there_before_lives_and_is_not_new() {
 #[test]
 fn counts_that_go_back_are_not_believed() {
     let mut ledger = Ledger::new(0, Limits::default());
-    for (second, counts) in [(1, (50, 0)), (2, (20, 5)), (3, (55, 60)), (4, (u64::MAX, u64::MAX)), (5, (3, 9))] {
+    for (second, counts) in
+        [(1, (50, 0)), (2, (20, 5)), (3, (55, 60)), (4, (u64::MAX, u64::MAX)), (5, (3, 9))]
+    {
         read(&mut ledger, 1, second, &[counts]);
     }
     let figures = ledger.figures(SiteIndex(7), 6 * SECOND).unwrap();
@@ -76,7 +82,7 @@ fn another_rate_begins_anew() {
     let mut ledger = Ledger::new(0, Limits::default());
     (1..5).for_each(|second| read(&mut ledger, 1, second, &[(second * 10, 0)]));
     assert!(ledger.begin_reading(1, 4096, 6 * SECOND), "the first one of this rate");
-    ledger.tell(Told { weight: 64.0, ..told(0, 60, 0) });
+    ledger.tell(&Told { weight: 64.0, ..told(0, 60, 0) }, SiteIndex(7));
     ledger.end_reading();
     let live = ledger.figures(SiteIndex(7), 6 * SECOND).unwrap().live_bytes.value;
     assert!((live - 60.0 * 64.0 * 64.0).abs() < 1.0, "{live}");
@@ -92,7 +98,7 @@ fn sites_without_a_place_are_summed_up_exactly() {
         ledger.begin_reading(1, 524_288, second * SECOND);
         for record in 0..100 {
             let (allocs, frees) = counts(record, second);
-            let placed = ledger.tell(Told { site: SiteIndex(record as u32), ..told(record, allocs, frees) });
+            let placed = ledger.tell(&told(record, allocs, frees), SiteIndex(record as u32));
             refused += u64::from(placed == Placed::Refused);
         }
         ledger.end_reading();

@@ -119,10 +119,16 @@ fn site(kind: Kind, chance: &mut Chance, watch: f64) -> Objects {
         }
         Kind::Cache(part, in_order) => {
             let fill = watch * part;
-            come(o, chance, (0.0, watch, rate), |_| rate, |c, at| match in_order {
-                true => fill,
-                false => (fill - at).max(0.0) + c.exponential(fill),
-            });
+            come(
+                o,
+                chance,
+                (0.0, watch, rate),
+                |_| rate,
+                |c, at| match in_order {
+                    true => fill,
+                    false => (fill - at).max(0.0) + c.exponential(fill),
+                },
+            );
         }
         Kind::FullCache => {
             let life = chance.between(watch / 10.0, 3.0 * watch).min(BEFORE);
@@ -186,15 +192,10 @@ fn watch(
             ledger.begin_reading(1, RATE as u64, ns(at));
             for (number, objects) in sites.iter().enumerate() {
                 let (allocs, frees) = objects.counts(as_of);
-                if ledger.is_news(number as u64, allocs, frees) {
-                    ledger.tell(Told {
-                        record: number as u64,
-                        site: SiteIndex(number as u32),
-                        size: objects.size,
-                        weight: 1.0 / chosen(objects.size),
-                        allocs,
-                        frees,
-                    });
+                let weight = 1.0 / chosen(objects.size);
+                let told = Told { record: number as u64, size: objects.size, weight, allocs, frees };
+                if ledger.is_news(&told) {
+                    ledger.tell(&told, SiteIndex(number as u32));
                 }
             }
             ledger.end_reading();
@@ -283,7 +284,7 @@ fn planted_leaks_are_found_with_their_rates_inside_the_intervals() {
         Kind::Leak(20e3, 20e3, 600.0),
     ];
     for (place, kind) in (1..).zip(kinds) {
-        let seen = play(kind, runs(20), |_| 8.0 * 3600.0, place * 1_000_003);
+        let seen = play(kind, runs(10), |_| 8.0 * 3600.0, place * 1_000_003);
         assert!(seen.last[0] * 100 >= 90 * seen.runs, "{kind:?}: {seen:?}");
         assert!(seen.covered * 100 >= 90 * seen.errors.len(), "{kind:?}: {seen:?}");
     }
@@ -304,7 +305,7 @@ fn programs_that_do_not_leak_are_not_accused() {
         Kind::Stack,
     ];
     for (place, kind) in (1..).zip(kinds) {
-        let seen = play(kind, runs(10), |chance| chance.between(600.0, 40_000.0), place * 100_003);
+        let seen = play(kind, runs(3), |chance| chance.between(600.0, 40_000.0), place * 100_003);
         assert_eq!(seen.ever, 0, "{kind:?}: {seen:?}");
     }
 }
@@ -312,8 +313,9 @@ fn programs_that_do_not_leak_are_not_accused() {
 #[test]
 fn intervals_of_what_lives_and_was_allocated_hold_what_they_promise() {
     let (mut live, mut allocated, mut all) = (0, 0, 0);
-    let inside = |estimate: Estimate, truth: f64| usize::from(estimate.low <= truth && truth <= estimate.high);
-    for run in 0..runs(300) {
+    let inside =
+        |estimate: Estimate, truth: f64| usize::from(estimate.low <= truth && truth <= estimate.high);
+    for run in 0..runs(150) {
         let mut chance = Chance(run * 104_729);
         // 3 to 300 samples live on average. Exact truth: all objects of a site that churns, of which few are chosen.
         let size = chance.between(64.0, 262_144.0) as u64;
@@ -347,5 +349,5 @@ fn intervals_of_what_lives_and_was_allocated_hold_what_they_promise() {
         allocated += usize::from(figures.allocated_bytes.low <= figures.allocated_bytes.high);
     }
     println!("live bytes inside {live} of {all}");
-    assert!(all > 100 && live * 100 >= 92 * all && allocated == all, "{live} of {all}");
+    assert!(all > 50 && live * 100 >= 92 * all && allocated == all, "{live} of {all}");
 }
