@@ -13,6 +13,7 @@ use super::{
     hunted::Hunted,
     names::{Names, is_made},
     pace::Share,
+    profiles::told_by_go,
     sites::{SiteNumber, Sites},
 };
 use crate::{
@@ -39,7 +40,7 @@ const PIDS: usize = 256;
 /// Points of a graph.
 const POINTS: usize = 64;
 /// Reasons for which samples, or what belongs to them, are lost.
-pub const LOSSES: [&str; 11] = [
+pub const LOSSES: [&str; 12] = [
     "cut_stacks",
     "failed_stacks",
     "refused_stacks",
@@ -51,6 +52,7 @@ pub const LOSSES: [&str; 11] = [
     "ends_not_seen",
     "other_source",
     "not_sampled_functions",
+    "records_left_out",
 ];
 
 /// The books of a target.
@@ -101,8 +103,10 @@ pub(super) struct Lost {
     pub left_out: u64,
     /// Samples of a program that was replaced meanwhile.
     pub late: u64,
-    /// Samples of processes whose source is another one than the target's.
+    /// Samples (or profiles) of processes whose source is another one than the target's.
     pub other_source: u64,
+    /// Records of a runtime's profile that weren't read, as there are too many: at most so many at a time.
+    pub records_left_out: u64,
 }
 
 /// What making a report needs.
@@ -303,6 +307,8 @@ impl Books {
                 .source
                 .as_ref()
                 .ok()
+                // A collector lets garbage grow beside what lives.
+                .filter(|source| **source != Source::Runtime)
                 .and_then(|_| estimate::explained(live_bytes, self.before.anon_bytes, anon_bytes)),
             judgement: whole,
             sites,
@@ -322,6 +328,7 @@ impl Books {
         let id = Arc::clone(tools.sites.id(number)?);
         let stack = tools.names.of((tools.worker, tools.files), &raw, &self.pids, tools.until);
         let source = *self.source.as_ref().ok()?;
+        let stack = if source == Source::Runtime { told_by_go(&stack) } else { stack };
         Some(SiteReport {
             id,
             stack,
@@ -364,6 +371,7 @@ impl Books {
             counts.gone,
             self.lost.other_source,
             self.not_sampled.len() as u64,
+            self.lost.records_left_out,
         ];
         LOSSES.into_iter().zip(told).map(|(reason, count)| (reason.to_owned(), count)).collect()
     }

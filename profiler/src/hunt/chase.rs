@@ -6,6 +6,7 @@ mod sources;
 
 use std::{
     collections::HashMap,
+    hash::RandomState,
     sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
@@ -32,7 +33,7 @@ use crate::{
         ledger::{NewSample, Placed, SiteIndex},
     },
     stack::{End, Place, RawStack},
-    worker::{Code, RawUnwound, Worker},
+    worker::{Code, RawFrame, RawUnwound, Worker},
 };
 
 /// Samples that are handled before orders and duties are looked at again.
@@ -55,10 +56,10 @@ pub(super) type OnDeath = Box<dyn Fn(&Arc<Picture>) + Send>;
 
 /// Everything that the thread has.
 pub(super) struct Chase {
-    pub(super) reader: SampleReader,
-    pub(super) live: LiveSamples,
+    pub(super) reader: Option<SampleReader>,
+    pub(super) live: Option<LiveSamples>,
     pub(super) live_pages: Option<LivePages>,
-    pub(super) control: SampleControl,
+    pub(super) control: Option<SampleControl>,
     pub(super) handle: Handle,
     pub(super) orders: Receiver<Order>,
     pub(super) own_calls: OwnCalls,
@@ -68,6 +69,8 @@ pub(super) struct Chase {
     pub(super) files: Files,
     pub(super) names: Names,
     pub(super) sites: Sites,
+    /// Names records of runtimes' profiles: nobody outside can make two alike.
+    pub(super) record_names: RandomState,
     /// By slot.
     pub(super) processes: HashMap<u32, Hunted>,
     pub(super) books: Vec<Books>,
@@ -98,15 +101,19 @@ impl Due {
 
 impl Chase {
     pub fn new(
-        (reader, live, live_pages, control): Rings,
+        rings: Option<Rings>,
         (handle, orders): (Handle, Receiver<Order>),
         own_calls: OwnCalls,
         settings: Settings,
         on_death: OnDeath,
     ) -> std::io::Result<Self> {
         let now = Instant::now();
+        let (reader, live, live_pages, control) = match rings {
+            Some((reader, live, pages, control)) => (Some(reader), Some(live), pages, Some(control)),
+            None => (None, None, None, None),
+        };
         Ok(Self {
-            waiting: Waiting::new(&reader, &*handle.wake)?,
+            waiting: Waiting::new(reader.as_ref(), &*handle.wake)?,
             reader,
             live,
             live_pages,
@@ -119,6 +126,7 @@ impl Chase {
             files: Files::default(),
             names: Names::default(),
             sites: Sites::default(),
+            record_names: RandomState::new(),
             processes: HashMap::new(),
             books: Vec::new(),
             spaces: 0,
@@ -161,6 +169,7 @@ impl Chase {
                 Order::Source(slot, source, not_sampled) => {
                     self.change_source(slot, source, &not_sampled);
                 }
+                Order::Profile(slot, epoch, profile, at_ns) => self.profile(slot, epoch, &profile, at_ns),
                 Order::End(slot, death) => {
                     // What it did last has been told before.
                     self.take_samples(usize::MAX);
@@ -243,7 +252,9 @@ impl Chase {
     /// Reads what is in the ring, and no more than so much.
     pub(super) fn take_samples(&mut self, most: usize) {
         for _ in 0..most {
-            let Some(sample) = self.reader.next() else { return self.waiting.read(true) };
+            let Some(sample) = self.reader.as_mut().and_then(SampleReader::next) else {
+                return self.waiting.read(true);
+            };
             match sample {
                 Sample::Allocated(header, stack) => self.allocated(&header, &stack),
                 Sample::Page(header, stack) => self.page(&header, &stack),
@@ -261,7 +272,7 @@ impl Chase {
         self.waiting.read(false);
     }
 
-    fn books_of(&mut self, slot: u32) -> Option<&mut Books> {
+    pub(super) fn books_of(&mut self, slot: u32) -> Option<&mut Books> {
         let group = &self.processes.get(&slot)?.subject.group;
         self.books.iter_mut().find(|books| books.name == *group)
     }
@@ -303,9 +314,7 @@ impl Chase {
         }
         if !known || !self.book(header, stack, Source::Allocator) {
             // Nobody is to be told of its end.
-            if let Err(error) = self.live.remove(&key, header.id) {
-                tracing::debug!("{error}");
-            }
+            self.forget_block(&key, header.id);
         }
     }
 
@@ -337,20 +346,9 @@ impl Chase {
             End::LeftOut => books.lost.left_out += 1,
             End::Cut | End::TooDeep | End::Lost => books.lost.cut_stacks += 1,
         }
-        let place = |frame: &crate::worker::RawFrame| {
-            let build = match frame.code {
-                Code::File(key) => self.worker.build(key).cloned().unwrap_or_else(|| "[unknown]".into()),
-                unnamed => unnamed.unnamed().unwrap_or("[unknown]").into(),
-            };
-            Place { build, offset: frame.offset }
-        };
-        let raw = RawStack { places: unwound.frames.iter().map(place).collect(), end: unwound.end };
-        let number = self.sites.number(&raw).or_else(|| {
-            books.lost.refused_stacks += 1;
-            // What has no place any more is one site: the stack that nobody knows.
-            self.sites.number(&RawStack { places: Vec::new(), end: End::Failed })
-        });
-        let Some(number) = number else { return false };
+        let places = unwound.frames.iter().map(|frame| place(&self.worker, frame)).collect();
+        let raw = RawStack { places, end: unwound.end };
+        let Some(number) = number(&mut self.sites, books, &raw) else { return false };
         let site = SiteIndex(number.0);
         let held = books.ledger.holds(site);
         let placed = books.ledger.allocated(NewSample {
@@ -363,16 +361,7 @@ impl Chase {
             threshold: header.threshold,
             at_ns: header.at_ns,
         });
-        if let Placed::Site(forgotten) = placed {
-            if !held {
-                self.sites.hold(number);
-            }
-            if let Some(forgotten) = forgotten {
-                self.sites.release(SiteNumber(forgotten.0), true);
-            }
-        } else {
-            self.sites.release(number, false);
-        }
+        keep(&mut self.sites, number, held, placed);
         placed != Placed::Refused
     }
 
@@ -414,5 +403,36 @@ impl Chase {
             let pause = self.settings.interval.max(took * PICTURE_PACE);
             self.due.picture = Instant::now() + pause;
         }
+    }
+}
+
+/// Where a frame is, whatever the process.
+pub(super) fn place(worker: &Worker, frame: &RawFrame) -> Place {
+    let build = match frame.code {
+        Code::File(key) => worker.build(key).cloned().unwrap_or_else(|| "[unknown]".into()),
+        unnamed => unnamed.unnamed().unwrap_or("[unknown]").into(),
+    };
+    Place { build, offset: frame.offset }
+}
+
+/// The number of a stack's site. What has no place any more is one site: the stack that nobody knows.
+pub(super) fn number(sites: &mut Sites, books: &mut Books, stack: &RawStack) -> Option<SiteNumber> {
+    sites.number(stack).or_else(|| {
+        books.lost.refused_stacks += 1;
+        sites.number(&RawStack { places: Vec::new(), end: End::Failed })
+    })
+}
+
+/// Keeps the stacks of the sites that are on the books, and no others. `held`: the books had it before.
+pub(super) fn keep(sites: &mut Sites, number: SiteNumber, held: bool, placed: Placed) {
+    if let Placed::Site(forgotten) = placed {
+        if !held {
+            sites.hold(number);
+        }
+        if let Some(forgotten) = forgotten {
+            sites.release(SiteNumber(forgotten.0), true);
+        }
+    } else {
+        sites.release(number, false);
     }
 }

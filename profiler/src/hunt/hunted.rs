@@ -11,7 +11,7 @@ use crate::{
     leaks::Source,
     session::FileId,
     target::{AddressSpace, MappedObject, PageState, Pagemap, Process, TargetError},
-    worker::{Code, FileKey, Module, Space, Worker, code_ranges},
+    worker::{Code, FileKey, Module, RawFrame, Space, Worker, code_ranges},
 };
 
 /// Code at an unknown address makes us look at the mapped files again, but not more often than this.
@@ -133,6 +133,18 @@ impl Hunted {
 
     pub const fn space(&self) -> &Space {
         &self.space
+    }
+
+    /// The frame of what has called and will go on at an address.
+    pub fn caller(&self, returns_to: u64) -> Option<RawFrame> {
+        let address = returns_to.checked_sub(1)?;
+        let modules = self.space.modules.iter();
+        let module = modules.into_iter().find(|module| (module.start..module.end).contains(&address))?;
+        let offset = match module.code {
+            Code::File(_) => (address - module.start).checked_add(module.file_offset)?,
+            _ => address,
+        };
+        Some(RawFrame { code: module.code, offset })
     }
 
     /// Which file is mapped at an address, and where in the file that is.

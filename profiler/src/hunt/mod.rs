@@ -2,7 +2,7 @@
 //! picture of it whenever somebody asks.
 //!
 //! A thread of its own, because naming functions may take seconds and nobody who scrapes should wait for that. `hunted` is a
-//! process, `books` a target, `sites` the table of stacks, `files` and `names` what the worker is asked about, `search` the
+//! process, `profiles` what runtimes tell of their own heaps, `books` a target, `sites` the table of stacks, `files` and `names` what the worker is asked about, `search` the
 //! look into memory, `pace` how many samples are taken, `waiting` when they are looked at, `reconcile` what the kernel side
 //! couldn't tell, `pictures` what is published.
 
@@ -14,6 +14,7 @@ mod hunted;
 mod names;
 mod pace;
 mod pictures;
+mod profiles;
 mod reconcile;
 mod search;
 mod sites;
@@ -35,6 +36,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::{
     kernel::{LivePages, LiveSamples, SampleControl, SampleReader, now_ns},
     leaks::{Picture, Source, ledger::Limits},
+    runtime::go::heap_profile::HeapProfile,
     session::FileId,
     worker,
 };
@@ -71,7 +73,8 @@ impl Settings {
     /// One sample per so many bytes is asked for.
     const fn mean(&self, source: Source) -> u64 {
         match source {
-            Source::Allocator => self.sample_bytes,
+            // A runtime tells itself how often it samples.
+            Source::Allocator | Source::Runtime => self.sample_bytes,
             Source::Growth => self.growth_bytes,
         }
     }
@@ -84,6 +87,7 @@ impl Settings {
             sites: share(all.sites, 500),
             windows: share(all.windows, 5_000),
             buckets: share(all.buckets, 5_000),
+            records: share(all.records, 20_000),
             // Found twice, some time apart, is what makes a proof; that it isn't quite new saves looks at what is freed anyway.
             old_ns: 3_000_000_000,
             ..all
@@ -125,6 +129,10 @@ pub enum Order {
     /// Its samples come from there from now on, or not at all. And the functions that aren't sampled although they hand out
     /// blocks.
     Source(u32, Result<Source, String>, Vec<&'static str>),
+    /// The runtime of a process (slot), in its program of an epoch, has published a new profile of its heap, which was
+    /// noticed at a moment of `CLOCK_MONOTONIC`. For processes whose source is [`Source::Runtime`]: the first one at once, then
+    /// one for each new `HeapProfile::cycle`.
+    Profile(u32, u32, Arc<HeapProfile>, u64),
     /// It is not observed any more: it has ended like this (or was let go).
     End(u32, Option<Death>),
     /// A search of memory has come to its end.
@@ -177,13 +185,13 @@ pub struct Hunt {
 }
 
 impl Hunt {
-    /// Begins. `on_death` gets the picture that holds the last report of a target, as soon as it has ended.
+    /// Begins. Without `rings`, nothing is sampled by the kernel side, and only what runtimes tell is known. `on_death` gets the picture that holds the last report of a target, as soon as it has ended.
     ///
     /// # Errors
     ///
     /// If there is no descriptor or thread to be had.
     pub fn begin(
-        rings: Rings,
+        rings: impl Into<Option<Rings>>,
         own_calls: OwnCalls,
         settings: Settings,
         on_death: impl Fn(&Arc<Picture>) + Send + 'static,
@@ -193,7 +201,8 @@ impl Hunt {
         let empty = Picture { taken_at: SystemTime::now(), targets: Vec::new() };
         let handle =
             Handle { orders, wake, latest: Arc::new(Mutex::new(Arc::new(empty))), worker: Arc::default() };
-        let chase = Chase::new(rings, (handle.clone(), queue), own_calls, settings, Box::new(on_death))?;
+        let chase =
+            Chase::new(rings.into(), (handle.clone(), queue), own_calls, settings, Box::new(on_death))?;
         let thread =
             std::thread::Builder::new().name("profiler-hunt".to_owned()).spawn(move || chase.run())?;
         Ok(Self { handle, thread: Some(thread) })

@@ -55,7 +55,7 @@ impl Pace {
 
 impl Books {
     fn may_be_paced(&self) -> bool {
-        self.living > 0 && self.source.is_ok()
+        self.living > 0 && self.source.as_ref().is_ok_and(|source| *source != Source::Runtime)
     }
 
     /// One sample per so many bytes from now on.
@@ -75,12 +75,12 @@ impl Chase {
         if subject.source != books.source {
             // Nobody books these: as few of them as possible, until the books change to them.
             if let Ok(theirs) = subject.source {
-                change(&self.control, header.slot, theirs, LARGEST_MEAN);
+                change(self.control.as_ref(), header.slot, theirs, LARGEST_MEAN);
             }
             return;
         }
         // A process that has come later, or has another program now, begins with the rate that was asked for.
-        change(&self.control, header.slot, source, books.mean);
+        change(self.control.as_ref(), header.slot, source, books.mean);
         if header.at_ns <= books.share.changed_ns {
             return;
         }
@@ -106,6 +106,9 @@ impl Chase {
         let quiet_ns = u64::try_from(QUIET.as_nanos()).unwrap_or(u64::MAX);
         for index in 0..self.books.len() {
             let books = &mut self.books[index];
+            if !books.may_be_paced() {
+                continue;
+            }
             let Ok(source) = books.source else { continue };
             let least = self.settings.mean(source);
             if books.mean > least && now_ns.saturating_sub(books.share.changed_ns) >= quiet_ns {
@@ -123,17 +126,24 @@ impl Chase {
         for subject in
             subjects.filter(|subject| subject.group == books.name && subject.source == books.source)
         {
-            change(&self.control, subject.slot, source, books.mean);
+            change(self.control.as_ref(), subject.slot, source, books.mean);
         }
     }
 }
 
 /// One sample per so many bytes from now on.
-fn change(control: &SampleControl, slot: u32, source: Source, mean: u64) {
+fn change(control: Option<&SampleControl>, slot: u32, source: Source, mean: u64) {
+    let Some(control) = control else { return };
     match source {
-        Source::Allocator => control.change(slot, Sampling::with_mean(mean)),
-        Source::Growth => control.change_pages(slot, mean),
-    };
+        Source::Allocator => {
+            control.change(slot, Sampling::with_mean(mean));
+        }
+        Source::Growth => {
+            control.change_pages(slot, mean);
+        }
+        // It samples as it likes.
+        Source::Runtime => (),
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ impl Chase {
     /// Compares the books with the kernel's map: frees that weren't told, and blocks that nobody knows.
     pub(super) fn reconcile(&mut self) {
         let asked_ns = crate::kernel::now_ns();
-        let entries = match self.live.entries() {
+        let Some(live) = &self.live else { return };
+        let entries = match live.entries() {
             Ok(entries) => entries,
             Err(error) => {
                 tracing::debug!("{error}");
@@ -30,7 +31,8 @@ impl Chase {
                 }
                 let Some(&slot) = slots.get(&pid) else { continue };
                 let key = LiveKey { slot, epoch, address };
-                if self.live.get(&key).is_ok_and(|there| there != Some(id)) {
+                if self.live.as_ref().is_some_and(|live| live.get(&key).is_ok_and(|there| there != Some(id)))
+                {
                     books.ledger.gone(id, asked_ns);
                 }
             }
@@ -38,9 +40,7 @@ impl Chase {
         }
         let booked: HashSet<u64> = self.books.iter().flat_map(|books| books.ledger.live_ids()).collect();
         for (key, id) in entries.iter().filter(|(_, id)| !booked.contains(id)) {
-            if let Err(error) = self.live.remove(key, *id) {
-                tracing::debug!("{error}");
-            }
+            self.forget_block(key, *id);
         }
     }
 }

@@ -33,11 +33,13 @@ impl Waiting {
     /// # Errors
     ///
     /// If there is no descriptor to be had.
-    pub fn new(ring: impl AsFd, orders: impl AsFd) -> std::io::Result<Self> {
+    pub fn new(ring: Option<impl AsFd>, orders: impl AsFd) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         // One event for each time that the kernel side wakes us, however much is there.
         let (once, always) = (epoll::EventFlags::IN | epoll::EventFlags::ET, epoll::EventFlags::IN);
-        epoll::add(&epoll, ring, epoll::EventData::new_u64(RING), once)?;
+        if let Some(ring) = ring {
+            epoll::add(&epoll, ring, epoll::EventData::new_u64(RING), once)?;
+        }
         epoll::add(&epoll, orders, epoll::EventData::new_u64(ORDERS), always)?;
         Ok(Self { epoll, emptied: Instant::now(), some: false, more: true })
     }

@@ -33,9 +33,22 @@ impl Sum {
         }
     }
 
+    /// So many samples that are all alike.
+    pub fn times(&self, n: u64) -> Self {
+        let many = n as f64;
+        Self {
+            n: self.n.saturating_mul(n),
+            objects: self.objects * many,
+            bytes: self.bytes * many,
+            objects_variance: self.objects_variance * many,
+            bytes_variance: self.bytes_variance * many,
+            unseen_bytes: self.unseen_bytes * many,
+        }
+    }
+
     /// Adds the other's samples.
     pub fn add(&mut self, other: &Self) {
-        self.n += other.n;
+        self.n = self.n.saturating_add(other.n);
         self.objects += other.objects;
         self.bytes += other.bytes;
         self.objects_variance += other.objects_variance;

@@ -1,5 +1,8 @@
 //! What is said of a site, and why. The method, its guarantees and what it can't tell: docs/leaks.md, "Verdicts".
 
+mod collected;
+mod whole;
+
 use std::time::{Duration, SystemTime};
 
 use super::{
@@ -8,6 +11,8 @@ use super::{
     trend::{self, Arrival, Course, Trend},
     wording::{bytes, duration, rate},
 };
+
+pub use whole::judge_whole;
 
 /// Of the sites that are said to grow or to leak, at most this part doesn't, on average.
 pub const FALSE_DISCOVERIES: f64 = 0.01;
@@ -45,6 +50,8 @@ const STRETCHES: usize = 16;
 struct Site<'a> {
     evidence: &'a Evidence,
     begin_ns: u64,
+    /// To here it is known.
+    now_ns: u64,
     watched: Duration,
     fates: Fates,
     /// Samples drawn.
@@ -57,12 +64,15 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn of(evidence: &'a Evidence, now_ns: u64) -> Self {
+        let told_ns = evidence.windows.last().map(|w| w.end_ns).filter(|_| evidence.collected);
+        let now_ns = told_ns.map_or(now_ns, |told_ns| told_ns.min(now_ns));
         let begin_ns = evidence.windows.first().map_or(now_ns, |w| w.begin_ns.min(now_ns));
         let watched_ns = now_ns - begin_ns;
         let fates = Fates::of(evidence, now_ns);
         let old_age_ns = fates.old_age(watched_ns);
         let mut arrivals: Vec<Arrival> = (evidence.live.iter())
-            .map(|s| Arrival { at_ns: s.at_ns, bytes: s.weight * s.bytes as f64 })
+            .map(|s| Arrival { at_ns: s.at_ns, bytes: s.weight * s.bytes as f64, n: 1.0 })
+            .chain(evidence.stays.iter().flat_map(collected::arrivals))
             .collect();
         arrivals.sort_by_key(|a| a.at_ns);
         let (mut drawn, mut drawn_bytes) = (0, 0.0);
@@ -72,14 +82,21 @@ impl<'a> Site<'a> {
         }
         let typical = if drawn > 0 && drawn_bytes > 0.0 { drawn_bytes / drawn as f64 } else { TYPICAL };
         let until_ns = now_ns - old_age_ns.unwrap_or(watched_ns / 4);
+        let mut course = Course::of(&arrivals, begin_ns, until_ns, typical);
+        let mut live_bytes = arrivals.iter().map(|a| a.n * a.bytes).sum();
+        if evidence.collected {
+            collected::widen(&mut course, &evidence.windows);
+            live_bytes = evidence.windows.last().map_or(0.0, |w| w.live_at_end.bytes);
+        }
         Self {
             evidence,
             begin_ns,
+            now_ns,
             watched: Duration::from_nanos(watched_ns),
             drawn,
             old_age_ns,
-            course: Course::of(&arrivals, begin_ns, until_ns, typical),
-            live_bytes: arrivals.iter().map(|a| a.bytes).sum(),
+            course,
+            live_bytes,
             trend: floors_trend(evidence, &fates, begin_ns, now_ns),
             fates,
         }
@@ -132,9 +149,14 @@ impl<'a> Site<'a> {
         circumstances.now.checked_sub(Duration::from_nanos(ago))
     }
 
+    /// For how long its rate is as it is.
+    fn lasted(&self) -> Duration {
+        Duration::from_nanos(self.now_ns.saturating_sub(self.course.since_ns))
+    }
+
     /// "since the watch began" or "for the last 5 min".
-    fn for_how_long(&self, now_ns: u64) -> String {
-        let past = Duration::from_nanos(now_ns.saturating_sub(self.course.since_ns));
+    fn for_how_long(&self) -> String {
+        let past = self.lasted();
         if self.course.changed {
             format!("for the last {}", duration(past))
         } else {
@@ -147,7 +169,10 @@ impl<'a> Site<'a> {
 /// hardly depend on each other). `None` if there is no time for that, or nothing was freed: then all is growth.
 fn floors_trend(evidence: &Evidence, fates: &Fates, begin_ns: u64, now_ns: u64) -> Option<Trend> {
     let freed = fates.freed();
-    let nearly_all = (20..63).find(|b| fates.freed_beyond(1 << b) * 100 <= freed)?;
+    let mut nearly_all = (20..63).find(|b| fates.freed_beyond(1 << b) * 100 <= freed)?;
+    if evidence.collected {
+        nearly_all = nearly_all.max(collected::nearly_all(&evidence.windows));
+    }
     let middle = begin_ns + (now_ns - begin_ns) / 2;
     let stretches = (now_ns - middle) >> (nearly_all + 1);
     if freed == 0 || stretches < 8 {
@@ -205,11 +230,14 @@ fn sure(false_discoveries: f64, most: f64) -> f64 {
 }
 
 fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judgement {
+    if site.evidence.collected && site.evidence.windows.is_empty() {
+        return unjudged(collected::NOT_YET.to_owned());
+    }
     if site.drawn == 0 {
         return unjudged("nothing was sampled so far (it allocates little, or nothing)".to_owned());
     }
     let course = &site.course;
-    let how_long = site.for_how_long(circumstances.now_ns);
+    let how_long = site.for_how_long();
     let leaking = |rate: Estimate, confidence: f64, reason: String| Judgement {
         verdict: Verdict::Leaking,
         rate: Some(rate),
@@ -229,10 +257,11 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
         return leaking(Estimate { value, low, ..course.rate }, sure(found.lost, SUREST[0]), reason);
     }
     let accumulates = found.stays <= EACH && course.n as u64 >= SAMPLES && course.goes_on();
-    let lasted = Duration::from_nanos(circumstances.now_ns.saturating_sub(course.since_ns));
+    let lasted = site.lasted();
     if accumulates {
         let freed = site.freed_part();
         if let (None, Some(old)) = (site.looked_for(), site.old_age_ns)
+            && !site.evidence.collected
             && freed >= FREED_AT_LEAST
             && lasted >= circumstances.patience / MIXED_PATIENCE
             && course.holds_its_rate(SECOND_HALF_OF_MIXED)
@@ -244,10 +273,15 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
             );
             return leaking(course.rate, sure(found.stays, SUREST[1]), reason);
         }
-        if lasted >= circumstances.patience && course.holds_its_rate(SECOND_HALF) {
-            let reason = format!(
-                "what stays of it is never freed, {how_long}, without slowing down; a cache that takes longer than that to fill would look the same"
-            );
+        let may_be_load = site.evidence.collected && collected::may_be_load(course, &site.evidence.windows);
+        if lasted >= circumstances.patience && course.holds_its_rate(SECOND_HALF) && !may_be_load {
+            let reason = if site.evidence.collected {
+                collected::leaking(&how_long)
+            } else {
+                format!(
+                    "what stays of it is never freed, {how_long}, without slowing down; a cache that takes longer than that to fill would look the same"
+                )
+            };
             return leaking(course.rate, sure(found.stays, SUREST[2]), reason);
         }
         return Judgement {
@@ -255,7 +289,7 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
             rate: Some(course.rate),
             confidence: sure(found.stays, SUREST[0]),
             since: site.since(circumstances),
-            reason: why_growing(site, &how_long, lasted, circumstances.patience),
+            reason: why_growing(site, (&how_long, lasted), may_be_load, circumstances.patience),
         };
     }
     if found.rises <= EACH
@@ -278,7 +312,12 @@ fn decide(site: &Site<'_>, found: Found, circumstances: &Circumstances) -> Judge
 }
 
 /// Why a site that grows isn't said to leak.
-fn why_growing(site: &Site<'_>, how_long: &str, lasted: Duration, patience: Duration) -> String {
+fn why_growing(
+    site: &Site<'_>,
+    (how_long, lasted): (&str, Duration),
+    may_be_load: bool,
+    patience: Duration,
+) -> String {
     let left = patience.saturating_sub(lasted);
     let until = if left.is_zero() {
         "; whether it slows down can't be told yet".to_owned()
@@ -287,6 +326,9 @@ fn why_growing(site: &Site<'_>, how_long: &str, lasted: Duration, patience: Dura
     };
     if site.course.slows_down() {
         return format!("it grows {how_long}, but slows down: it may level off");
+    }
+    if site.evidence.collected {
+        return collected::growing(how_long, may_be_load, &until);
     }
     match (site.looked_for(), site.evidence.unreferenced) {
         (Some(n), Some((_, 0))) => format!(
@@ -321,6 +363,10 @@ fn steady_or_not(site: &Site<'_>, found: Found) -> Judgement {
         since: None,
         reason,
     };
+    if site.evidence.collected && course.rate.high <= negligible {
+        // What lives is known directly, whatever age it is freed at.
+        return steady(course.rate, collected::steady(course.rate.high));
+    }
     let stays = course.n as u64 >= SAMPLES && course.goes_on();
     if let (Some(old), false) = (site.old_age_ns, stays) {
         if course.rate.high <= negligible {
@@ -366,99 +412,6 @@ fn steady_or_not(site: &Site<'_>, found: Found) -> Judgement {
 
 fn unjudged(reason: String) -> Judgement {
     Judgement { reason, ..Judgement::default() }
-}
-
-/// The verdict on a whole target: of all sites together (`total`, and the verdicts on `sites`), and of its anonymous memory
-/// (`RssAnon` in bytes at moments of `CLOCK_MONOTONIC`, in order).
-pub fn judge_whole(
-    total: &Evidence,
-    sites: &[Judgement],
-    anon_series: &[(u64, u64)],
-    circumstances: &Circumstances,
-) -> Judgement {
-    let leaking: Vec<&Judgement> = sites.iter().filter(|s| s.verdict == Verdict::Leaking).collect();
-    if !leaking.is_empty() {
-        let reason = match leaking.len() {
-            1 => "one call site leaks".to_owned(),
-            n => format!("{n} call sites leak"),
-        };
-        return Judgement {
-            verdict: Verdict::Leaking,
-            rate: Some(together(leaking.iter().filter_map(|s| s.rate))),
-            confidence: leaking.iter().map(|s| s.confidence).fold(0.0, f64::max),
-            since: leaking.iter().filter_map(|s| s.since).min(),
-            reason,
-        };
-    }
-    let site = Site::of(total, circumstances.now_ns);
-    let found = Found {
-        lost: (-site.ln_evidence_of_loss()).exp(),
-        // Where blocks of many sites come together, some are freed and some stay without any leak: mixed fate says nothing.
-        stays: (-site.ln_evidence_of_no_end()).exp(),
-        rises: p_of_trend(&site),
-        number: 1,
-    };
-    let patient = lasted_enough(&site, circumstances);
-    let mut all = decide(&site, found, circumstances);
-    if all.verdict == Verdict::Leaking && site.lost().is_none() && !patient {
-        all.verdict = Verdict::Growing;
-        all.reason =
-            "what some of its call sites allocate stays, but none of them is known to leak".to_owned();
-    }
-    with_anonymous_memory(all, anon_series)
-}
-
-fn lasted_enough(site: &Site<'_>, circumstances: &Circumstances) -> bool {
-    circumstances.now_ns.saturating_sub(site.course.since_ns) >= circumstances.patience.as_nanos() as u64
-}
-
-/// Tempers the verdict on all sites by what the process's anonymous memory does.
-fn with_anonymous_memory(all: Judgement, anon_series: &[(u64, u64)]) -> Judgement {
-    let later: Vec<(u64, f64)> =
-        anon_series[anon_series.len() / 2..].iter().map(|(at, bytes)| (*at, *bytes as f64)).collect();
-    let Some(trend) = trend::trend(&trend::floors(&later, STRETCHES)) else { return all };
-    let anon = later.last().map_or(0.0, |(_, bytes)| *bytes);
-    let negligible = NEGLIGIBLE.max(anon * NEGLIGIBLE_PER_SECOND);
-    let flat = trend.slope.high <= negligible;
-    let rises = trend.slope.low > 0.0 && trend.slope.value > negligible && trend.p_rising < EACH;
-    let grows_slower =
-        all.verdict == Verdict::Growing && all.rate.is_some_and(|rate| trend.slope.high < rate.low / 2.0);
-    if flat && (grows_slower || all.verdict == Verdict::Unjudged) {
-        return Judgement {
-            verdict: Verdict::Steady,
-            rate: Some(trend.slope),
-            confidence: 1.0 - chance::TAIL,
-            since: None,
-            reason: format!(
-                "its anonymous memory doesn't grow by more than {}; what stays takes the place of what was there before",
-                rate(trend.slope.high.max(0.0))
-            ),
-        };
-    }
-    if rises && matches!(all.verdict, Verdict::Steady | Verdict::Unjudged) {
-        return Judgement {
-            verdict: Verdict::Growing,
-            rate: Some(trend.slope),
-            confidence: sure(trend.p_rising, SUREST[1]),
-            since: None,
-            reason: format!(
-                "its anonymous memory grows by {}, which the sampled blocks don't explain: fragmentation, stacks, or an allocator that isn't watched",
-                rate(trend.slope.value)
-            ),
-        };
-    }
-    all
-}
-
-/// The sum of independent estimates.
-fn together(rates: impl Iterator<Item = Estimate>) -> Estimate {
-    let (mut value, mut below, mut above) = (0.0, 0.0, 0.0);
-    for rate in rates {
-        value += rate.value;
-        below += (rate.value - rate.low).powi(2);
-        above += (rate.high - rate.value).powi(2);
-    }
-    Estimate { value, low: (value - below.sqrt()).max(0.0), high: value + above.sqrt() }
 }
 
 #[cfg(test)]

@@ -21,9 +21,11 @@ use super::{
 
 mod figures;
 mod terms;
+mod told;
 
 pub use figures::{Candidate, Figures};
-pub use terms::{Counts, Limits, Looked, NewSample, Placed, SiteIndex};
+pub use terms::{Counts, Limits, Looked, NewSample, Placed, SiteIndex, Told};
+use told::Profiles;
 
 /// The place of `other` among the sites.
 const OTHER: u32 = 0;
@@ -93,6 +95,8 @@ pub struct Ledger {
     buckets: usize,
     missed: Missed,
     counts: Counts,
+    /// What runtimes have told.
+    profiles: Profiles,
 }
 
 impl Ledger {
@@ -117,6 +121,7 @@ impl Ledger {
             buckets: 0,
             missed: Missed::default(),
             counts: Counts::default(),
+            profiles: Profiles::default(),
         }
     }
 
@@ -223,6 +228,7 @@ impl Ledger {
         for id in ids {
             self.end_with_process(id, at_ns);
         }
+        self.forget_told(pid, at_ns);
     }
 
     /// Books the results of a search of memory. A block counts as pointed to by nothing after two searches in a row that
@@ -291,6 +297,7 @@ impl Ledger {
             + table(self.ids.capacity(), size_of::<(u64, u32)>())
             + table(self.early.capacity(), size_of::<(u64, u64)>())
             + self.early_order.capacity() * size_of::<u64>()
+            + self.profiles.heap_bytes()
     }
 
     /// Books that a live sample's process ended.

@@ -97,14 +97,21 @@ pub enum Source {
     Allocator,
     /// Pages touched for the first time: whatever grows the process, in any language.
     Growth,
+    /// The profile of the heap that Go's runtime keeps itself.
+    #[serde(rename = "go")]
+    Runtime,
 }
 
 impl Source {
+    /// Every source; of two that would do, the one that comes first.
+    pub const ALL: [Self; 3] = [Self::Allocator, Self::Runtime, Self::Growth];
+
     /// The word for it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Allocator => "allocator",
             Self::Growth => "growth",
+            Self::Runtime => "go",
         }
     }
 }
@@ -150,9 +157,9 @@ pub struct SiteReport {
     pub stack: Arc<Stack>,
     /// Where the samples come from.
     pub source: Source,
-    /// Bytes that live.
+    /// Bytes that live. From a runtime's profile ([`Source::Runtime`]): also those that were there before.
     pub live_bytes: Estimate,
-    /// Blocks that live.
+    /// Blocks that live; see [`Self::live_bytes`].
     pub live_objects: Estimate,
     /// Bytes allocated since attach.
     pub allocated_bytes: Estimate,
@@ -164,13 +171,13 @@ pub struct SiteReport {
     /// Bytes given back per second, of late.
     #[serde(rename = "freed_bytes_per_second", with = "form::number")]
     pub free_rate: f64,
-    /// How old the live blocks are.
+    /// How old the live blocks are; zero if nobody knows, as of a runtime's profile.
     pub ages: Ages,
     /// The part of the blocks that is still alive after one second, ten, a hundred and so on (Kaplan and Meier's estimate);
-    /// as far as blocks of that age were seen.
+    /// as far as blocks of that age were seen. Empty if nobody knows ages.
     #[serde(with = "form::survival")]
     pub survival: Vec<(Duration, f64)>,
-    /// Samples that all of this rests on: drawn since attach, and alive.
+    /// Samples that all of this rests on: drawn since attach, and alive (of a runtime's profile with those from before).
     #[serde(with = "form::samples")]
     pub samples: (u64, u64),
     /// Of the old live samples that were looked for, how many nothing in the process's memory points to: `(looked for,
@@ -183,12 +190,14 @@ pub struct SiteReport {
     pub history: Vec<Point>,
 }
 
-/// What there was before anything was watched: no figure of sites has any of it.
+/// What there was before anything was watched. No figure of sites has any of it, but for live bytes and objects that a
+/// runtime's profile tells of ([`Source::Runtime`]); no verdict has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Before {
     /// Anonymous memory (`RssAnon`) of the processes when their observation began.
     pub anon_bytes: u64,
-    /// What the allocator itself said it had in use, if that could be read.
+    /// What the allocator itself said it had in use, if that could be read: of a runtime's profile, what its first reading says
+    /// lived (an estimate from its samples).
     pub allocator_bytes: Option<u64>,
 }
 
@@ -263,6 +272,22 @@ pub struct LiveSample {
     pub weight: f64,
 }
 
+/// Objects of one size that a runtime's profile has counted: they came between two readings, and at least so many that came
+/// then or later live, whatever order they were freed in (docs/leaks.md, "What a runtime tells").
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stay {
+    /// Not before this (`CLOCK_MONOTONIC`).
+    pub from_ns: u64,
+    /// Not after this.
+    pub to_ns: u64,
+    /// Sampled objects.
+    pub n: u64,
+    /// Bytes of each.
+    pub size: u64,
+    /// What each of them stands for.
+    pub weight: f64,
+}
+
 /// Sums of weighted samples; adding and taking away keep all of them exact enough.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sum {
@@ -324,6 +349,11 @@ pub struct Evidence {
     pub lifetimes: Lifetimes,
     /// See [`SiteReport::unreferenced`]; only blocks that were old enough and found so twice.
     pub unreferenced: Option<(u32, u32)>,
+    /// A runtime with a garbage collector has told this, up to the end of the last window: nobody knows which object was freed,
+    /// and what lives is still pointed to. Then `live` is empty, `stays` isn't, and `lifetimes` are the shortest there can be.
+    pub collected: bool,
+    /// See there.
+    pub stays: Vec<Stay>,
 }
 
 /// What all sites of a target have in common, for the judge.

@@ -41,6 +41,12 @@ impl Fates {
             fates.alive[bucket(age)] += 1;
             fates.ln_ages[bucket(age)] += (age as f64).ln();
         }
+        for stay in &evidence.stays {
+            // In the middle: they may have come at any time between two readings.
+            let age = now_ns.saturating_sub(u64::midpoint(stay.from_ns, stay.to_ns)).max(1);
+            fates.alive[bucket(age)] = fates.alive[bucket(age)].saturating_add(stay.n);
+            fates.ln_ages[bucket(age)] += stay.n as f64 * (age as f64).ln();
+        }
         for (freed, sum) in fates.freed.iter_mut().zip(&evidence.lifetimes.freed) {
             *freed = sum.n;
         }

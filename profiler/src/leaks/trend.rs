@@ -15,8 +15,10 @@ const CHANGES: usize = 8;
 pub struct Arrival {
     /// When: nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// How much: estimated bytes.
+    /// How much: estimated bytes of one.
     pub bytes: f64,
+    /// How many at once; need not be whole.
+    pub n: f64,
 }
 
 /// How arrivals went on since they last changed their rate.
@@ -46,29 +48,30 @@ impl Course {
         let length = end_ns.saturating_sub(begin_ns).max(1) as f64;
         let (mut sum, mut squares) = (0.0, 0.0);
         for arrival in within(begin_ns) {
-            sum += arrival.bytes;
-            squares += arrival.bytes * arrival.bytes;
+            sum += arrival.n * arrival.bytes;
+            squares += arrival.n * arrival.bytes * arrival.bytes;
         }
         let unit = if sum > 0.0 { squares / sum } else { typical };
         let mut parts = [0.0; PARTS];
         for arrival in within(begin_ns) {
             let part = (arrival.at_ns - begin_ns) as f64 / length * PARTS as f64;
-            parts[(part as usize).min(PARTS - 1)] += arrival.bytes / unit;
+            parts[(part as usize).min(PARTS - 1)] += arrival.n * arrival.bytes / unit;
         }
         let first = last_change(&parts);
         let since_ns = begin_ns + (length * first as f64 / PARTS as f64) as u64;
         let parts = &parts[first..];
         let dispersion = dispersion(&[parts], 1);
-        let (mut n, mut sum, mut squares) = (0, 0.0, 0.0);
+        let (mut n, mut sum, mut squares) = (0.0, 0.0, 0.0);
         let middle = since_ns + (end_ns.saturating_sub(since_ns)) / 2;
         let quarter = since_ns + (end_ns.saturating_sub(since_ns)) / 4 * 3;
         let (mut second, mut last) = (0.0, 0.0);
         for arrival in within(since_ns) {
-            n += 1;
-            sum += arrival.bytes;
-            squares += arrival.bytes * arrival.bytes;
-            second += if arrival.at_ns >= middle { arrival.bytes } else { 0.0 };
-            last += if arrival.at_ns >= quarter { arrival.bytes } else { 0.0 };
+            let bytes = arrival.n * arrival.bytes;
+            n += arrival.n;
+            sum += bytes;
+            squares += bytes * arrival.bytes;
+            second += if arrival.at_ns >= middle { bytes } else { 0.0 };
+            last += if arrival.at_ns >= quarter { bytes } else { 0.0 };
         }
         let seconds = (end_ns.saturating_sub(since_ns).max(1)) as f64 / 1e9;
         let total = chance::arrivals(sum, squares, unit, dispersion);
@@ -77,7 +80,7 @@ impl Course {
             since_ns,
             until_ns: end_ns,
             changed: first > 0,
-            n,
+            n: n.round() as usize,
             rate: Estimate {
                 value: total.value / seconds,
                 low: total.low / seconds,

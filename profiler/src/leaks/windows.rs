@@ -153,6 +153,13 @@ impl Track {
         at_ns.max(grid.since_ns)
     }
 
+    /// This has lived all the time, but is heard of only now.
+    pub(super) fn was_there(&mut self, sum: &Sum) {
+        if let Some(open) = &mut self.open {
+            open.floor.add(sum);
+        }
+    }
+
     /// Books an allocation into the open window.
     pub(super) fn allocated(&mut self, sum: &Sum) {
         if let Some(open) = &mut self.open {

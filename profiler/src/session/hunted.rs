@@ -46,7 +46,7 @@ impl HuntWish {
     /// One sample per so many bytes, from this source.
     fn mean(&self, source: Source) -> u64 {
         match source {
-            Source::Allocator => self.sample_bytes,
+            Source::Allocator | Source::Runtime => self.sample_bytes,
             Source::Growth => *self.growth.as_ref().unwrap_or(&self.sample_bytes),
         }
     }

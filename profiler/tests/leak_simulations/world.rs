@@ -142,7 +142,7 @@ impl Notes {
         old.truncate(LOOKED_FOR);
         let lost = old.iter().filter(|(_, lost)| *lost).count() as u32;
         let unreferenced = looked.then_some((old.len() as u32, lost));
-        Evidence { windows, live, lifetimes: self.lifetimes.clone(), unreferenced }
+        Evidence { windows, live, lifetimes: self.lifetimes.clone(), unreferenced, ..Evidence::default() }
     }
 }
 

@@ -17,8 +17,19 @@ use crate::{
 /// See the text above.
 const MUCH_MORE: u64 = 2;
 
+/// The source of those that hold most; the present one, unless those of another hold much more than its own.
+fn choose(present: Option<Source>, holds: &[(Source, u64)]) -> Option<Source> {
+    // Of equal ones the first.
+    let most = holds.iter().rev().max_by_key(|(_, held)| held).filter(|(_, held)| *held > 0)?;
+    let of_present = holds.iter().find(|(source, _)| Some(*source) == present).map_or(0, |(_, held)| *held);
+    match present {
+        Some(present) if of_present > 0 && most.1 <= MUCH_MORE.saturating_mul(of_present) => Some(present),
+        _ => Some(most.0),
+    }
+}
+
 impl Chase {
-    pub(super) fn replaced(&mut self, slot: u32, epoch: u32) {
+    pub(in crate::hunt) fn replaced(&mut self, slot: u32, epoch: u32) {
         let Some(hunted) = self.processes.get_mut(&slot) else { return };
         if hunted.epoch == epoch {
             return;
@@ -42,7 +53,9 @@ impl Chase {
     pub(super) fn forget_blocks(&mut self, slot: u32, pid: u32, group: &Arc<str>, epoch: Option<u32>) {
         let Some(books) = self.books.iter_mut().find(|books| books.name == *group) else { return };
         for (id, epoch, address) in books.ledger.living_in(pid, epoch) {
-            if let Err(error) = self.live.remove(&LiveKey { slot, epoch, address }, id) {
+            if let Some(live) = &mut self.live
+                && let Err(error) = live.remove(&LiveKey { slot, epoch, address }, id)
+            {
                 tracing::debug!("{error}");
             }
         }
@@ -80,31 +93,26 @@ impl Chase {
         let Some(books) = self.books.get(index) else { return };
         let of_target: Vec<&Hunted> =
             self.processes.values().filter(|hunted| hunted.subject.group == books.name).collect();
-        let theirs = |source: Source| of_target.iter().filter(move |one| one.subject.source == Ok(source));
-        let both = theirs(Source::Allocator).count() > 0 && theirs(Source::Growth).count() > 0;
+        let have = |source: Source| of_target.iter().any(|one| one.subject.source == Ok(source));
+        let several = Source::ALL.into_iter().filter(|source| have(*source)).count() > 1;
         let held = |source: Source| -> u64 {
-            let each = theirs(source).map(|one| match both {
+            let theirs = of_target.iter().filter(|one| one.subject.source == Ok(source));
+            let each = theirs.map(|one| match several {
                 // Whoever is there counts, however little it holds.
                 true => one.subject.process.usage().map_or(0, |usage| usage.anonymous_memory_bytes) + 1,
                 false => 1,
             });
             each.sum()
         };
-        let (allocator, growth) = (held(Source::Allocator), held(Source::Growth));
+        if of_target.is_empty() {
+            return;
+        }
+        let holds = Source::ALL.map(|source| (source, held(source)));
         let (present, booked) = (books.source.as_ref().ok().copied(), books.booked);
-        let chosen = match present {
-            _ if of_target.is_empty() => return,
-            _ if (allocator, growth) == (0, 0) => {
-                let reason = of_target.iter().find_map(|hunted| hunted.subject.source.clone().err());
-                Err(reason.unwrap_or_default())
-            }
-            Some(Source::Allocator) if allocator > 0 && growth <= MUCH_MORE * allocator => {
-                Ok(Source::Allocator)
-            }
-            Some(Source::Growth) if growth > 0 && allocator <= MUCH_MORE * growth => Ok(Source::Growth),
-            _ if growth > allocator => Ok(Source::Growth),
-            _ => Ok(Source::Allocator),
-        };
+        let chosen = choose(present, &holds).ok_or_else(|| {
+            let reason = of_target.iter().find_map(|hunted| hunted.subject.source.clone().err());
+            reason.unwrap_or_default()
+        });
         if chosen == books.source {
             return;
         }
@@ -144,8 +152,19 @@ impl Chase {
 
     /// A sample, block or page, isn't to be told of any more.
     pub(super) fn forget_live(&mut self, key: &LiveKey, id: u64) {
-        let pages = self.live_pages.as_mut().map_or(Ok(()), |pages| pages.remove(key, id));
-        if let Err(error) = self.live.remove(key, id).and(pages) {
+        if let Some(pages) = &mut self.live_pages
+            && let Err(error) = pages.remove(key, id)
+        {
+            tracing::debug!("{error}");
+        }
+        self.forget_block(key, id);
+    }
+
+    /// The same of a block.
+    pub(in crate::hunt) fn forget_block(&mut self, key: &LiveKey, id: u64) {
+        if let Some(live) = &mut self.live
+            && let Err(error) = live.remove(key, id)
+        {
             tracing::debug!("{error}");
         }
     }

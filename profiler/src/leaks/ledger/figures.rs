@@ -101,11 +101,17 @@ impl Ledger {
     /// What is known of a site, for the judge.
     pub fn evidence(&self, site: SiteIndex, now_ns: u64) -> Option<Evidence> {
         let site = self.site(site)?;
+        if self.profiles.any {
+            return Some(self.collected(site, self.places.get(&site.key).copied()));
+        }
         Some(self.evidence_of(site, &self.blocks_of(site), now_ns))
     }
 
     /// What is known of all sites together, for the judge.
     pub fn evidence_of_all(&self, now_ns: u64) -> Evidence {
+        if self.profiles.any {
+            return self.collected(&self.all, None);
+        }
         self.evidence_of(&self.all, &self.all_blocks(), now_ns)
     }
 
@@ -186,11 +192,36 @@ impl Ledger {
             live: blocks.iter().map(live).collect(),
             lifetimes: site.ages.lifetimes(),
             unreferenced: unreferenced(site, blocks),
+            ..Evidence::default()
         }
     }
 
+    /// What runtimes tell of a site (by its place) or of all: from the moment on when something could be seen to be new, to the
+    /// last reading. Since then nothing is known.
+    fn collected(&self, site: &Site, slot: Option<u32>) -> Evidence {
+        let nothing = Evidence { collected: true, ..Evidence::default() };
+        let Some((since_ns, until_ns)) = self.profiles.span.filter(|(since, until)| since < until) else {
+            return nothing;
+        };
+        let (shift, mut windows) = site.track.windows(self.grid, until_ns, &site.live);
+        let stays = self.profiles.stays(slot);
+        for stay in &stays {
+            let index = self.grid.index(u64::midpoint(stay.from_ns, stay.to_ns), shift);
+            if let Some(window) = usize::try_from(index).ok().and_then(|index| windows.get_mut(index)) {
+                window.surviving.add(&Sum::of(stay.weight, stay.size).times(stay.n));
+            }
+        }
+        windows.retain(|window| window.end_ns > since_ns && window.begin_ns <= until_ns);
+        if let Some(first) = windows.first_mut() {
+            first.begin_ns = first.begin_ns.max(since_ns);
+        }
+        Evidence { windows, lifetimes: site.ages.lifetimes(), stays, ..nothing }
+    }
+
     fn figures_of(&self, site: &Site, blocks: &[&Block], missed: Missed, now_ns: u64) -> Figures {
-        let now_ns = now_ns.max(self.now_ns);
+        // Runtimes tell up to their last reading.
+        let told_ns = self.profiles.span.map(|(_, until_ns)| until_ns).filter(|_| self.profiles.any);
+        let now_ns = told_ns.unwrap_or_else(|| now_ns.max(self.now_ns));
         let (_, windows) = self.windows_of(site, now_ns);
         let late_ns = LATE_NS.max((now_ns - self.grid.since_ns) / LATE_PART);
         let mut seconds = 0.0;
@@ -213,7 +244,10 @@ impl Ledger {
             allocation_rate: rate(allocated),
             free_rate: rate(freed),
             ages: ages(blocks.iter().map(|block| (age(block), block.weight * block.bytes as f64)).collect()),
-            survival: site.ages.survival(blocks.iter().map(|block| (age(block), block.weight))),
+            survival: match self.profiles.any {
+                true => Vec::new(),
+                false => site.ages.survival(blocks.iter().map(|block| (age(block), block.weight))),
+            },
             samples: (site.allocated.n, site.live.n),
             unreferenced: unreferenced(site, blocks),
             history: windows.iter().map(|window| (window.end_ns, window.live_at_end.bytes)).collect(),

@@ -13,6 +13,8 @@ pub struct Limits {
     pub live: usize,
     /// Windows of all sites together; beyond, they become coarser.
     pub windows: usize,
+    /// Records of runtimes' profiles; further ones are refused.
+    pub records: usize,
     /// Buckets of ages of all sites together; beyond, a block is booked into the nearest one that its site has.
     pub buckets: usize,
     /// Length of a window at the beginning; it doubles when 64 are full.
@@ -35,6 +37,7 @@ impl Default for Limits {
             sites: 20_000,
             live: 65_536,
             windows: 200_000,
+            records: 262_144,
             buckets: 200_000,
             window_ns: 1_000_000_000,
             idle_ns: 600_000_000_000,
@@ -67,6 +70,21 @@ pub struct NewSample {
     pub at_ns: u64,
 }
 
+/// One record of the profile that a runtime keeps of its heap, as it stands now.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Names the record within its process: it is the same in every reading.
+    pub record: u64,
+    /// Bytes of one object.
+    pub size: u64,
+    /// What one sampled object stands for; as long as the rate stays the same, so does this.
+    pub weight: f64,
+    /// Sampled objects allocated since the program began.
+    pub allocs: u64,
+    /// Of those, freed.
+    pub frees: u64,
+}
+
 /// Where a new sample went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placed {
@@ -74,7 +92,7 @@ pub enum Placed {
     Site(Option<SiteIndex>),
     /// There is no place for its site: to `other`.
     Other,
-    /// Nowhere: too many live samples, or its id is known already.
+    /// Nowhere: too many live samples or records, or its id is known already.
     Refused,
 }
 
@@ -94,7 +112,7 @@ pub struct Counts {
     pub unknown: u64,
     /// Of those, the ones whose beginning was told later.
     pub early: u64,
-    /// Samples refused because too many live.
+    /// Samples refused because too many live, and readings of records that had no place.
     pub refused: u64,
     /// Samples with the id of one that lives.
     pub repeated: u64,
