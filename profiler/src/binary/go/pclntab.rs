@@ -106,7 +106,7 @@ impl<'a> PcTable<'a> {
     }
 
     /// How many functions there are.
-    pub fn len(&self) -> usize {
+    pub fn function_count(&self) -> usize {
         self.count
     }
 

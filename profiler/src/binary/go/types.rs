@@ -68,7 +68,7 @@ fn find(file: &GoFile<'_>, module: &ModuleData) -> HashMap<&'static str, Structu
     let bytes = bytes.get(..size.min(bytes.len())).unwrap_or(&[]);
     for offset in (0..bytes.len().saturating_sub(DESCRIPTOR)).step_by(8) {
         let descriptor = bytes.get(offset..offset + DESCRIPTOR).unwrap_or(&[]);
-        if !descriptor.get(23).is_some_and(|kind| kind & KIND.1 == KIND.0) {
+        if descriptor.get(23).is_none_or(|kind| kind & KIND.1 != KIND.0) {
             continue;
         }
         let name = u32_at(descriptor, 40).and_then(|name| bytes.get(name as usize..)).and_then(name_at);

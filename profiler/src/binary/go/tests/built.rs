@@ -108,7 +108,7 @@ fn build_information_is_what_go_itself_prints() {
         let mut printed =
             format!("\tpath\t{}\n\tmod\t{}\t{}\t{}\n", build.path, main.path, main.version, main.sum);
         for (key, value) in &build.settings {
-            let quoted = value.contains([' ', '\t', '"', '\\', '`', '=']) || value.is_empty();
+            let quoted = value.contains([' ', '\t', '"', '\\', '`']) || value.is_empty();
             let plain = format!("\tbuild\t{key}={value}\n");
             printed +=
                 &if quoted && !value.is_empty() { format!("\tbuild\t{key}={value:?}\n") } else { plain };
