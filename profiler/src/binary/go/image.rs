@@ -193,6 +193,16 @@ impl<'a> GoFile<'a> {
         })
     }
 
+    /// As [`GoFile::at`], to the end of its section, if it is in one.
+    pub fn section_at(&self, address: u64) -> Option<&'a [u8]> {
+        let inside = self.sections.iter().find_map(|section| {
+            let mapped = section.address != 0;
+            let distance = usize::try_from(address.checked_sub(section.address)?).ok()?;
+            section.bytes.get(distance..).filter(|bytes| mapped && !bytes.is_empty())
+        });
+        inside.or_else(|| self.at(address))
+    }
+
     /// So many bytes at a virtual address, as they are in the file.
     pub fn bytes(&self, address: u64, length: usize) -> Option<&'a [u8]> {
         self.at(address)?.get(..length)

@@ -5,6 +5,7 @@ mod analysis;
 pub mod build_info;
 pub mod image;
 pub mod layout;
+pub mod lines;
 pub mod moduledata;
 pub mod pclntab;
 mod recovery;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use analysis::analyse;
 pub use layout::Layout;
+pub use lines::Lines;
 
 /// What a file says of the Go program in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +59,27 @@ pub struct Module {
     pub version: String,
     /// Its checksum as in `go.sum`; empty for what is built from a directory.
     pub sum: String,
-    /// What was taken in its place.
+    /// What was taken in its place. That isn't replaced itself (Go's src/runtime/debug/mod.go).
+    #[serde(with = "replaced")]
     pub replace: Option<Box<Module>>,
+}
+
+/// What was taken in a module's place, written down without a replacement of its own: a chain of them would overflow the
+/// stack of whoever reads it, and the reader must not believe the writer.
+mod replaced {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Module;
+
+    #[expect(clippy::ref_option, reason = "serde passes the field")]
+    pub fn serialize<S: Serializer>(replace: &Option<Box<Module>>, to: S) -> Result<S::Ok, S::Error> {
+        replace.as_ref().map(|module| (&module.path, &module.version, &module.sum)).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<Module>>, D::Error> {
+        let module = Option::<(String, String, String)>::deserialize(from)?;
+        Ok(module.map(|(path, version, sum)| Box::new(Module { path, version, sum, replace: None })))
+    }
 }
 
 /// A range of virtual addresses in the file.

@@ -79,7 +79,7 @@ impl<'a> PcTable<'a> {
     }
 
     /// The table at the beginning of these bytes, if its parts are where they can be.
-    fn read(address: u64, bytes: &'a [u8]) -> Option<Self> {
+    pub fn read(address: u64, bytes: &'a [u8]) -> Option<Self> {
         let magic = u32_at(bytes, 0)?;
         let (_, format) = *MAGICS.iter().find(|(number, _)| *number == magic)?;
         let &[0, 0, quantum @ (1 | 4), 8] = bytes.get(4..8)? else { return None };
