@@ -17,8 +17,10 @@
 //! - `callers`: which calls are the allocator's own; `transfers`: all ways into a function.
 //! - `glibc`: everything together for glibc; `hooks`: for all others.
 //! - `coded`: how the result is written down, for another process.
+//! - [`go`]: programs made by Go; `auditable`: the crates of Rust programs; [`describe`]: both.
 //! - [`python`]: the allocator interfaces of a Python interpreter.
 
+mod auditable;
 mod callers;
 mod candidates;
 mod coded;

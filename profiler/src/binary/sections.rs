@@ -76,6 +76,12 @@ impl<'a> Sections<'a> {
         self.plain(section).filter(|bytes| !bytes.is_empty()).map(Some).ok_or(damaged)
     }
 
+    /// The contents of the first section of a name that lies in the file as it is.
+    pub fn contents(&self, name: &str) -> Option<&'a [u8]> {
+        let named = |header: &&SectionHeader64<LittleEndian>| self.name(header) == Some(name.as_bytes());
+        self.plain(self.headers.iter().find(named)?)
+    }
+
     /// Offset and size of the sections that are read in a debug file: the notes, the symbols and their names.
     pub fn parts(&self) -> Vec<(u64, u64)> {
         let symbols = self.headers.iter().find(|header| header.sh_type(LE) == elf::SHT_SYMTAB);

@@ -47,7 +47,7 @@ pub fn analyse(file: &File, debug: Option<&File>, python: bool) -> Analysed {
 
 /// For tests, which know no file that an analysis dies of: in builds for tests, some files may ask for it by their last bytes.
 #[cfg(debug_assertions)]
-fn misbehave(bytes: &[u8]) {
+pub(super) fn misbehave(bytes: &[u8]) {
     if bytes.ends_with(b"profiler's worker: abort") {
         std::process::abort();
     }

@@ -8,11 +8,11 @@ use std::{
 
 use super::{
     Analysed, Limits,
-    believable::believable,
+    believable::{believable, believable_description},
     process::{Death, Running},
     protocol::{Reply, Request},
 };
-use crate::text::clean_to;
+use crate::{binary::describe::Description, text::clean_to};
 
 /// Longest explanation that is kept, bytes.
 const WORDS_LIMIT: usize = 1024;
@@ -76,22 +76,41 @@ impl Analyst {
         python: bool,
     ) -> Result<Analysed, NoAnalysis> {
         let files: Vec<_> = [Some(file), debug].into_iter().flatten().collect();
-        let first = self.ask(&files, python);
-        let reply = if matches!(first, Err(NoAnalysis::Killed)) { self.ask(&files, python) } else { first };
-        match reply? {
+        match self.ask_twice(&Request::Analyse { python }, &files)? {
             Reply::Analysed(analysed) => believe(*analysed, size).ok_or(NoAnalysis::Senseless),
             Reply::Failed => Err(NoAnalysis::Failed),
             _ => Err(NoAnalysis::Senseless),
         }
     }
 
-    fn ask(&mut self, files: &[BorrowedFd<'_>], python: bool) -> Result<Reply, NoAnalysis> {
+    /// Says what a program of so many bytes was built from. Takes as long as [`Analyst::analyse`] at most.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer: see [`NoAnalysis`]. What is damaged in the file is no error: [`Description::trouble`] tells.
+    pub fn describe(&mut self, file: BorrowedFd<'_>, size: u64) -> Result<Description, NoAnalysis> {
+        match self.ask_twice(&Request::Describe, &[file])? {
+            Reply::Described(description) => {
+                believable_description(*description, size).ok_or(NoAnalysis::Senseless)
+            }
+            Reply::Failed => Err(NoAnalysis::Failed),
+            _ => Err(NoAnalysis::Senseless),
+        }
+    }
+
+    /// Asks, and once more if somebody kills the process.
+    fn ask_twice(&mut self, request: &Request<'_>, files: &[BorrowedFd<'_>]) -> Result<Reply, NoAnalysis> {
+        let first = self.ask(request, files);
+        if matches!(first, Err(NoAnalysis::Killed)) { self.ask(request, files) } else { first }
+    }
+
+    fn ask(&mut self, request: &Request<'_>, files: &[BorrowedFd<'_>]) -> Result<Reply, NoAnalysis> {
         let deadline = Instant::now() + self.limits.analyse;
         let start = Running::start(&self.limits);
         let mut running = start.map_err(|error| NoAnalysis::Unstartable(error.to_string()))?;
         self.started += 1;
         // Dropping it ends it.
-        running.ask(&Request::Analyse { python }, files, deadline).map_err(|error| self.why(running, &error))
+        running.ask(request, files, deadline).map_err(|error| self.why(running, &error))
     }
 
     fn why(&self, running: Running, error: &io::Error) -> NoAnalysis {

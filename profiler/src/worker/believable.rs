@@ -1,6 +1,8 @@
 //! What an analysis may say, whoever has made it: places inside the file, as many of everything as there can be, texts that
 //! disturb nobody.
 
+mod description;
+
 use profiler_common::alloc::{
     BAD_ALIGNMENT_FAILS, NULL_COUNTED_ELSEWHERE, NULL_FAILS, ONLY_COUNTED, POINTER_ALIGNMENT,
     RESULT_IN_MEMORY, SMALL_ALIGNMENT_COUNTED_ELSEWHERE, ZERO_COUNTED_ELSEWHERE, ZERO_RESIZES,
@@ -13,6 +15,8 @@ use crate::{
     },
     text::clean_to,
 };
+
+pub use description::believable as believable_description;
 
 /// Functions of a file's allocators, with a hook or without: some hundred names are known, some with prefixes.
 const FUNCTIONS: usize = 2048;

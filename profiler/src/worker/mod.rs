@@ -11,6 +11,7 @@ mod analyse;
 mod analyst;
 mod believable;
 mod client;
+mod describe;
 mod elf;
 mod perf_map;
 mod process;

@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Analysed, Module, RawUnwound};
-use crate::stack::Function;
+use crate::{binary::describe::Description, stack::Function};
 
-/// What the client asks or tells. Only the last four are answered.
+/// What the client asks or tells. Only the last five are answered.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request<'a> {
     /// A file; its descriptor comes along, and a second one, of its debug file, if there is one.
@@ -23,6 +23,8 @@ pub enum Request<'a> {
     PerfMap { addresses: Vec<u64> },
     /// A file to analyse; its descriptor comes along, and a second one, of its debug file, if there is one.
     Analyse { python: bool },
+    /// A program to describe; its descriptor comes along.
+    Describe,
 }
 
 /// What the process says.
@@ -40,6 +42,8 @@ pub enum Reply {
     Jitted(Vec<Option<String>>),
     /// To `Analyse`.
     Analysed(Box<Analysed>),
+    /// To `Describe`.
+    Described(Box<Description>),
     /// It gave up on this one.
     Failed,
 }

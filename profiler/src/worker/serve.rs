@@ -13,6 +13,7 @@ use std::{
 use super::{
     Code, FileKey, Module, RawUnwound,
     analyse::analyse,
+    describe::describe,
     elf::{Image, Source as _},
     perf_map,
     protocol::{Reply, Request, decode, encode},
@@ -152,6 +153,10 @@ impl Server {
                 let (file, debug) = (descriptors.next(), descriptors.next());
                 let analysed = file.map(|file| analyse(&file, debug.as_ref(), python));
                 Ok(Some(analysed.map_or(Reply::Failed, |analysed| Reply::Analysed(Box::new(analysed)))))
+            }
+            Request::Describe => {
+                let described = descriptors.next().map(|file| describe(&file));
+                Ok(Some(described.map_or(Reply::Failed, |described| Reply::Described(Box::new(described)))))
             }
         }
     }

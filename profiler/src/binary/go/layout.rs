@@ -59,6 +59,13 @@ macro_rules! layout {
                         $($option: at($option_path),)*
                     })
                 }
+
+                /// All offsets and the size are less than this.
+                fn is_below(&self, limit: u64) -> bool {
+                    let sure = [self.size, $(self.$field,)*];
+                    let maybe: &[Option<u64>] = &[$(self.$option,)*];
+                    sure.iter().chain(maybe.iter().flatten()).all(|number| *number < limit)
+                }
             }
         )*
     };
@@ -193,5 +200,24 @@ impl Layout {
             cycle: Cycle::of(table)?,
             module_data: ModuleData::of(table)?,
         })
+    }
+
+    /// Whether all offsets and sizes are less than this.
+    pub fn is_below(&self, limit: u64) -> bool {
+        self.mstats.is_below(limit)
+            && self.heap_stats.is_below(limit)
+            && self.controller.is_below(limit)
+            && self.heap.is_below(limit)
+            && self.fix_alloc.is_below(limit)
+            && self.p.is_below(limit)
+            && self.mcache.is_below(limit)
+            && self.mspan.is_below(limit)
+            && self.sched.is_below(limit)
+            && self.g.is_below(limit)
+            && self.m.is_below(limit)
+            && self.bucket.is_below(limit)
+            && self.record.is_below(limit)
+            && self.cycle.is_below(limit)
+            && self.module_data.is_below(limit)
     }
 }

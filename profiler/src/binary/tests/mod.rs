@@ -1,7 +1,7 @@
 //! Tests of the room, and what they share: a builder of small ELF files, and the libraries of this machine.
 
 mod allocators;
-mod built;
+pub(super) mod built;
 mod callers;
 mod hostile;
 mod images;
