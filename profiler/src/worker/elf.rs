@@ -10,6 +10,12 @@ const TABLES_LIMIT: u64 = 256 << 20;
 /// Program and section headers that are looked at; more can't be counted by 16 bits, which is all that the header has.
 const HEADERS_LIMIT: u64 = 0xffff;
 
+/// Bytes of sections' names that are looked at.
+const NAMES_LIMIT: u64 = 1 << 20;
+/// Sections of Go's linker. The first one is missing in some position-independent programs, and the second one in those
+/// without build information.
+const GO_SECTIONS: [&[u8]; 3] = [b".gopclntab\0", b".go.buildinfo\0", b".note.go.buildid\0"];
+
 const PT_LOAD: u32 = 1;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
@@ -234,6 +240,22 @@ impl Header {
         };
         table.chunks_exact(64).map(section).collect()
     }
+}
+
+/// Whether Go's linker has made a file or a part of it, by the names of its sections: stripping leaves these.
+pub fn is_go<S: Source + ?Sized>(source: &S) -> bool {
+    let names = || {
+        let header = Header::read(source)?;
+        let sections = header.sections(source)?;
+        let names = sections.get(usize::try_from(header.names).ok()?)?;
+        if names.size > NAMES_LIMIT || names.kind == SHT_NOBITS {
+            return None;
+        }
+        Some((source.bytes(names.offset, names.size)?, sections))
+    };
+    let Some((names, sections)) = names() else { return false };
+    let name = |section: &Section| names.get(usize::try_from(section.name).ok()?..);
+    sections.iter().filter_map(name).any(|name| GO_SECTIONS.iter().any(|go| name.starts_with(go)))
 }
 
 /// The parts of a file (offset, length) that naming needs: all but the code and data that are loaded. Empty if the file can't

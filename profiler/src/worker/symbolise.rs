@@ -1,4 +1,5 @@
-//! Names for places in files, by blazesym, with inlined functions.
+//! Names for places in files, with inlined functions: by Go's own tables for what Go has compiled, which needs no debug
+//! information, and by blazesym for all else.
 //!
 //! blazesym opens files by name. `/proc/self/fd/N` is such a name, but opening it asks for the right to read the file, which
 //! this process need not have (its client had, and passed a descriptor). So a file that can't be opened once more is copied
@@ -18,8 +19,8 @@ use blazesym::symbolize::{
     source::{Elf, Source},
 };
 
-use super::elf::{Image, parts_for_names};
-use crate::stack::Function;
+use super::elf::{Image, is_go, parts_for_names};
+use crate::{binary::go::Lines, stack::Function, target};
 
 /// More than this is not copied of a file.
 const COPY_LIMIT: u64 = 512 << 20;
@@ -30,6 +31,8 @@ const NAME_LIMIT: usize = 4096;
 
 /// What is known of the names in a file.
 pub struct Names {
+    /// Of a program that Go has made.
+    go: Option<Lines>,
     /// The debug file's first, if there is one: it knows more.
     sources: Vec<Named>,
 }
@@ -45,12 +48,17 @@ impl Names {
     /// Of a file and its debug file.
     pub fn new(file: &File, debug: Option<&File>) -> Self {
         let sources = debug.into_iter().chain([file]).filter_map(|file| Named::new(file).ok()).collect();
-        Self { sources }
+        Self { go: go_lines(file), sources }
     }
 
     /// The functions at places of the file, innermost first.
     pub fn functions(&self, image: &Image, offsets: &[u64]) -> Vec<Vec<Function>> {
-        let mut answers = vec![Vec::new(); offsets.len()];
+        let by_go = |offset: &u64| {
+            let functions = self.go.as_ref()?.functions(image.address_of(*offset)?);
+            Some(functions.into_iter().map(cut_function).collect())
+        };
+        let mut answers: Vec<Vec<Function>> =
+            offsets.iter().map(|offset| by_go(offset).unwrap_or_default()).collect();
         for source in &self.sources {
             let wanted: Vec<(usize, u64)> = offsets
                 .iter()
@@ -70,6 +78,14 @@ impl Names {
         }
         answers
     }
+}
+
+/// The tables of a Go program. The file is read as a whole and let go again: what is needed of it is a fifth.
+fn go_lines(file: &File) -> Option<Lines> {
+    if !is_go(file) {
+        return None;
+    }
+    Lines::new(&target::read_object(file).ok()?)
 }
 
 impl Named {
@@ -125,6 +141,12 @@ fn function(name: &str, place: Option<&CodeInfo<'_>>) -> Function {
         Arc::from(cut(&path.to_string_lossy()))
     });
     Function { name: Arc::from(cut(name)), file, line: place.and_then(|place| place.line).unwrap_or(0) }
+}
+
+fn cut_function(function: Function) -> Function {
+    let Function { name, file, line } = function;
+    let cut = |text: Arc<str>| if text.len() > NAME_LIMIT { Arc::from(cut(&text)) } else { text };
+    Function { name: cut(name), file: file.map(cut), line }
 }
 
 fn cut(text: &str) -> &str {
