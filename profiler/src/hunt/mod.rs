@@ -9,7 +9,7 @@
 mod books;
 mod chase;
 mod death;
-mod files;
+pub(crate) mod files;
 mod hunted;
 mod names;
 mod pace;

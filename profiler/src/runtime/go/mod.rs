@@ -3,6 +3,7 @@
 pub mod figures;
 pub mod goroutines;
 pub mod heap_profile;
+pub mod names;
 
 use std::io;
 
