@@ -130,7 +130,7 @@ fn framed(text: &[u8]) -> Option<&[u8]> {
 }
 
 /// The lines `path`, `mod`, `dep`, `=>` and `build`, each with a tab behind. Others may come with later versions.
-fn parse(text: &[u8]) -> Result<BuildInfo, String> {
+pub(super) fn parse(text: &[u8]) -> Result<BuildInfo, String> {
     let text = String::from_utf8_lossy(text);
     let mut info = BuildInfo::default();
     // Whether a replacement may follow, and what it is for.

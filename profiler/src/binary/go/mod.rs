@@ -169,3 +169,6 @@ pub enum GoError {
     #[error("{0}")]
     Elf(String),
 }
+
+#[cfg(test)]
+mod tests;

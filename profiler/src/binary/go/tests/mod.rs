@@ -1,0 +1,6 @@
+mod built;
+mod code;
+mod hostile;
+mod tables;
+mod texts;
+mod toolchain;
