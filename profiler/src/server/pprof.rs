@@ -101,7 +101,7 @@ async fn memory_or_refusal(
     let text = wishes.get("debug").is_some_and(|debug| debug != "0");
     let of_now = seconds.is_none() && since.is_none() && at.is_none() && !text;
     if of_now && kind == Kind::Heap
-        && let Some(process) = go_process(&shared.app.fresh().await, wishes.get("target"))?
+        && let Some(process) = go_process(&*shared.app.fresh().await, wishes.get("target"))?
     {
         return Ok(ask_go(shared, process, GoQuestion::Heap, "heap").await);
     }

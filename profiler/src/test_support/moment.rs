@@ -95,6 +95,7 @@ pub fn go() -> GoSnapshot {
         stops: Some(vec![("GC mark termination", pauses)]),
         table: Some(("go1.23.1".to_owned(), false)),
         read_seconds: 0.000_02,
+        programs: Vec::new(),
     }
 }
 
