@@ -94,6 +94,8 @@ enum Kind {
     Bursts,
     Sessions,
     Sawtooth,
+    /// Five times as much load at the end as at the beginning.
+    RisingLoad,
     /// Last in, first out, as high as a random walk.
     Stack,
 }
@@ -149,6 +151,10 @@ fn site(kind: Kind, chance: &mut Chance, watch: f64) -> Objects {
         Kind::Sawtooth => {
             let length = chance.between(30.0, watch / 3.0);
             come(o, chance, all, |_| rate, |_, at| length - at.rem_euclid(length));
+        }
+        Kind::RisingLoad => {
+            let load = |at: f64| 2e6 * (0.2 + 0.8 * at.max(0.0) / watch);
+            come(o, chance, (-BEFORE, watch, 2e6), load, |c, _| c.exponential(600.0));
         }
         Kind::Stack => {
             let step = chance.between(0.1, 10.0);
@@ -308,6 +314,13 @@ fn programs_that_do_not_leak_are_not_accused() {
         let seen = play(kind, runs(3), |chance| chance.between(600.0, 40_000.0), place * 100_003);
         assert_eq!(seen.ever, 0, "{kind:?}: {seen:?}");
     }
+}
+
+#[test]
+fn load_that_rises_for_longer_than_the_patience_is_not_called_a_leak() {
+    let seen = play(Kind::RisingLoad, runs(5), |_| 12.0 * 3600.0, 9_999_991);
+    assert_eq!(seen.ever, 0, "{seen:?}");
+    assert!(seen.last[Verdict::Growing as usize] > 0, "it does grow: {seen:?}");
 }
 
 #[test]
