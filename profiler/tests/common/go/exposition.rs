@@ -1,8 +1,27 @@
 //! Metrics as text (Prometheus' format), and two exporters' answers of the same process held against each other.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+};
 
-use super::Tally;
+use super::{super::LONG, Tally};
+
+/// Families by name.
+pub type Families = BTreeMap<String, Family>;
+
+/// What a server of any kind says at a path; `None` if it doesn't (yet).
+pub fn fetch(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(LONG)).ok()?;
+    // Version 1.0: no answer in chunks.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    head.lines().next()?.contains(" 200 ").then(|| body.to_owned())
+}
 
 /// What one family says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -14,8 +33,8 @@ pub struct Family {
 }
 
 /// Reads an answer: families by name. Samples of a summary or histogram are its family's.
-pub fn parse(text: &str) -> BTreeMap<String, Family> {
-    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+pub fn parse(text: &str) -> Families {
+    let mut families = Families::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -36,16 +55,16 @@ pub fn parse(text: &str) -> BTreeMap<String, Family> {
 }
 
 /// The samples of all families.
-pub fn samples(families: &BTreeMap<String, Family>) -> BTreeMap<String, f64> {
+pub fn samples(families: &Families) -> BTreeMap<String, f64> {
     families.values().flat_map(|family| family.samples.clone()).collect()
 }
 
 /// Ours between two of theirs.
 #[derive(Clone, Debug)]
 pub struct Round {
-    pub before: BTreeMap<String, Family>,
-    pub ours: BTreeMap<String, Family>,
-    pub behind: BTreeMap<String, Family>,
+    pub before: Families,
+    pub ours: Families,
+    pub behind: Families,
 }
 
 /// Whether what both have of Go and of the process is the same: equal, or between theirs before and theirs behind it. A

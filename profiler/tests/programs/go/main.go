@@ -53,6 +53,8 @@ var (
 	limit     int64
 	goroutine int
 	threads   int
+	// Makes whoever reads a page of its memory wait without end; nil where it can't.
+	hang func(page uintptr)
 )
 
 // Stops the process with all its threads, at once: no other code of ours runs between this and the call before.
@@ -190,6 +192,11 @@ func obey(command string, text string, number int) any {
 		return map[string][]int64{"took_ns": measure(number)}
 	case "heapstop", "gorprof":
 		return profile(command)
+	case "hang":
+		if hang != nil {
+			hang(uintptr(number))
+		}
+		return map[string]string{"error": "it can't hang"}
 	default:
 		return map[string]string{"error": "what is " + text + "?"}
 	}
