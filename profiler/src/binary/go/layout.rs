@@ -118,7 +118,7 @@ layout! {
         stack_lo "stack.lo", stack_hi "stack.hi", sched_sp "sched.sp", sched_pc "sched.pc", sched_bp "sched.bp",
         syscall_sp "syscallsp", syscall_pc "syscallpc", status "atomicstatus", goid "goid",
         wait_since "waitsince", wait_reason "waitreason", go_pc "gopc", start_pc "startpc", m "m",
-    } maybe { syscall_bp "syscallbp", parent_goid "parentGoid", }
+    } maybe { syscall_bp "syscallbp", parent_goid "parentGoid", lockedm "lockedm", }
     /// `runtime.m`.
     M "runtime.m" { g0 "g0", curg "curg", id "id", procid "procid", p "p", } maybe {}
     /// `runtime.bucket`, behind which come the stack and the record.

@@ -1,6 +1,34 @@
-//! Goroutines and their stacks.
+//! Goroutines and their stacks (Go's src/runtime/runtime2.go, traceback.go).
+//!
+//! A goroutine that doesn't run has its place saved, and Go's functions keep frame pointers: the stack is the chain of them.
+//! The target runs on meanwhile. So everything is read twice, and what isn't the same both times is read again.
+
+mod raw;
+mod syscall;
+mod walk;
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+use super::GoError;
+use crate::{
+    binary::go::Places,
+    runtime::{Memory, u64_at},
+};
+
+use raw::{Raw, Status};
+
+/// Goroutines that are read.
+const MOST: u64 = 1_000_000;
+/// Parts that are read at once.
+const PARTS: usize = 1024;
+/// Frames of all stacks together: 128 MiB.
+const MOST_FRAMES: usize = 16 << 20;
+/// How often a goroutine is read that changes meanwhile.
+const TRIES: u32 = 4;
+/// Threads that are sampled at once.
+pub const MOST_THREADS: usize = 64;
 
 /// A goroutine at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -13,6 +41,8 @@ pub struct Goroutine {
     pub waiting_since_ns: u64,
     /// The thread that it is locked to or runs on, if any.
     pub thread: Option<u32>,
+    /// Whether it is locked to that thread (`runtime.LockOSThread`); nothing: not known.
+    pub locked: Option<bool>,
     /// Whether it is the runtime's own.
     pub system: bool,
     /// Addresses in the process, innermost first: of callers, what the call returns to.
@@ -36,4 +66,167 @@ pub struct Goroutines {
     pub torn: u64,
     /// Goroutines that weren't read because there are too many.
     pub left_out: u64,
+}
+
+/// What a thread was doing at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadSample {
+    /// Its stack pointer.
+    pub sp: u64,
+    /// Where it was, and what its callers return to.
+    pub stack: Vec<u64>,
+}
+
+/// What the caller knows of the process.
+pub struct Options<'a> {
+    /// Whether the function at an address of the process is called `runtime.` something.
+    pub is_runtime: &'a dyn Fn(u64) -> bool,
+    /// What threads are doing, by their ids, as far as it could be seen. At most [`MOST_THREADS`] are asked for.
+    pub sample: &'a dyn Fn(&[u32]) -> BTreeMap<u32, ThreadSample>,
+}
+
+/// Reads all goroutines. `bias` is what is added to the file's addresses.
+///
+/// # Errors
+///
+/// If memory can't be read, or what it holds contradicts itself.
+pub fn read(
+    memory: &impl Memory,
+    places: &Places,
+    bias: u64,
+    options: &Options<'_>,
+) -> Result<Goroutines, GoError> {
+    let globals = &places.globals;
+    // The length first: the runtime changes it last, so the list is never older than it.
+    let head =
+        memory.read(&[(globals.allglen.wrapping_add(bias), 8), (globals.allgs.wrapping_add(bias), 16)])?;
+    let total = u64_at(&head, 0).min(u64_at(&head, 16));
+    let mut reader = Reader { memory, places, bias, options, frames: 0, out: Goroutines::default(), running: Vec::new() };
+    let count = total.min(MOST);
+    reader.out.left_out = total - count;
+    let array = u64_at(&head, 8);
+    let mut done = 0;
+    while done < count {
+        let now = (count - done).min(PARTS as u64);
+        let bytes = memory.read(&[(array.wrapping_add(done * 8), now as usize * 8)])?;
+        let addresses: Vec<u64> = bytes.chunks_exact(8).map(|word| u64_at(word, 0)).collect();
+        if let Some(wrong) = addresses.iter().find(|address| **address == 0 || !address.is_multiple_of(8)) {
+            return Err(GoError::Contradiction(format!("a goroutine lies at {wrong:#x}")));
+        }
+        reader.batch(addresses)?;
+        done += now;
+    }
+    reader.running_ones()?;
+    let mut out = reader.out;
+    out.list.sort_by_key(|goroutine| goroutine.id);
+    Ok(out)
+}
+
+struct Reader<'a, M> {
+    memory: &'a M,
+    places: &'a Places,
+    bias: u64,
+    options: &'a Options<'a>,
+    /// Frames that are kept so far.
+    frames: usize,
+    out: Goroutines,
+    /// Those that run: their place in the list, and what was read of them.
+    running: Vec<(usize, Raw)>,
+}
+
+impl<M: Memory> Reader<'_, M> {
+    /// Reads goroutines of some addresses, those that change more than once.
+    fn batch(&mut self, mut addresses: Vec<u64>) -> Result<(), GoError> {
+        for attempt in 1..=TRIES {
+            let raws = raw::read(self.memory, &self.places.layout, &addresses)?;
+            let raws: Vec<Raw> = raws.into_iter().filter(Raw::is_there).collect();
+            let stacks = walk::stacks(self.memory, &self.places.layout, &raws)?;
+            addresses.clear();
+            for (raw, stack) in raws.into_iter().zip(stacks) {
+                match stack {
+                    Ok(stack) => self.add(raw, stack),
+                    Err(walk::Changed) if attempt < TRIES => addresses.push(raw.address),
+                    Err(walk::Changed) => {
+                        self.out.torn += 1;
+                        self.add(raw, walk::Walked::without("it changed while it was read"));
+                    }
+                }
+            }
+            if addresses.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, raw: Raw, mut walked: walk::Walked) {
+        if self.frames + walked.stack.len() > MOST_FRAMES {
+            walked = walk::Walked::without("there are too many frames in all");
+        }
+        self.frames += walked.stack.len();
+        if raw.status == Status::Running {
+            self.running.push((self.out.list.len(), raw));
+        }
+        let user = self.places.user_starts.contains(&raw.start.wrapping_sub(self.bias));
+        self.out.list.push(Goroutine {
+            id: raw.id,
+            state: raw.state(&self.places.layout),
+            waiting_since_ns: raw.waiting_since(),
+            thread: None,
+            locked: raw.locked.map(|thread| thread != 0),
+            system: !user && (self.options.is_runtime)(raw.start),
+            stack: walked.stack,
+            first_is_exact: walked.first_is_exact,
+            trouble: walked.trouble,
+            created_by: (raw.go_pc != 0).then_some((raw.go_pc, raw.parent)),
+            start: raw.start,
+        });
+    }
+
+    /// Stacks of those that run, by one sample of their threads. It is taken for a goroutine's if its thread ran that goroutine
+    /// before and after, and if the stack pointer was in its stack.
+    fn running_ones(&mut self) -> Result<(), GoError> {
+        let running = std::mem::take(&mut self.running);
+        let before = self.threads(&running)?;
+        let mut wanted: Vec<u32> = before.iter().flatten().copied().collect();
+        wanted.truncate(MOST_THREADS);
+        let samples = if wanted.is_empty() { BTreeMap::new() } else { (self.options.sample)(&wanted) };
+        let after = self.threads(&running)?;
+        for (((place, raw), before), after) in running.iter().zip(before).zip(after) {
+            let Some(goroutine) = self.out.list.get_mut(*place) else { continue };
+            goroutine.thread = before;
+            let sample = before.filter(|_| before == after).and_then(|thread| samples.get(&thread));
+            match sample {
+                Some(sample) if raw.has_in_stack(sample.sp) => {
+                    goroutine.stack = sample.stack.iter().copied().take(crate::stack::MAX_FRAMES).collect();
+                    goroutine.first_is_exact = true;
+                    goroutine.trouble = None;
+                }
+                Some(_) => goroutine.trouble = Some("it was in the runtime, on another stack".to_owned()),
+                None => goroutine.trouble = Some("it was running, and there is no sample of it".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The threads that run these goroutines, as far as they still do.
+    fn threads(&self, running: &[(usize, Raw)]) -> Result<Vec<Option<u32>>, GoError> {
+        let m = &self.places.layout.m;
+        let mut threads = Vec::with_capacity(running.len());
+        for (_, raw) in running {
+            if raw.m == 0 {
+                threads.push(None);
+                continue;
+            }
+            let parts = [(raw.m.wrapping_add(m.curg), 8), (raw.m.wrapping_add(m.procid), 8)];
+            // Threads' structures are freed: that one isn't there is no failure of all.
+            let Ok(bytes) = self.memory.read(&parts) else {
+                threads.push(None);
+                continue;
+            };
+            let thread = u32::try_from(u64_at(&bytes, 8)).ok().filter(|thread| *thread > 0);
+            threads.push(thread.filter(|_| u64_at(&bytes, 0) == raw.address));
+        }
+        Ok(threads)
+    }
 }
