@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{command, setup, style, workspace};
+use crate::{command, go_toolchains, setup, style, workspace};
 
 /// What `cargo xtask test` is told to run this.
 pub const NAME: &str = "go-matrix";
@@ -15,6 +15,8 @@ pub const NAME: &str = "go-matrix";
 const RESULTS: &str = "PROFILER_GO_MATRIX";
 /// Only versions that begin so, if it is set; the document isn't written then.
 const ONLY: &str = "PROFILER_GO_MATRIX_ONLY";
+/// Where the toolchains are, as `PATH` has directories; all that can be had are fetched if it isn't set.
+const TOOLCHAINS: &str = "PROFILER_GO_TOOLCHAINS";
 /// The document, below the repository.
 const DOCUMENT: &str = "docs/go-matrix.md";
 /// What is compared: key in the results, and heading.
@@ -57,6 +59,11 @@ pub fn run(no_setup: bool) -> Result<()> {
     }
     let mut cargo = workspace::cargo();
     cargo.args(["test", "-p", "profiler", "--test", "go_matrix", "--", "--ignored", "--nocapture"]);
+    if std::env::var_os(TOOLCHAINS).is_none() {
+        let roots = go_toolchains::all()?;
+        let roots: Vec<_> = roots.iter().map(|version| go_toolchains::toolchain(version)).collect::<Result<_>>()?;
+        cargo.env(TOOLCHAINS, std::env::join_paths(roots)?);
+    }
     cargo.env(RESULTS, &results).env("PROFILER_TESTS_MUST_RUN", "1");
     let ran = command::run(&mut cargo, "the cells that differ are listed above");
     let text = std::fs::read_to_string(&results).context("nothing was compared")?;

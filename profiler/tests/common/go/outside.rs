@@ -1,10 +1,14 @@
 //! The library's readers, put together as a session does it, for one process.
 
-use std::{cell::RefCell, os::linux::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, os::linux::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use profiler::{
     binary::go::{self, Found, GoImage, Places, lines::Lines},
-    runtime::go::GoRuntime,
+    runtime::go::{
+        GoRuntime,
+        goroutines::{self, Goroutine, Options},
+        heap_profile::{self, BucketCache},
+    },
     target::{Process, ProcessMemory},
 };
 use serde_json::Value;
@@ -21,6 +25,7 @@ pub struct Outside {
     pub image: GoImage,
     runtime: RefCell<GoRuntime<ProcessMemory>>,
     lines: Option<Lines>,
+    buckets: RefCell<BucketCache>,
 }
 
 impl Outside {
@@ -29,7 +34,8 @@ impl Outside {
         let file = std::fs::read(program).map_err(|error| error.to_string())?;
         let image = go::analyse(&file).map_err(|error| error.to_string())?.ok_or("it isn't Go's")?;
         let places = Arc::new(image.runtime.clone()?);
-        Ok(Self { image, runtime: RefCell::new(attach(pid, program, &places)?), lines: Lines::new(&file) })
+        let runtime = RefCell::new(attach(pid, program, &places)?);
+        Ok(Self { image, runtime, lines: Lines::new(&file), buckets: RefCell::default() })
     }
 
     /// By which table, and how.
@@ -54,12 +60,51 @@ impl Outside {
 
     /// Those that aren't the runtime's own.
     pub fn goroutines(&self) -> Result<Vec<Told>, String> {
-        Err("there is no reader yet".to_owned())
+        let is_runtime = |address| self.at(address).last().is_some_and(|frame| frame.name.starts_with("runtime."));
+        // Those that run have no stack in the program's own dump of others.
+        let options = Options { is_runtime: &is_runtime, sample: &|_| BTreeMap::new() };
+        let runtime = self.runtime.borrow();
+        let read = goroutines::read(runtime.memory(), runtime.places(), runtime.bias().live(0), &options);
+        let read = read.map_err(|error| error.to_string())?;
+        if read.torn + read.left_out > 0 {
+            return Err(format!("{} torn, {} left out", read.torn, read.left_out));
+        }
+        Ok(read.list.iter().filter(|goroutine| !goroutine.system).map(|goroutine| self.told(goroutine)).collect())
+    }
+
+    fn told(&self, goroutine: &Goroutine) -> Told {
+        let (first, callers) = goroutine.stack.split_at(usize::from(goroutine.first_is_exact && !goroutine.stack.is_empty()));
+        let mut frames: Vec<Frame> = first.iter().flat_map(|address| self.at(*address)).collect();
+        frames.extend(self.frames(callers));
+        if let Some(trouble) = &goroutine.trouble {
+            frames.push(Frame { name: trouble.clone(), place: String::new() });
+        }
+        let made_by = goroutine.created_by.and_then(|(address, parent)| {
+            Some((self.at(address.wrapping_sub(1)).last()?.name.clone(), parent))
+        });
+        Told { id: goroutine.id, state: goroutine.state.clone(), frames, made_by }
     }
 
     /// The rate of samples, and the records.
     pub fn heap(&self) -> Result<(u64, Vec<Line>), String> {
-        Err("there is no reader yet".to_owned())
+        let runtime = self.runtime.borrow();
+        let mut buckets = self.buckets.borrow_mut();
+        let profile = heap_profile::read(runtime.memory(), runtime.places(), runtime.bias().live(0), &mut buckets);
+        let profile = profile.map_err(|error| error.to_string())?;
+        if profile.left_out > 0 {
+            return Err(format!("{} records left out", profile.left_out));
+        }
+        let line = |record: &heap_profile::Record| {
+            let live = record.allocs - record.frees;
+            Line {
+                live,
+                live_bytes: live * record.size,
+                allocated: record.allocs,
+                allocated_bytes: record.allocs * record.size,
+                stack: record.stack.clone(),
+            }
+        };
+        Ok((profile.rate, profile.records.iter().map(line).collect()))
     }
 
     /// What is at a stack's addresses, which calls return to.

@@ -12,7 +12,7 @@ use super::super::{child::run_within, has_program, skip};
 
 /// Where Debian has Go, which it puts in no path.
 const DEBIAN: &str = "/usr/lib/go-1.19/bin/go";
-/// A directory with more of them; `cargo xtask test` sets it.
+/// Directories with more of them, as `PATH` has directories; `cargo xtask test` sets it.
 const MORE: &str = "PROFILER_GO_TOOLCHAINS";
 
 /// A toolchain.
@@ -76,9 +76,11 @@ impl Toolchain {
         if Path::new(DEBIAN).exists() {
             all.extend(Self::at(Path::new(DEBIAN)));
         }
-        if let Some(directory) = std::env::var_os(MORE) {
+        if let Some(directories) = std::env::var_os(MORE) {
             let mut found = Vec::new();
-            find(Path::new(&directory), 5, &mut found);
+            for directory in std::env::split_paths(&directories) {
+                find(&directory, 5, &mut found);
+            }
             all.extend(found.iter().filter_map(|go| Self::at(go)));
         }
         all.sort_by_key(Self::numbers);
