@@ -85,7 +85,10 @@ pub fn compare(ours: &[Told], theirs: &[Told]) -> Compared {
         };
         let made_by = |told: &Told| told.made_by.clone().map(|(name, parent)| (name, parent.unwrap_or(0)));
         let mut ours_made = made_by(seen);
-        if told.made_by.as_ref().is_some_and(|(_, parent)| parent.is_none()) {
+        if told.id == 1 && told.made_by.is_none() {
+            // The runtime made it, of which a dump doesn't speak.
+            ours_made = None;
+        } else if told.made_by.as_ref().is_some_and(|(_, parent)| parent.is_none()) {
             // This version doesn't say who the parent was.
             ours_made = ours_made.map(|(name, _)| (name, 0));
         }
@@ -93,7 +96,11 @@ pub fn compare(ours: &[Told], theirs: &[Told]) -> Compared {
         compared.goroutines.compare(&format!("goroutine {id}"), &same, &(&told.state, made_by(told)));
         // One that runs has no stack that could be read; its own dump shows how it makes the dump.
         if told.state != "running" {
-            compared.stacks.compare(&format!("stack of {id} ({})", told.state), &users(seen), &users(told));
+            let (ours, theirs) = (users(seen), users(told));
+            // The first frame that differs says enough.
+            let at = (0..ours.len().max(theirs.len())).find(|at| ours.get(*at) != theirs.get(*at)).unwrap_or(0);
+            let what = format!("frame {at} of {} of {id} ({})", theirs.len(), told.state);
+            compared.stacks.compare(&what, &ours.get(at), &theirs.get(at));
         }
     }
     compared

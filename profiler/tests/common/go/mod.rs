@@ -56,7 +56,7 @@ impl std::fmt::Display for Tally {
 /// A value for a message: not more than a line or two of it.
 fn short(value: &impl std::fmt::Debug) -> String {
     let text = format!("{value:?}");
-    match text.char_indices().nth(300) {
+    match text.char_indices().nth(600) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
     }

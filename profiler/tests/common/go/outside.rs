@@ -75,7 +75,7 @@ impl Outside {
     fn told(&self, goroutine: &Goroutine) -> Told {
         let (first, callers) = goroutine.stack.split_at(usize::from(goroutine.first_is_exact && !goroutine.stack.is_empty()));
         let mut frames: Vec<Frame> = first.iter().flat_map(|address| self.at(*address)).collect();
-        frames.extend(self.frames(callers));
+        frames.extend(self.callers(callers));
         if let Some(trouble) = &goroutine.trouble {
             frames.push(Frame { name: trouble.clone(), place: String::new() });
         }
@@ -108,8 +108,14 @@ impl Outside {
     }
 
     /// What is at a stack's addresses, which calls return to.
-    pub fn frames(&self, stack: &[u64]) -> Vec<Frame> {
+    fn callers(&self, stack: &[u64]) -> Vec<Frame> {
         stack.iter().flat_map(|address| self.at(address.wrapping_sub(1))).collect()
+    }
+
+    /// The same of a profile's stack, in which the runtime has given every inlined function an address of its own
+    /// (`tracebackPCs` in Go's src/runtime/traceback.go).
+    pub fn frames(&self, stack: &[u64]) -> Vec<Frame> {
+        stack.iter().filter_map(|address| self.at(address.wrapping_sub(1)).into_iter().next()).collect()
     }
 
     /// The functions at an address of the process, the innermost inlined one first.
