@@ -27,7 +27,7 @@ struct Program {
     package: &'static str,
 }
 
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 4] = [
     Bench {
         name: "pair",
         example: "bench_pair",
@@ -51,6 +51,14 @@ const BENCHES: [Bench; 3] = [
         needs: Some(Program { name: "influxd", package: "influxdb" }),
         root: false,
         about: "what it costs to get points to InfluxDB, beside a request per line, and how a backlog is drained",
+    },
+    Bench {
+        name: "go",
+        example: "bench_go",
+        arguments: &[],
+        needs: Some(Program { name: "/usr/lib/go-1.19/bin/go", package: "golang-1.19-go" }),
+        root: true,
+        about: "what a reading of a Go runtime's figures costs, beside the program's own, which stops its world",
     },
 ];
 

@@ -9,6 +9,7 @@ mod debian;
 mod demo;
 mod docs;
 mod go_layouts;
+mod go_matrix;
 mod go_toolchains;
 mod install;
 mod lint;

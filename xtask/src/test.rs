@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{command, dashboards, debian, docs, lint, setup, style, workspace};
+use crate::{command, dashboards, debian, docs, go_matrix, lint, setup, style, workspace};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
 const PACKAGES: &[&str] = &[
@@ -34,6 +34,8 @@ const PACKAGES: &[&str] = &[
     // Certificates for the tests of the push.
     "openssl",
     "prometheus",
+    // It exports what Go says of itself.
+    "prometheus-node-exporter",
     "python3",
     "python3-dev",
     // The reference parser of OpenMetrics.
@@ -53,6 +55,7 @@ const PROGRAMS: &[&str] = &[
     "redis-server",
     "prometheus",
     "promtool",
+    "prometheus-node-exporter",
     "influxd",
     "jsonnet",
     "victoria-metrics",
@@ -70,7 +73,8 @@ pub struct Args {
     /// Neither set up nor install what the tests need
     #[arg(long)]
     no_setup: bool,
-    /// Only tests whose name contains this; the other checks run all the same
+    /// Only tests whose name contains this; the other checks run all the same. `go-matrix` instead compares with every Go that
+    /// there is, which takes long, and writes docs/go-matrix.md
     filter: Option<OsString>,
 }
 
@@ -83,6 +87,9 @@ struct Step {
 
 /// Runs all steps, then says how each went.
 pub fn run(args: &Args) -> Result<()> {
+    if args.filter.as_deref().is_some_and(|filter| filter == go_matrix::NAME) {
+        return go_matrix::run(args.no_setup);
+    }
     let strict = std::env::var_os("CI").is_some_and(|value| value == "true");
     let begin = Instant::now();
     let mut steps = Vec::new();

@@ -6,6 +6,7 @@
 
 pub mod child;
 pub mod family;
+pub mod go;
 pub mod helper;
 pub mod http;
 pub mod hunt;

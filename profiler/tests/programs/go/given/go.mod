@@ -1,0 +1,3 @@
+module example.org/given
+
+go 1.19

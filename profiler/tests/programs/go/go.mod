@@ -1,0 +1,7 @@
+module example.org/target
+
+go 1.19
+
+require example.org/given v1.2.3
+
+replace example.org/given v1.2.3 => ./given
