@@ -168,8 +168,14 @@ fn line(out: &mut String, before: &str, function: &Function, behind: &str) {
     let _ = writeln!(out, "{before}{name}{behind}\n\t{file}:{}", function.line);
 }
 
-/// Whether a panic shows a function: the runtime's own are left out, but those that everybody may call.
+/// Whether a panic shows a function: left out are the runtime's own, but not those that everybody may call, and what the
+/// compiler makes of `go f(x)` and `defer f(x)` (`main.main.gowrap1`).
 fn is_shown(name: &str, first: bool) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let number = last.strip_prefix("gowrap").or_else(|| last.strip_prefix("deferwrap"));
+    if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) {
+        return false;
+    }
     let Some(rest) = name.strip_prefix("runtime.") else { return name.contains('.') };
     if name == "runtime.gopanic" {
         return !first;
@@ -225,9 +231,14 @@ mod tests {
         ] {
             assert!(is_shown(name, true), "{name}");
         }
-        for name in
-            ["runtime.gopark", "runtime.goexit", "runtime.(*mheap).Alloc", "_cgo_wait", "runtime.gopanic"]
-        {
+        for name in [
+            "runtime.gopark",
+            "runtime.goexit",
+            "runtime.(*mheap).Alloc",
+            "_cgo_wait",
+            "runtime.gopanic",
+            "main.main.gowrap1",
+        ] {
             assert!(!is_shown(name, true), "{name}");
         }
         assert!(is_shown("runtime.gopanic", false));
