@@ -87,7 +87,7 @@ fn compare(family: &Family, labels: &Labels, fields: &Fields, values: [f64; 2]) 
         .fold(influx.field.to_owned(), |name, (label, value)| name.replace(&format!("{{{label}}}"), value));
     let there = match influx.holds {
         Holds::Chosen if values == [1.0, 1.0] => return compared + text(influx.field, influx.field),
-        Holds::Chosen | Holds::Nothing | Holds::Histogram => return compared,
+        Holds::Chosen | Holds::Nothing | Holds::Histogram | Holds::Summary => return compared,
         // A limit that there isn't.
         Holds::Integer if values[0] >= u64::MAX as f64 => return compared,
         Holds::Integer => match fields.get(&name) {
