@@ -62,7 +62,10 @@ const WAYS: [(Way, &str); 3] = [
 /// Measures; whether the limit is kept and nothing was stopped.
 fn bench(seconds: f64) -> anyhow::Result<bool> {
     let program = target::build()?;
-    println!("a program made by {}, read while it is idle and while two goroutines allocate", program.version);
+    println!(
+        "a program made by {}, read while it is idle and while two goroutines allocate",
+        program.version
+    );
     let each = Duration::from_secs_f64(seconds / (2 * PROCS.len()) as f64);
     let mut kept = true;
     for procs in PROCS {
@@ -105,7 +108,9 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
         let (median, late) = (quantile(&mut took[number], 0.5), quantile(&mut took[number], 0.99));
         let cost = match way {
             Way::Inside => String::new(),
-            Way::Outside(_) => format!(", {} system calls, {} bytes", costs[number].calls, costs[number].bytes),
+            Way::Outside(_) => {
+                format!(", {} system calls, {} bytes", costs[number].calls, costs[number].bytes)
+            }
         };
         println!("  {name:38} median {:>9} p99 {:>9}{cost}", micros(median), micros(late));
         if way == Way::Outside(View::Metrics) && procs <= LIMIT.0 && median > LIMIT.1 {
@@ -131,7 +136,10 @@ fn undisturbed(target: &mut Target, runtime: &mut target::Runtime) -> anyhow::Re
     }
     let woken = target.switches()? - switches;
     let stops = (stops, target.ask("stops")?);
-    println!("  1000 readings: switches of its threads {woken}, its own count of stops before and behind {} {}", stops.0, stops.1);
+    println!(
+        "  1000 readings: switches of its threads {woken}, its own count of stops before and behind {} {}",
+        stops.0, stops.1
+    );
     Ok(woken == 0 && stops.0 == stops.1)
 }
 

@@ -100,7 +100,8 @@ async fn memory_or_refusal(
     }
     let text = wishes.get("debug").is_some_and(|debug| debug != "0");
     let of_now = seconds.is_none() && since.is_none() && at.is_none() && !text;
-    if of_now && kind == Kind::Heap
+    if of_now
+        && kind == Kind::Heap
         && let Some(process) = go_process(&*shared.app.fresh().await, wishes.get("target"))?
     {
         return Ok(ask_go(shared, process, GoQuestion::Heap, "heap").await);
@@ -180,7 +181,10 @@ fn go_process(snapshot: &Snapshot, name: Option<&String>) -> Result<Option<(Stri
         Some([process]) => Ok(Some((name.clone(), process.clone()))),
         Some(several) => Err(refusal(
             StatusCode::BAD_REQUEST,
-            &format!("{} processes of this target run Go: observe the one that is meant by --pid", several.len()),
+            &format!(
+                "{} processes of this target run Go: observe the one that is meant by --pid",
+                several.len()
+            ),
         )),
     }
 }
@@ -209,7 +213,10 @@ async fn goroutines(State(shared): State<Shared>, Query(wishes): Wishes) -> Resp
     };
     match go_process(&snapshot, named.or(only.as_ref())) {
         Ok(Some(process)) => ask_go(&shared, process, GoQuestion::Goroutines, "goroutine").await,
-        Ok(None) => refuse(StatusCode::NOT_FOUND, "no Go program of that name is observed: give ?target=NAME; / lists them"),
+        Ok(None) => refuse(
+            StatusCode::NOT_FOUND,
+            "no Go program of that name is observed: give ?target=NAME; / lists them",
+        ),
         Err(refusal) => *refusal,
     }
 }

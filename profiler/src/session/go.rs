@@ -48,6 +48,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const CONTRADICTIONS: u32 = 3;
 /// The heap profile is read this often at most: it changes with every garbage collection.
 const PROFILE_INTERVAL: Duration = Duration::from_secs(1);
+/// And so seldom that it takes half a percent of a CPU at most.
+const PROFILE_PACE: u32 = 200;
 /// How long the end may wait for descriptions.
 const LAST_DESCRIPTIONS: Duration = Duration::from_secs(10);
 
@@ -128,7 +130,10 @@ struct Answer {
     program: Option<Box<Opened>>,
     figures: Result<Figures, GoError>,
     profile: Option<Result<HeapProfile, GoError>>,
+    /// Reading the figures.
     took: Duration,
+    /// Reading the profile.
+    profile_took: Duration,
 }
 
 impl GoRoom {
@@ -238,7 +243,8 @@ impl GoWatch {
             let figures = program.read(view);
             let took = began.elapsed();
             let profile = (wants_profile && figures.is_ok()).then(|| program.program.heap_profile());
-            Answer { program: Some(program), figures, profile, took }
+            let profile_took = began.elapsed().saturating_sub(took);
+            Answer { program: Some(program), figures, profile, took, profile_took }
         };
         match room.reader.ask(PATIENCE, job) {
             Outcome::Done(answer) => self.take(room, answer, now),
@@ -250,7 +256,7 @@ impl GoWatch {
     fn take(&mut self, room: &GoRoom, answer: Answer, now: Instant) {
         self.read_seconds = answer.took.as_secs_f64();
         if let Some(profile) = answer.profile {
-            self.profile_due = Some(now + PROFILE_INTERVAL);
+            self.profile_due = Some(now + PROFILE_INTERVAL.max(answer.profile_took * PROFILE_PACE));
             self.profile = Some(profile.map(Arc::new).map_err(|error| error.to_string()));
         }
         match answer.figures {

@@ -54,8 +54,10 @@ impl HuntWish {
 
 /// A process, and what is sampled of it.
 struct Judged {
-    /// What it was judged by: its program, and what is known of that.
-    by: Option<(u32, AllocState)>,
+    /// What it was judged by: its program, what is known of that, and whether its runtime tells of its own heap.
+    by: Option<(u32, AllocState, bool)>,
+    /// The cycle of the runtime's last profile that was told.
+    told: Option<u32>,
     source: Result<Source, String>,
     not_sampled: Vec<&'static str>,
 }
@@ -93,7 +95,7 @@ impl HuntLine {
             group: Arc::clone(&watched.group),
             source: source.clone(),
         }));
-        let judged = Judged { by: None, source, not_sampled: Vec::new() };
+        let judged = Judged { by: None, told: None, source, not_sampled: Vec::new() };
         self.judged.insert(watched.slot, judged);
         // Afterwards: nobody would know whose the first samples are.
         self.judge(kernel, watched)
@@ -107,10 +109,17 @@ impl HuntLine {
         let slot = watched.slot;
         let epoch = kernel.epoch(slot)?;
         let Some(state) = watched.alloc.known(epoch) else { return Ok(()) };
-        if judged.by.as_ref().is_some_and(|(before, known)| *before == epoch && known == state) {
+        let tells = watched.go.heap_profile().is_some_and(Result::is_ok);
+        let by = (epoch, state.clone(), tells);
+        if judged.by.as_ref() == Some(&by) {
             return Ok(());
         }
-        let mut source = source(wish, kernel, (&watched.process, state), &mut self.programs);
+        let mut source = if tells {
+            // Every allocation of the program's own language; what cgo allocates isn't in it.
+            Ok(Source::Runtime)
+        } else {
+            source(wish, kernel, (&watched.process, state), &mut self.programs)
+        };
         if let Ok(Source::Growth) = source
             && let Err(error) = kernel.sample_pages(slot, Some(wish.mean(Source::Growth)))
         {
@@ -132,8 +141,23 @@ impl HuntLine {
         if source != Ok(Source::Growth) {
             kernel.sample_pages(slot, None)?;
         }
-        judged.by = Some((epoch, state.clone()));
+        judged.by = Some(by);
         (judged.source, judged.not_sampled) = (source, not_sampled);
+        Ok(())
+    }
+
+    /// Tells of the heap profile that a process's runtime keeps, whenever it has published another one.
+    pub fn tell_profile(&mut self, kernel: &mut Kernel, watched: &Watched) -> Result<(), SessionError> {
+        self.judge(kernel, watched)?;
+        let (Some((handle, _)), Some(judged)) = (&self.joined, self.judged.get_mut(&watched.slot)) else {
+            return Ok(());
+        };
+        if let (Ok(Source::Runtime), Some(Ok(profile))) = (&judged.source, watched.go.heap_profile())
+            && judged.told.replace(profile.cycle) != Some(profile.cycle)
+        {
+            let epoch = kernel.epoch(watched.slot)?;
+            handle.tell(Order::Profile(watched.slot, epoch, Arc::clone(profile), crate::kernel::now_ns()));
+        }
         Ok(())
     }
 

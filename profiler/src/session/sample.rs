@@ -49,6 +49,9 @@ impl Session {
                 }
                 if let Some(room) = &mut self.go {
                     watched.go.read(room, &watched.process);
+                    if let Some(kernel) = &mut self.kernel {
+                        self.hunt.tell_profile(kernel, &watched)?;
+                    }
                 }
             }
             losses.add(&watched);

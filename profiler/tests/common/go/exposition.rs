@@ -39,7 +39,8 @@ pub fn parse(text: &str) -> Families {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
             families.entry(name.to_owned()).or_default().help = Some(help.to_owned());
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
             families.entry(name.to_owned()).or_default().kind = Some(kind.to_owned());
         } else if !line.starts_with('#')
             && let Some((key, value)) = line.rsplit_once(' ')
@@ -92,7 +93,9 @@ pub fn compare(rounds: &[Round]) -> Tally {
             if (low - moves - digit..=high + moves + digit).contains(&ours) {
                 tally.equal += 1;
             } else {
-                tally.different.push(format!("{key}: {ours}, and theirs {before} and {behind}, moving by {moves}"));
+                tally
+                    .different
+                    .push(format!("{key}: {ours}, and theirs {before} and {behind}, moving by {moves}"));
             }
         }
     }
@@ -103,7 +106,8 @@ pub fn compare(rounds: &[Round]) -> Tally {
 pub fn compare_descriptions(round: &Round, help: bool) -> Tally {
     let mut tally = Tally::default();
     for (name, ours) in &round.ours {
-        let Some(theirs) = round.before.get(name).filter(|_| name.starts_with("go_") || name.starts_with("process_"))
+        let Some(theirs) =
+            round.before.get(name).filter(|_| name.starts_with("go_") || name.starts_with("process_"))
         else {
             continue;
         };
