@@ -232,11 +232,13 @@ impl GoWatch {
             let mut program = match program() {
                 Ok(program) => program,
                 Err(error) => {
+                    let took = began.elapsed();
                     return Answer {
                         program: None,
                         figures: Err(error),
                         profile: None,
-                        took: began.elapsed(),
+                        took,
+                        profile_took: took,
                     };
                 }
             };
