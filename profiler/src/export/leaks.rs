@@ -153,11 +153,9 @@ fn rest_lines(lines: &mut Vec<String>, target: &TargetReport, style: Style) {
     let own =
         own.map_or(String::new(), |own| format!(", of which the allocator had {} in use", bytes(own as f64)));
     let before = bytes(target.before.anon_bytes as f64);
-    row(
-        lines,
-        "before",
-        &format!("{before} were there when the watch began{own}; nothing is known of these"),
-    );
+    let of_runtime = target.source == Ok(Source::Runtime);
+    let known = if of_runtime { "" } else { "; nothing is known of these" };
+    row(lines, "before", &format!("{before} were there when the watch began{own}{known}"));
     let growth = target.anon_bytes as f64 - target.before.anon_bytes as f64;
     let changed = match growth {
         0.0 => "as at the beginning".to_owned(),
@@ -174,7 +172,8 @@ fn rest_lines(lines: &mut Vec<String>, target: &TargetReport, style: Style) {
         )
     });
     if target.source.is_ok() {
-        row(lines, "live", &format!("{} of what was allocated since", living(target.live_bytes)));
+        let since = if of_runtime { "of what the program ever allocated" } else { "of what was allocated since" };
+        row(lines, "live", &format!("{} {since}", living(target.live_bytes)));
     }
     row(lines, "memory", &format!("anonymous: {}, {changed}{explained}", bytes(target.anon_bytes as f64)));
     if target.other.0 > 0 {
@@ -247,7 +246,7 @@ fn table(lines: &mut Vec<String>, sites: &[SiteReport], style: Style) {
             [
                 site.judgement.rate.map_or_else(|| "-".to_owned(), |rate| in_room(rate, "/s", style)),
                 if narrow(style) { bytes(site.live_bytes.value) } else { living(site.live_bytes) },
-                duration(site.ages.median.as_secs_f64()),
+                median_age(site, target),
                 in_a_line(&site.stack),
             ]
         })

@@ -131,7 +131,7 @@ impl Process {
 
     fn open_below(&self, path: &str, flags: OFlags) -> Option<File> {
         let flags_of_root = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, &self.root(), flags_of_root, Mode::empty()).ok()?;
+        let root = openat(CWD, self.root(), flags_of_root, Mode::empty()).ok()?;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let path = Path::new(path.trim_start_matches('/'));
         let file = openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve).ok()?;

@@ -62,14 +62,9 @@ impl HeapProfile {
 /// How many of a stack's innermost functions are the allocator's own, which pprof doesn't show; none if all are. From Go 1.24
 /// parts of the runtime have a package of their own (src/runtime/pprof/protomem.go).
 pub fn runtime_frames<'a>(names: impl IntoIterator<Item = &'a str>) -> usize {
-    let mut count = 0;
-    for name in names {
-        if !name.starts_with("runtime.") && !name.starts_with("internal/runtime/") {
-            return count;
-        }
-        count += 1;
-    }
-    0
+    let is_own = |name: &str| name.starts_with("runtime.") || name.starts_with("internal/runtime/");
+    // If all are, none is left out.
+    names.into_iter().position(|name| !is_own(name)).unwrap_or(0)
 }
 
 /// Reads the profile. `bias` is what is added to the file's addresses; `cache` belongs to this process and program alone, and

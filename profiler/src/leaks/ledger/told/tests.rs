@@ -102,7 +102,7 @@ fn sites_without_a_place_are_summed_up_exactly() {
             refused += u64::from(placed == Placed::Refused);
         }
         ledger.end_reading();
-        assert!(ledger.profiles.batches <= 90.max(40), "{}", ledger.profiles.batches);
+        assert!(ledger.profiles.batches <= 90, "{}", ledger.profiles.batches);
     }
     assert_eq!((refused, ledger.counts().refused), (199 * 10, 199 * 10));
     let truth = |records: std::ops::Range<u64>| -> u64 {
