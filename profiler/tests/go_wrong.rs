@@ -204,7 +204,7 @@ fn memory_that_never_comes_holds_up_nobody() {
     target.ask(&format!("hang {page}"));
     // Both end: one that begins now, and one that is at it.
     let began = Instant::now();
-    let ended = run_within(&mut profiler(["memstats", "--json", &target.pid().to_string()]), Duration::from_secs(60));
+    let ended = run_within(&mut profiler(["memstats", "--json", &target.pid().to_string()]), Duration::from_secs(90));
     assert!(!ended.status.success(), "{:?}", String::from_utf8_lossy(&ended.stdout));
     println!("gave up after {:?}: {:?}", began.elapsed(), ended.complaints());
     for _ in 0..3 {

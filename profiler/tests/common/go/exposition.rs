@@ -116,9 +116,12 @@ fn counts_what_was_not(round: &Round, key: &str) -> bool {
     key.starts_with("go_gc_duration_seconds{") && round.before.get(name).is_some_and(|family| family.help.is_none())
 }
 
-/// Families that both have: their type, and their help where both have the same library's.
-pub fn compare_descriptions(round: &Round, help: bool) -> Tally {
+/// Families that both have: their type, and their help where both have that of the same generation of `client_golang` (from 1.21
+/// on it says where a value is from).
+pub fn compare_descriptions(round: &Round) -> Tally {
     let mut tally = Tally::default();
+    let generation = |families: &Families| families.get("go_memstats_frees_total")?.help.clone();
+    let help = generation(&round.before) == generation(&round.ours);
     for (name, ours) in &round.ours {
         let Some(theirs) = round.before.get(name).filter(|_| name.starts_with("go_") || name.starts_with("process_"))
         else {
