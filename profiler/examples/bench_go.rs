@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use profiler::runtime::go::figures::{Cost, View};
+use profiler::runtime::go::{
+    GoError,
+    figures::{Cost, View},
+};
 
 use self::target::Target;
 
@@ -62,7 +65,10 @@ const WAYS: [(Way, &str); 3] = [
 /// Measures; whether the limit is kept and nothing was stopped.
 fn bench(seconds: f64) -> anyhow::Result<bool> {
     let program = target::build()?;
-    println!("a program made by {}, read while it is idle and while two goroutines allocate", program.version);
+    println!(
+        "a program made by {}, read while it is idle and while two goroutines allocate",
+        program.version
+    );
     let each = Duration::from_secs_f64(seconds / (2 * PROCS.len()) as f64);
     let mut kept = true;
     for procs in PROCS {
@@ -83,6 +89,8 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
     let mut runtime = target.attach(program)?;
     let mut took: [Vec<Duration>; WAYS.len()] = Default::default();
     let mut costs = [Cost::default(); WAYS.len()];
+    // Readings that were given up since the program changed all the time.
+    let mut restless = [0; WAYS.len()];
     let begin = Instant::now();
     while begin.elapsed() < time {
         for (number, (way, _)) in WAYS.into_iter().enumerate() {
@@ -91,9 +99,12 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
                 Way::Outside(view) => {
                     for _ in 0..READINGS {
                         let one = Instant::now();
-                        runtime.read(view)?;
+                        match runtime.read(view) {
+                            Ok(_) => costs[number] = runtime.cost(),
+                            Err(GoError::Restless(_)) => restless[number] += 1,
+                            Err(error) => return Err(error.into()),
+                        }
                         took[number].push(one.elapsed());
-                        costs[number] = runtime.cost();
                     }
                 }
             }
@@ -105,7 +116,14 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
         let (median, late) = (quantile(&mut took[number], 0.5), quantile(&mut took[number], 0.99));
         let cost = match way {
             Way::Inside => String::new(),
-            Way::Outside(_) => format!(", {} system calls, {} bytes", costs[number].calls, costs[number].bytes),
+            Way::Outside(_) => {
+                let Cost { calls, bytes, .. } = costs[number];
+                format!(
+                    ", {calls} system calls, {bytes} bytes, {} of {} given up",
+                    restless[number],
+                    took[number].len()
+                )
+            }
         };
         println!("  {name:38} median {:>9} p99 {:>9}{cost}", micros(median), micros(late));
         if way == Way::Outside(View::Metrics) && procs <= LIMIT.0 && median > LIMIT.1 {
@@ -131,7 +149,10 @@ fn undisturbed(target: &mut Target, runtime: &mut target::Runtime) -> anyhow::Re
     }
     let woken = target.switches()? - switches;
     let stops = (stops, target.ask("stops")?);
-    println!("  1000 readings: switches of its threads {woken}, its own count of stops before and behind {} {}", stops.0, stops.1);
+    println!(
+        "  1000 readings: switches of its threads {woken}, its own count of stops before and behind {} {}",
+        stops.0, stops.1
+    );
     Ok(woken == 0 && stops.0 == stops.1)
 }
 

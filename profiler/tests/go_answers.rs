@@ -84,7 +84,9 @@ fn memstats_prints_what_the_program_says_in_both_views() {
         for build in [Build::Default, Build::PieStripped] {
             let Some(mut target) = started(&toolchain, build) else { return };
             let pid = target.pid().to_string();
-            for (moment, view) in [(Moment::Metrics, "metrics"), (Moment::Pre, "memstats"), (Moment::Post, "memstats")] {
+            for (moment, view) in
+                [(Moment::Metrics, "metrics"), (Moment::Pre, "memstats"), (Moment::Post, "memstats")]
+            {
                 let tally = settled(|| {
                     let ask = || asked(&["memstats", "--json", &pid, "--go-view", view]);
                     let (answer, said) = target.stopped(moment.command(), ask);
@@ -114,7 +116,10 @@ fn a_scrape_says_what_the_program_says() {
                 ["/metrics", path.as_str()].map(|path| fetch(watching.address(), path).expect("it answers"))
             };
             let ([own, drop_in], said) = target.stopped("rm", look);
-            let (own, drop_in) = (exposition::samples(&exposition::parse(&own)), exposition::samples(&exposition::parse(&drop_in)));
+            let (own, drop_in) = (
+                exposition::samples(&exposition::parse(&own)),
+                exposition::samples(&exposition::parse(&drop_in)),
+            );
             let mut tally = Tally::default();
             for (metric, field, of) in NAMES {
                 let theirs = figures::said(&said, field).map(|value| value as f64 / of);

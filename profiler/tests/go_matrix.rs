@@ -26,7 +26,8 @@ fn every_version_and_way_to_build() {
         return;
     }
     let path = std::env::var_os(RESULTS).expect("`cargo xtask test go-matrix` sets it");
-    let mut results = std::fs::File::options().append(true).create(true).open(path).expect("it can be written");
+    let mut results =
+        std::fs::File::options().append(true).create(true).open(path).expect("it can be written");
     let only = std::env::var(ONLY).unwrap_or_default();
     let toolchains: Vec<_> =
         Toolchain::all().into_iter().filter(|toolchain| toolchain.version.starts_with(&only)).collect();

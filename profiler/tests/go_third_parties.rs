@@ -66,7 +66,9 @@ impl Server {
         let watching = Watching::process(self.child.pid());
         // What was read of its file in the background has come.
         let path = format!("/targets/{}/metrics", watching.now()["target"].as_str().expect("a name"));
-        let known = || fetch(watching.address(), &path).is_some_and(|text| text.contains("\ngo_memstats_alloc_bytes "));
+        let known = || {
+            fetch(watching.address(), &path).is_some_and(|text| text.contains("\ngo_memstats_alloc_bytes "))
+        };
         assert!(within(LONG, known), "it isn't known as Go's: {:?}", fetch(watching.address(), &path));
         let rounds = (0..ROUNDS).map(|_| {
             let before = self.metrics(fresh_after);

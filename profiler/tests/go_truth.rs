@@ -14,12 +14,18 @@ fn check(build: Build, enough: impl Fn(&Cell) -> bool) {
         let Some(program) = toolchain.program(build) else { return };
         for procs in [2, 16] {
             let cell = cell::check(&program, procs);
-            let what = format!("Go {}, {}, {procs} processors, {}", toolchain.version, build.name(), cell.found);
+            let what =
+                format!("Go {}, {}, {procs} processors, {}", toolchain.version, build.name(), cell.found);
             let different: Vec<_> = cell.different().take(20).collect();
             assert!(cell.all_equal(), "{what}: {different:#?}");
             assert!(enough(&cell), "{what}: too little was compared: {cell:?}");
             // The machine may be busy; a reader that is right by chance would need more than these.
-            assert!(cell.again * 3 <= cell.moments, "{what}: {} of {} had to be repeated", cell.again, cell.moments);
+            assert!(
+                cell.again * 3 <= cell.moments,
+                "{what}: {} of {} had to be repeated",
+                cell.again,
+                cell.moments
+            );
             println!(
                 "{what}: figures {}, goroutines {}, stacks {}, heap {}, {} of {} repeated",
                 cell.figures, cell.goroutines, cell.stacks, cell.heap, cell.again, cell.moments

@@ -84,7 +84,10 @@ fn the_table_of_another_version_is_refused_or_does_no_harm() {
     for toolchain in Toolchain::representative() {
         for build in [Build::Default, Build::Stripped] {
             let Some((mut target, program, places)) = running(&toolchain, build) else { return };
-            assert!(!is_refused_or_right(&mut target, &program, &places, "its own table"), "its own table is refused");
+            assert!(
+                !is_refused_or_right(&mut target, &program, &places, "its own table"),
+                "its own table is refused"
+            );
             let mut refused = 0;
             for (name, layout) in layouts() {
                 let wrong = Arc::new(Places { layout, ..Places::clone(&places) });
@@ -175,7 +178,10 @@ fn a_program_of_another_language_is_none_of_gos() {
     if !can_observe() {
         return;
     }
-    let ended = run_within(&mut profiler(["memstats", "--json", &std::process::id().to_string()]), Duration::from_secs(30));
+    let ended = run_within(
+        &mut profiler(["memstats", "--json", &std::process::id().to_string()]),
+        Duration::from_secs(30),
+    );
     assert!(!ended.status.success());
     assert!(ended.complaints().iter().any(|line| line.contains("Go")), "{:?}", ended.complaints());
 }
@@ -204,7 +210,8 @@ fn memory_that_never_comes_holds_up_nobody() {
     target.ask(&format!("hang {page}"));
     // Both end: one that begins now, and one that is at it.
     let began = Instant::now();
-    let ended = run_within(&mut profiler(["memstats", "--json", &target.pid().to_string()]), Duration::from_secs(90));
+    let ended =
+        run_within(&mut profiler(["memstats", "--json", &target.pid().to_string()]), Duration::from_secs(90));
     assert!(!ended.status.success(), "{:?}", String::from_utf8_lossy(&ended.stdout));
     println!("gave up after {:?}: {:?}", began.elapsed(), ended.complaints());
     for _ in 0..3 {

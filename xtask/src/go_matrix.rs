@@ -61,7 +61,8 @@ pub fn run(no_setup: bool) -> Result<()> {
     cargo.args(["test", "-p", "profiler", "--test", "go_matrix", "--", "--ignored", "--nocapture"]);
     if std::env::var_os(TOOLCHAINS).is_none() {
         let roots = go_toolchains::all()?;
-        let roots: Vec<_> = roots.iter().map(|version| go_toolchains::toolchain(version)).collect::<Result<_>>()?;
+        let roots: Vec<_> =
+            roots.iter().map(|version| go_toolchains::toolchain(version)).collect::<Result<_>>()?;
         cargo.env(TOOLCHAINS, std::env::join_paths(roots)?);
     }
     cargo.env(RESULTS, &results).env("PROFILER_TESTS_MUST_RUN", "1");
@@ -161,6 +162,10 @@ mod tests {
         let cells = [cell(2, 9), cell(16, 8)];
         assert_eq!(cells.each_ref().map(is_equal), [true, false]);
         let text = document(&cells);
-        assert!(text.contains("| **17/18** |") && text.contains("- Go 1.27.3, -s -w, 16 processors: sys: 1 and not 2"), "{text}");
+        assert!(
+            text.contains("| **17/18** |")
+                && text.contains("- Go 1.27.3, -s -w, 16 processors: sys: 1 and not 2"),
+            "{text}"
+        );
     }
 }

@@ -42,7 +42,9 @@ pub fn build() -> anyhow::Result<Program> {
     command.args(["build", "-o"]).arg(&path).arg(".").current_dir(source);
     command.env("GOCACHE", directory.join("cache")).env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=mod");
     command.env("GOPROXY", "off").env("CGO_ENABLED", "0");
-    let status = command.status().with_context(|| format!("{}: install it (Debian's golang-1.19-go)", compiler.display()))?;
+    let status = command
+        .status()
+        .with_context(|| format!("{}: install it (Debian's golang-1.19-go)", compiler.display()))?;
     if !status.success() {
         bail!("{command:?}: {status}");
     }
@@ -63,7 +65,9 @@ impl Target {
         let mut command = Command::new(&program.path);
         command.env("GOMAXPROCS", procs.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else { bail!("no pipes") };
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("no pipes")
+        };
         let mut target = Self { child, input, output: BufReader::new(output) };
         target.line()?;
         Ok(target)

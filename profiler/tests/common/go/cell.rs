@@ -43,7 +43,9 @@ impl Cell {
 
     /// What wasn't equal.
     pub fn different(&self) -> impl Iterator<Item = &String> {
-        [&self.figures, &self.goroutines, &self.stacks, &self.heap].into_iter().flat_map(|tally| &tally.different)
+        [&self.figures, &self.goroutines, &self.stacks, &self.heap]
+            .into_iter()
+            .flat_map(|tally| &tally.different)
     }
 }
 
@@ -146,7 +148,14 @@ impl Cell {
         self.again += usize::from(tries > 1);
     }
 
-    fn figures(&mut self, step: &str, moment: Moment, limited: bool, target: &mut Target, outside: &mut Outside) {
+    fn figures(
+        &mut self,
+        step: &str,
+        moment: Moment,
+        limited: bool,
+        target: &mut Target,
+        outside: &mut Outside,
+    ) {
         let view = if moment == Moment::Metrics { View::Metrics } else { View::MemStats };
         let once = || {
             let (seen, said) = target.stopped(moment.command(), || {

@@ -54,7 +54,8 @@ fn one(block: &str) -> Option<Told> {
 
 /// Whether a frame is one of the runtime's, of which a dump shows some and hides some.
 fn of_the_runtime(frame: &Frame) -> bool {
-    ["runtime.", "internal/runtime/"].iter().any(|prefix| frame.name.starts_with(prefix)) || frame.name == "panic"
+    ["runtime.", "internal/runtime/"].iter().any(|prefix| frame.name.starts_with(prefix))
+        || frame.name == "panic"
 }
 
 fn users(told: &Told) -> Vec<Frame> {
@@ -73,7 +74,8 @@ pub struct Compared {
 /// Holds our list (without goroutines of the system) against the program's own.
 pub fn compare(ours: &[Told], theirs: &[Told]) -> Compared {
     let mut compared = Compared::default();
-    let by_id = |list: &[Told]| -> BTreeMap<u64, Told> { list.iter().map(|told| (told.id, told.clone())).collect() };
+    let by_id =
+        |list: &[Told]| -> BTreeMap<u64, Told> { list.iter().map(|told| (told.id, told.clone())).collect() };
     let (ours, theirs) = (by_id(ours), by_id(theirs));
     for id in ours.keys().filter(|id| !theirs.contains_key(id)) {
         compared.goroutines.fail(format!("goroutine {id} isn't in the program's dump: {:?}", ours[id]));
@@ -98,7 +100,8 @@ pub fn compare(ours: &[Told], theirs: &[Told]) -> Compared {
         if told.state != "running" {
             let (ours, theirs) = (users(seen), users(told));
             // The first frame that differs says enough.
-            let at = (0..ours.len().max(theirs.len())).find(|at| ours.get(*at) != theirs.get(*at)).unwrap_or(0);
+            let at =
+                (0..ours.len().max(theirs.len())).find(|at| ours.get(*at) != theirs.get(*at)).unwrap_or(0);
             let what = format!("frame {at} of {} of {id} ({})", theirs.len(), told.state);
             compared.stacks.compare(&what, &ours.get(at), &theirs.get(at));
         }

@@ -39,7 +39,8 @@ pub fn parse(text: &str) -> Families {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').unwrap_or((rest, ""));
             families.entry(name.to_owned()).or_default().help = Some(help.to_owned());
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
             families.entry(name.to_owned()).or_default().kind = Some(kind.to_owned());
         } else if !line.starts_with('#')
             && let Some((key, value)) = line.rsplit_once(' ')
@@ -102,7 +103,9 @@ pub fn compare(rounds: &[Round]) -> Tally {
             if (low - fewer - moves - digit..=high + moves + digit).contains(&ours) {
                 tally.equal += 1;
             } else {
-                tally.different.push(format!("{key}: {ours}, and theirs {before} and {behind}, moving by {moves}"));
+                tally
+                    .different
+                    .push(format!("{key}: {ours}, and theirs {before} and {behind}, moving by {moves}"));
             }
         }
     }
@@ -113,7 +116,8 @@ pub fn compare(rounds: &[Round]) -> Tally {
 /// yet (`writeGoMetrics` in its go_metrics.go); it tells neither type nor help.
 fn counts_what_was_not(round: &Round, key: &str) -> bool {
     let name = "go_gc_duration_seconds";
-    key.starts_with("go_gc_duration_seconds{") && round.before.get(name).is_some_and(|family| family.help.is_none())
+    key.starts_with("go_gc_duration_seconds{")
+        && round.before.get(name).is_some_and(|family| family.help.is_none())
 }
 
 /// Families that both have: their type, and their help where both have that of the same generation of `client_golang` (from 1.21
@@ -123,7 +127,8 @@ pub fn compare_descriptions(round: &Round) -> Tally {
     let generation = |families: &Families| families.get("go_memstats_frees_total")?.help.clone();
     let help = generation(&round.before) == generation(&round.ours);
     for (name, ours) in &round.ours {
-        let Some(theirs) = round.before.get(name).filter(|_| name.starts_with("go_") || name.starts_with("process_"))
+        let Some(theirs) =
+            round.before.get(name).filter(|_| name.starts_with("go_") || name.starts_with("process_"))
         else {
             continue;
         };

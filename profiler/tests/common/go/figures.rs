@@ -82,9 +82,15 @@ const METRICS: [(&str, &[&str]); 20] = [
     ("stack_inuse", &["/memory/classes/heap/stacks:bytes"]),
     ("stack_sys", &["/memory/classes/heap/stacks:bytes", "/memory/classes/os-stacks:bytes"]),
     ("mspan_inuse", &["/memory/classes/metadata/mspan/inuse:bytes"]),
-    ("mspan_sys", &["/memory/classes/metadata/mspan/inuse:bytes", "/memory/classes/metadata/mspan/free:bytes"]),
+    (
+        "mspan_sys",
+        &["/memory/classes/metadata/mspan/inuse:bytes", "/memory/classes/metadata/mspan/free:bytes"],
+    ),
     ("mcache_inuse", &["/memory/classes/metadata/mcache/inuse:bytes"]),
-    ("mcache_sys", &["/memory/classes/metadata/mcache/inuse:bytes", "/memory/classes/metadata/mcache/free:bytes"]),
+    (
+        "mcache_sys",
+        &["/memory/classes/metadata/mcache/inuse:bytes", "/memory/classes/metadata/mcache/free:bytes"],
+    ),
     ("buck_hash_sys", &["/memory/classes/profiling/buckets:bytes"]),
     ("gc_sys", &["/memory/classes/metadata/other:bytes"]),
     ("other_sys", &["/memory/classes/other:bytes"]),
@@ -119,7 +125,8 @@ pub fn compare(moment: Moment, limited: bool, ours: &Value, said: &Value) -> Tal
         }
         let fraction = f64::from_bits(said["fraction_bits"].as_u64().unwrap_or(u64::MAX));
         // What a reader of JSON makes of the last digit isn't the question.
-        let near = ours["gc_cpu_fraction"].as_f64().map(|ours| (ours - fraction).abs() <= fraction.abs() * 1e-15);
+        let near =
+            ours["gc_cpu_fraction"].as_f64().map(|ours| (ours - fraction).abs() <= fraction.abs() * 1e-15);
         if near == Some(true) {
             tally.compare("gc_cpu_fraction", &fraction, &fraction);
         } else {
@@ -140,7 +147,11 @@ pub fn compare(moment: Moment, limited: bool, ours: &Value, said: &Value) -> Tal
     // One that collects all the time may have done so once more between its two answers.
     if moment == Moment::Metrics || said["cycles"] == said["memstats"]["NumGC"] {
         tally.compare("num_gc of ReadGCStats", &ours["num_gc"].as_u64(), &said["cycles"].as_u64());
-        tally.compare("pause_total_ns of ReadGCStats", &ours["pause_total_ns"].as_u64(), &said["pause_sum"].as_u64());
+        tally.compare(
+            "pause_total_ns of ReadGCStats",
+            &ours["pause_total_ns"].as_u64(),
+            &said["pause_sum"].as_u64(),
+        );
         tally.compare("last_gc of ReadGCStats", &ours["last_gc"].as_u64(), &said["last_gc"].as_u64());
         let theirs: Option<Vec<u64>> =
             said["quantiles"].as_array().map(|list| list.iter().filter_map(Value::as_u64).collect());

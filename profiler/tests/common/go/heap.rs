@@ -29,7 +29,8 @@ pub fn parse(text: &str) -> Text {
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("heap profile: ") {
             // Twice the rate, for tools of old.
-            read.rate = rest.rsplit_once("heap/").and_then(|(_, rate)| rate.parse::<u64>().ok()).unwrap_or(0) / 2;
+            read.rate =
+                rest.rsplit_once("heap/").and_then(|(_, rate)| rate.parse::<u64>().ok()).unwrap_or(0) / 2;
         } else if let Some(frame) = line.strip_prefix("#\t0x") {
             // Columns are aligned by as many tabs as it takes.
             let mut parts = frame.split('\t').map(str::trim).filter(|part| !part.is_empty()).skip(1);

@@ -60,7 +60,8 @@ impl Outside {
 
     /// Those that aren't the runtime's own.
     pub fn goroutines(&self) -> Result<Vec<Told>, String> {
-        let is_runtime = |address| self.at(address).last().is_some_and(|frame| frame.name.starts_with("runtime."));
+        let is_runtime =
+            |address| self.at(address).last().is_some_and(|frame| frame.name.starts_with("runtime."));
         // Those that run have no stack in the program's own dump of others.
         let options = Options { is_runtime: &is_runtime, sample: &|_| BTreeMap::new() };
         let runtime = self.runtime.borrow();
@@ -69,11 +70,17 @@ impl Outside {
         if read.torn + read.left_out > 0 {
             return Err(format!("{} torn, {} left out", read.torn, read.left_out));
         }
-        Ok(read.list.iter().filter(|goroutine| !goroutine.system).map(|goroutine| self.told(goroutine)).collect())
+        Ok(read
+            .list
+            .iter()
+            .filter(|goroutine| !goroutine.system)
+            .map(|goroutine| self.told(goroutine))
+            .collect())
     }
 
     fn told(&self, goroutine: &Goroutine) -> Told {
-        let (first, callers) = goroutine.stack.split_at(usize::from(goroutine.first_is_exact && !goroutine.stack.is_empty()));
+        let (first, callers) =
+            goroutine.stack.split_at(usize::from(goroutine.first_is_exact && !goroutine.stack.is_empty()));
         let mut frames: Vec<Frame> = first.iter().flat_map(|address| self.at(*address)).collect();
         frames.extend(self.callers(callers));
         if let Some(trouble) = &goroutine.trouble {
@@ -89,7 +96,8 @@ impl Outside {
     pub fn heap(&self) -> Result<(u64, Vec<Line>), String> {
         let runtime = self.runtime.borrow();
         let mut buckets = self.buckets.borrow_mut();
-        let profile = heap_profile::read(runtime.memory(), runtime.places(), runtime.bias().live(0), &mut buckets);
+        let profile =
+            heap_profile::read(runtime.memory(), runtime.places(), runtime.bias().live(0), &mut buckets);
         let profile = profile.map_err(|error| error.to_string())?;
         if profile.left_out > 0 {
             return Err(format!("{} records left out", profile.left_out));
@@ -125,7 +133,10 @@ impl Outside {
         let place = |file: Option<Arc<str>>, line| format!("{}:{line}", file.as_deref().unwrap_or_default());
         functions
             .into_iter()
-            .map(|function| Frame { name: function.name.to_string(), place: place(function.file, function.line) })
+            .map(|function| Frame {
+                name: function.name.to_string(),
+                place: place(function.file, function.line),
+            })
             .collect()
     }
 }

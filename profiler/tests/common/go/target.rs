@@ -34,7 +34,10 @@ impl Target {
     pub fn stopped<T>(&mut self, command: &str, look: impl FnOnce() -> T) -> (T, Value) {
         self.helper.tell(command);
         let pid = self.pid();
-        assert!(within(LONG, || threads(pid).iter().all(|thread| state(pid, *thread) == 'T')), "{command}: it doesn't stop");
+        assert!(
+            within(LONG, || threads(pid).iter().all(|thread| state(pid, *thread) == 'T')),
+            "{command}: it doesn't stop"
+        );
         let seen = look();
         self.helper.signal(libc::SIGCONT);
         (seen, self.helper.answer())
@@ -57,7 +60,8 @@ impl Target {
     pub fn switches(&self) -> u64 {
         let pid = self.pid();
         let of = |thread: &u32| {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
+            let text =
+                std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
             let lines = text.lines().filter(|line| line.contains("voluntary_ctxt_switches:"));
             lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()
         };

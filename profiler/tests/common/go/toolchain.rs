@@ -138,7 +138,11 @@ impl Toolchain {
         let mut command = Command::new(&self.go);
         command.arg("build").args(build.options()).arg("-o").arg(&partial).arg(".").current_dir(source);
         command.env("GOCACHE", directory.join("cache")).env("GOPATH", directory.join("path"));
-        command.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=mod").env("GOPROXY", "off").env("GOWORK", "off");
+        command
+            .env("GOTOOLCHAIN", "local")
+            .env("GOFLAGS", "-mod=mod")
+            .env("GOPROXY", "off")
+            .env("GOWORK", "off");
         command.env("CGO_ENABLED", if build.needs_c() { "1" } else { "0" });
         command.env_remove("GOROOT").env_remove("GOEXPERIMENT").env_remove("GODEBUG");
         let ended = run_within(&mut command, Duration::from_secs(600));
