@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use profiler::runtime::go::figures::{Cost, View};
+use profiler::runtime::go::{
+    GoError,
+    figures::{Cost, View},
+};
 
 use self::target::Target;
 
@@ -86,6 +89,8 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
     let mut runtime = target.attach(program)?;
     let mut took: [Vec<Duration>; WAYS.len()] = Default::default();
     let mut costs = [Cost::default(); WAYS.len()];
+    // Readings that were given up since the program changed all the time.
+    let mut restless = [0; WAYS.len()];
     let begin = Instant::now();
     while begin.elapsed() < time {
         for (number, (way, _)) in WAYS.into_iter().enumerate() {
@@ -94,9 +99,12 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
                 Way::Outside(view) => {
                     for _ in 0..READINGS {
                         let one = Instant::now();
-                        runtime.read(view)?;
+                        match runtime.read(view) {
+                            Ok(_) => costs[number] = runtime.cost(),
+                            Err(GoError::Restless(_)) => restless[number] += 1,
+                            Err(error) => return Err(error.into()),
+                        }
                         took[number].push(one.elapsed());
-                        costs[number] = runtime.cost();
                     }
                 }
             }
@@ -109,7 +117,16 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
         let cost = match way {
             Way::Inside => String::new(),
             Way::Outside(_) => {
+<<<<<<< HEAD
                 format!(", {} system calls, {} bytes", costs[number].calls, costs[number].bytes)
+=======
+                let Cost { calls, bytes, .. } = costs[number];
+                format!(
+                    ", {calls} system calls, {bytes} bytes, {} of {} given up",
+                    restless[number],
+                    took[number].len()
+                )
+>>>>>>> go-tests
             }
         };
         println!("  {name:38} median {:>9} p99 {:>9}{cost}", micros(median), micros(late));

@@ -106,7 +106,7 @@ fn a_scrape_says_what_the_program_says() {
     for toolchain in Toolchain::representative() {
         let Some(mut target) = started(&toolchain, Build::Stripped) else { return };
         let watching = Watching::process(target.pid());
-        let name = watching.now()["name"].as_str().expect("a name").to_owned();
+        let name = watching.now()["target"].as_str().expect("a name").to_owned();
         let path = format!("/targets/{name}/metrics");
         let known = || fetch(watching.address(), &path).is_some_and(|text| text.contains("\ngo_goroutines "));
         assert!(within(LONG, known), "it isn't known as Go's: {:?}", fetch(watching.address(), &path));

@@ -63,7 +63,7 @@ fn a_session_with_scrapes_stops_no_world() {
     let Some((mut target, _)) = resting(&toolchain) else { return };
     let before = target.ask("stops");
     let watching = Watching::process(target.pid());
-    let path = format!("/targets/{}/metrics", watching.now()["name"].as_str().expect("a name"));
+    let path = format!("/targets/{}/metrics", watching.now()["target"].as_str().expect("a name"));
     for _ in 0..50 {
         fetch(watching.address(), &path).expect("it answers");
         fetch(watching.address(), "/metrics").expect("it answers");

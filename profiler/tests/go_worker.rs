@@ -39,11 +39,14 @@ fn built(directory: &Path, options: &[&str]) -> Option<PathBuf> {
     Some(program)
 }
 
+/// Name, file and line of each function at a place, the innermost first.
+type Told = Vec<(String, String, u32)>;
+
 /// A program that has said what is on its stacks, and waits. It ends with us.
 struct Waiting {
     child: Child,
     /// Addresses and what is there: names, files, lines.
-    truth: Vec<(u64, Vec<(String, String, u32)>)>,
+    truth: Vec<(u64, Told)>,
 }
 
 impl Drop for Waiting {

@@ -8,6 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    binary::go::lines::COMPILER_MADE,
     runtime::go::goroutines::{Goroutine, Goroutines},
     stack::{Frame, Function},
     text::clean_to,
@@ -149,7 +150,7 @@ fn frames(goroutine: &Goroutine, names: &Names, wish: &Wish) -> String {
             continue;
         };
         for function in &frame.functions {
-            if wish.system || is_shown(&function.name, first) {
+            if wish.system || !is_compilers(function) && is_shown(&function.name, first) {
                 line(&mut out, "", function, "(...)");
                 first = false;
             }
@@ -168,14 +169,13 @@ fn line(out: &mut String, before: &str, function: &Function, behind: &str) {
     let _ = writeln!(out, "{before}{name}{behind}\n\t{file}:{}", function.line);
 }
 
-/// Whether a panic shows a function: left out are the runtime's own, but not those that everybody may call, and what the
-/// compiler makes of `go f(x)` and `defer f(x)` (`main.main.gowrap1`).
+/// What the compiler makes itself, as of `go f(x)`, is never shown.
+fn is_compilers(function: &Function) -> bool {
+    function.file.as_deref() == Some(COMPILER_MADE)
+}
+
+/// Whether a panic shows a function: left out are the runtime's own, but not those that everybody may call.
 fn is_shown(name: &str, first: bool) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let number = last.strip_prefix("gowrap").or_else(|| last.strip_prefix("deferwrap"));
-    if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) {
-        return false;
-    }
     let Some(rest) = name.strip_prefix("runtime.") else { return name.contains('.') };
     if name == "runtime.gopanic" {
         return !first;

@@ -11,7 +11,7 @@ use self::words::{in_room, living, narrow, prose, several};
 use super::terminal::{Style, bytes, cut, duration, grouped, interval};
 use crate::{
     history::Told,
-    leaks::{Judgement, Picture, SiteReport, TargetReport, Verdict},
+    leaks::{Judgement, Picture, SiteReport, Source, TargetReport, Verdict},
     stack::{Frame, Stack},
 };
 
@@ -172,7 +172,8 @@ fn rest_lines(lines: &mut Vec<String>, target: &TargetReport, style: Style) {
         )
     });
     if target.source.is_ok() {
-        let since = if of_runtime { "of what the program ever allocated" } else { "of what was allocated since" };
+        let since =
+            if of_runtime { "of what the program ever allocated" } else { "of what was allocated since" };
         row(lines, "live", &format!("{} {since}", living(target.live_bytes)));
     }
     row(lines, "memory", &format!("anonymous: {}, {changed}{explained}", bytes(target.anon_bytes as f64)));
@@ -239,6 +240,11 @@ fn column(verdict: Verdict, style: Style) -> String {
     format!("{}{:fill$}", word(verdict, style), "")
 }
 
+/// A runtime doesn't tell how old blocks are.
+pub(super) fn age(age: Duration) -> String {
+    if age.is_zero() { "-".to_owned() } else { duration(age.as_secs_f64()) }
+}
+
 fn table(lines: &mut Vec<String>, sites: &[SiteReport], style: Style) {
     let rows: Vec<[String; 4]> = sites
         .iter()
@@ -246,7 +252,7 @@ fn table(lines: &mut Vec<String>, sites: &[SiteReport], style: Style) {
             [
                 site.judgement.rate.map_or_else(|| "-".to_owned(), |rate| in_room(rate, "/s", style)),
                 if narrow(style) { bytes(site.live_bytes.value) } else { living(site.live_bytes) },
-                median_age(site, target),
+                age(site.ages.median),
                 in_a_line(&site.stack),
             ]
         })

@@ -10,6 +10,7 @@ use std::{
 use super::{
     flamegraph,
     html::{escape, segment, shortened},
+    leaks,
     terminal::{bytes, duration, grouped},
     weigh::{self, Weight},
 };
@@ -216,8 +217,8 @@ fn row(text: &mut String, site: &SiteReport, taken_at: SystemTime) {
         escape(&site.id),
         bytes(site.live_bytes.value),
         between(site.live_bytes, bytes),
-        age(site.ages.median),
-        age(site.ages.oldest),
+        leaks::age(site.ages.median),
+        leaks::age(site.ages.oldest),
     );
 }
 
@@ -308,10 +309,6 @@ fn per_second(rate: f64) -> String {
     } else {
         format!("{}/h", bytes(rate * 3600.0))
     }
-}
-
-fn age(age: Duration) -> String {
-    duration(age.as_secs_f64())
 }
 
 #[cfg(test)]
