@@ -117,16 +117,12 @@ fn compare(program: &target::Program, procs: u32, busy: bool, time: Duration) ->
         let cost = match way {
             Way::Inside => String::new(),
             Way::Outside(_) => {
-<<<<<<< HEAD
-                format!(", {} system calls, {} bytes", costs[number].calls, costs[number].bytes)
-=======
                 let Cost { calls, bytes, .. } = costs[number];
                 format!(
                     ", {calls} system calls, {bytes} bytes, {} of {} given up",
                     restless[number],
                     took[number].len()
                 )
->>>>>>> go-tests
             }
         };
         println!("  {name:38} median {:>9} p99 {:>9}{cost}", micros(median), micros(late));

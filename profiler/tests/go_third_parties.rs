@@ -65,11 +65,7 @@ impl Server {
     fn rounds(&self, fresh_after: Duration) -> Vec<Round> {
         let watching = Watching::process(self.child.pid());
         // What was read of its file in the background has come.
-<<<<<<< HEAD
-        let path = format!("/targets/{}/metrics", watching.now()["name"].as_str().expect("a name"));
-=======
         let path = format!("/targets/{}/metrics", watching.now()["target"].as_str().expect("a name"));
->>>>>>> go-tests
         let known = || {
             fetch(watching.address(), &path).is_some_and(|text| text.contains("\ngo_memstats_alloc_bytes "))
         };

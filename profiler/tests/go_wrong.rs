@@ -203,7 +203,7 @@ fn memory_that_never_comes_holds_up_nobody() {
     let exe = std::fs::metadata(&program).expect("it is there");
     assert!(exe.st_size() > 0);
     // A page in the middle of the figures, and nothing else on it.
-    let page = (places.globals.memstats + 4095) / 4096 * 4096;
+    let page = places.globals.memstats.div_ceil(4096) * 4096;
     let watching = Watching::process(target.pid());
     let known = || watching.get("/metrics").text().contains("profiler_go_goroutines{");
     assert!(within(Duration::from_secs(30), known), "it is known as Go's");
