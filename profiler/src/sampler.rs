@@ -167,6 +167,7 @@ impl Sampler {
             mappings: config.mappings,
             samples: config.alloc && matches!(config.hunt.mode, Leaks::Auto | Leaks::On),
             growth: growth.as_ref().ok().copied(),
+            go_stops: config.go.stops,
         };
         let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
         let places = config.places();

@@ -9,6 +9,7 @@ use profiler_common::{
     alloc::{AllocCounts, AllocFunction},
     mapping::{KINDS, MappingCounts},
     sched::{CAUSES, StallCounts},
+    stops::StopCounts,
 };
 
 use serde::Serialize;
@@ -111,14 +112,14 @@ pub struct GoSnapshot {
     pub figures: Option<Figures>,
     /// Whose figures these are: processes.
     pub processes: u64,
-    /// What can't be told, and why: `figures`, `heap_profile`, `goroutines`, `pauses`.
+    /// What can't be told, and why: `figures`, `heap_profile`, `goroutines`, `pauses`, `stops`.
     pub trouble: Vec<(&'static str, String)>,
     /// Pauses of garbage collections that were stalls, since it is observed: each is what one cycle stopped the world for.
     pub pauses: StallCounts,
     /// Cycles whose pause was overwritten before it was read.
     pub pauses_missed: u64,
     /// Times that the world was stopped, by reason, if asked for: each single stop, measured by probes.
-    pub stops: Option<Vec<(&'static str, StallCounts)>>,
+    pub stops: Option<Vec<(&'static str, StopCounts)>>,
     /// The table by which the runtime was read, and whether it is that of the exact version.
     pub table: Option<(String, bool)>,
     /// How long the last reading of memory took, in seconds: of all processes together.

@@ -4,6 +4,7 @@
 //! figures are shown for [`STALE`] at most, and no sample waits for it any more.
 
 mod parts;
+mod stops;
 
 use std::{
     sync::{
@@ -16,12 +17,14 @@ use std::{
 use profiler_common::sched::StallCounts;
 
 pub(super) use parts::{GoEnded, GoPart};
+use stops::StopsWatch;
 
 use crate::{
     ask::GoProgram,
     binary::go::GoImage,
     config,
     describe::{Described, Describing},
+    kernel::{Kernel, KernelError, StopsLink},
     runtime::{
         go::{
             GoError,
@@ -83,6 +86,7 @@ pub(super) struct GoWatch {
     contradictions: u32,
     failures: u32,
     read_seconds: f64,
+    stops: StopsWatch,
 }
 
 /// Nothing at first; then the last profile, or why there is none.
@@ -182,10 +186,30 @@ impl GoWatch {
         self.described = Some(Arc::new(described));
     }
 
-    /// The process runs another program from now on.
-    pub fn replaced(&mut self, room: &mut GoRoom, process: &Arc<Process>) {
+    /// The process runs another program from now on. Probes of the former one are returned, to be taken away.
+    #[must_use]
+    pub fn replaced(&mut self, room: &mut GoRoom, process: &Arc<Process>) -> Option<StopsLink> {
         let (earlier, pauses, missed) = (self.totals, self.pauses, self.missed);
-        *self = Self { earlier, totals: earlier, pauses, missed, ..room.begin(process) };
+        let (link, stops) = (self.take_link(), self.stops.replaced());
+        *self = Self { earlier, totals: earlier, pauses, missed, stops, ..room.begin(process) };
+        link
+    }
+
+    /// Measures the stops of its world, if that is wanted, as soon as it is known where.
+    pub fn place_stops(&mut self, room: &GoRoom, kernel: &mut Kernel, process: &Process, slot: u32) {
+        if let Some(described) = self.described.as_ref().filter(|_| room.settings.stops) {
+            self.stops.place(kernel, process, slot, described);
+        }
+    }
+
+    /// Reads what was measured of them.
+    pub fn read_stops(&mut self, kernel: &Kernel, slot: u32) -> Result<(), KernelError> {
+        self.stops.read(kernel, slot)
+    }
+
+    /// Its probes, to be taken away.
+    pub const fn take_link(&mut self) -> Option<StopsLink> {
+        self.stops.take_link()
     }
 
     /// Reads what is due. Waits for [`PATIENCE`] at most.
@@ -321,7 +345,8 @@ impl GoWatch {
         let late = matches!(self.state, State::Away(_)).then(|| "its memory doesn't answer".to_owned());
         let figures = self.trouble.clone().or_else(|| late.filter(|_| fresh.is_none()));
         let profile = self.profile.as_ref().and_then(|profile| profile.as_ref().err().cloned());
-        let trouble = [("figures", figures), ("heap_profile", profile)];
+        let stops = self.stops.trouble.clone();
+        let trouble = [("figures", figures), ("heap_profile", profile), ("stops", stops)];
         GoSnapshot {
             versions: vec![image.version.clone()],
             figures: fresh.map(|(figures, _)| self.earlier.added_to(figures.clone())),
@@ -329,7 +354,7 @@ impl GoWatch {
             trouble: trouble.into_iter().filter_map(|(what, why)| Some((what, why?))).collect(),
             pauses: self.pauses,
             pauses_missed: self.missed,
-            stops: None,
+            stops: self.stops.counts().map(stops::told),
             table: image.runtime.as_ref().ok().map(|places| (places.table.clone(), places.exact)),
             read_seconds: self.read_seconds,
             programs: vec![GoProcess { process: Arc::clone(process), image: Arc::clone(image), file }],

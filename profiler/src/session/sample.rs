@@ -49,6 +49,9 @@ impl Session {
                 }
                 if let Some(room) = &mut self.go {
                     watched.go.read(room, &watched.process);
+                    if let Some(kernel) = &mut self.kernel {
+                        watched.go.place_stops(room, kernel, &watched.process, watched.slot);
+                    }
                 }
             }
             losses.add(&watched);

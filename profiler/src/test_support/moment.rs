@@ -8,6 +8,7 @@ use std::{
 use profiler_common::{
     alloc::{AllocCounts, AllocFunction},
     sched::{CAUSES, STALL_BOUNDS, StallCause, StallCounts},
+    stops::StopCounts,
 };
 
 use super::picture;
@@ -85,6 +86,8 @@ pub fn go_target(name: &str) -> TargetSnapshot {
 pub fn go() -> GoSnapshot {
     let mut pauses = StallCounts { total_ns: 1_500_000, ..Default::default() };
     pauses.buckets[0] = 3;
+    let mut stops = StopCounts { total_ns: 90_000, ..Default::default() };
+    stops.buckets[4] = 3;
     GoSnapshot {
         versions: vec!["go1.23.9".to_owned()],
         figures: Some(figures()),
@@ -92,7 +95,7 @@ pub fn go() -> GoSnapshot {
         trouble: vec![("heap_profile", "the linker left memory profiling out".to_owned())],
         pauses,
         pauses_missed: 2,
-        stops: Some(vec![("GC mark termination", pauses)]),
+        stops: Some(vec![("GC mark termination", stops)]),
         table: Some(("go1.23.1".to_owned(), false)),
         read_seconds: 0.000_02,
         programs: Vec::new(),

@@ -1,5 +1,7 @@
 //! What Go's runtimes say of themselves.
 
+use profiler_common::stops::{STOP_BOUNDS, stop_bound_ns};
+
 use super::Families;
 use crate::{
     export::catalogue::{self as c, go},
@@ -21,7 +23,8 @@ pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
     }
     for (reason, counts) in snapshot.stops.iter().flatten() {
         out.count(&c::GO_STOPS, &[name, reason], counts.count());
-        out.histogram(&c::GO_STOP_SECONDS, &[name, reason], counts);
+        let buckets = counts.buckets.iter().copied().zip((0..STOP_BOUNDS).map(stop_bound_ns));
+        out.histogram(&c::GO_STOP_SECONDS, &[name, reason], buckets, (counts.count(), counts.total_ns));
     }
     let Some(figures) = &snapshot.figures else { return };
     for figure in go::FIGURES {

@@ -91,7 +91,7 @@ struct Part<'a> {
 
 pub(super) fn go(snapshot: &GoSnapshot) -> Go<'_> {
     let stops = snapshot.stops.as_ref().map(|stops| {
-        let of = |(reason, counts): &(&'static str, profiler_common::sched::StallCounts)| Stops {
+        let of = |(reason, counts): &(&'static str, profiler_common::stops::StopCounts)| Stops {
             reason,
             count: counts.count(),
             seconds: counts.total_ns as f64 / 1e9,

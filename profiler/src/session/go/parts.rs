@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use profiler_common::sched::StallCounts;
+use profiler_common::{sched::StallCounts, stops::StopCounts};
 
+use super::stops;
 use crate::{
     runtime::go::totals::{self, Totals},
     snapshot::{GoSnapshot, ProgramDescription},
@@ -26,6 +27,7 @@ pub(in crate::session) struct GoEnded {
     totals: Totals,
     pauses: StallCounts,
     missed: u64,
+    stops: Option<Vec<(&'static str, StopCounts)>>,
 }
 
 impl GoEnded {
@@ -34,6 +36,7 @@ impl GoEnded {
         if let Some(go) = &part.go {
             self.pauses.add(&go.pauses);
             self.missed += go.pauses_missed;
+            stops::add(&mut self.stops, go.stops.clone());
         }
     }
 
@@ -56,6 +59,7 @@ impl GoEnded {
             go.figures = go.figures.take().map(|figures| self.totals.added_to(figures));
             go.pauses.add(&self.pauses);
             go.pauses_missed += self.missed;
+            stops::add(&mut go.stops, self.stops.clone());
         }
         (together, programs)
     }
@@ -79,7 +83,7 @@ fn add(sum: &mut GoSnapshot, other: GoSnapshot) {
     }
     sum.pauses.add(&other.pauses);
     sum.pauses_missed += other.pauses_missed;
-    sum.stops = sum.stops.take().or(other.stops);
+    stops::add(&mut sum.stops, other.stops);
     sum.table = sum.table.take().or(other.table);
     sum.read_seconds += other.read_seconds;
     sum.programs.extend(other.programs);
