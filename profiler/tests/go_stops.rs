@@ -22,8 +22,14 @@ const READINGS: u64 = 40;
 /// So often it is tried whether lengths agree: on a busy machine, a thread may lose its processor between our clock and the
 /// runtime's.
 const TRIES: usize = 4;
-/// What the two probes of a stop, and what the runtime does before it looks at its clock, may add or leave out.
+/// What the two probes of a stop, and what the runtime does before it looks at its clock, may add.
 const APART_NS: u64 = 30_000;
+
+/// The runtime looks at its clock when it has woken the other processors, which takes a while on a busy machine; the probes
+/// say how long the world stood until then.
+fn agree((seen, ring): (u64, u64)) -> bool {
+    seen <= ring + 2 * CYCLES * APART_NS && seen >= ring / 4
+}
 
 /// Count and nanoseconds of a reason.
 fn stops(target: &Value, reason: &str) -> (u64, u64) {
@@ -68,9 +74,17 @@ fn every_stop_is_seen_once_with_its_reason_and_as_long_as_the_runtime_says() {
         let outside = Outside::of(target.pid(), &program).expect("it is understood");
         let before = code(target.pid(), &outside);
         let watching = Watching::with(target.pid(), &["--go-stops", "on"]);
-        assert!(within(LONG, || !watching.now()["go"]["stops"].is_null()), "Go {version}: {:#}", watching.now()["go"]);
+        assert!(
+            within(LONG, || !watching.now()["go"]["stops"].is_null()),
+            "Go {version}: {:#}",
+            watching.now()["go"]
+        );
         let probed = code(target.pid(), &outside);
-        assert_eq!(probed.iter().zip(&before).filter(|(one, other)| one != other).count(), 2, "two breakpoints");
+        assert_eq!(
+            probed.iter().zip(&before).filter(|(one, other)| one != other).count(),
+            2,
+            "two breakpoints"
+        );
 
         let mut apart = Vec::new();
         for _ in 0..TRIES {
@@ -79,9 +93,14 @@ fn every_stop_is_seen_once_with_its_reason_and_as_long_as_the_runtime_says() {
             let later = watching.now();
             let pause = |at: &Value| at["go"]["figures"]["pause_total_ns"].as_u64().expect("a number");
             let ring = pause(&later) - pause(&earlier);
-            let [first, second, _] = reasons.map(|reason| since(stops(&later, reason), stops(&earlier, reason)));
+            let [first, second, _] =
+                reasons.map(|reason| since(stops(&later, reason), stops(&earlier, reason)));
             let seen = if tells_reason {
-                assert_eq!((first.0, second.0), (CYCLES, CYCLES), "Go {version}: each cycle stops the world twice");
+                assert_eq!(
+                    (first.0, second.0),
+                    (CYCLES, CYCLES),
+                    "Go {version}: each cycle stops the world twice"
+                );
                 first.1 + second.1
             } else {
                 assert_eq!(first.0, 2 * CYCLES, "Go {version}: each cycle stops the world twice");
@@ -89,12 +108,11 @@ fn every_stop_is_seen_once_with_its_reason_and_as_long_as_the_runtime_says() {
             };
             eprintln!("Go {version}: {CYCLES} cycles: probes {seen} ns, ring {ring} ns");
             apart.push((seen, ring));
-            if seen.abs_diff(ring) <= 2 * CYCLES * APART_NS {
+            if agree((seen, ring)) {
                 break;
             }
         }
-        let close = |(seen, ring): &(u64, u64)| seen.abs_diff(*ring) <= 2 * CYCLES * APART_NS;
-        assert!(apart.iter().any(close), "Go {version}: probes and ring, ns: {apart:?}");
+        assert!(apart.iter().copied().any(agree), "Go {version}: probes and ring, ns: {apart:?}");
 
         let earlier = watching.now();
         let took = target.ask(&format!("bench {READINGS}"));
@@ -107,8 +125,14 @@ fn every_stop_is_seen_once_with_its_reason_and_as_long_as_the_runtime_says() {
 
         let finished = watching.finish();
         let go = &finished.target()["go"];
-        assert!(go["trouble"].as_array().is_none_or(|all| all.iter().all(|one| one["what"] != "stops")), "{go:#}");
-        assert!(within(LONG, || code(target.pid(), &outside) == before), "Go {version}: breakpoints are left");
+        assert!(
+            go["trouble"].as_array().is_none_or(|all| all.iter().all(|one| one["what"] != "stops")),
+            "{go:#}"
+        );
+        assert!(
+            within(LONG, || code(target.pid(), &outside) == before),
+            "Go {version}: breakpoints are left"
+        );
         target.ask("gc 3");
         target.end();
     }
