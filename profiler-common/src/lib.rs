@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod process;
 pub mod sample;
 pub mod sched;
+pub mod stops;
 
 /// Marks a record that may be copied to and from a BPF map byte by byte.
 ///

@@ -24,11 +24,14 @@ pub enum Outcome {
     SamplesFull = 7,
     /// `LIVE_SAMPLES` was full: a block that was chosen isn't sampled.
     LiveSamplesFull = 8,
+    /// A stop of a Go program's world was seen without its beginning or without its end: it isn't counted. One may be when
+    /// the probes are placed.
+    StopUnpaired = 9,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its slots.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::UnknownSite,
         Self::ThreadsFull,
         Self::ClockBackwards,
@@ -38,6 +41,7 @@ impl Outcome {
         Self::BreakUnknown,
         Self::SamplesFull,
         Self::LiveSamplesFull,
+        Self::StopUnpaired,
     ];
 
     /// The value of the `reason` label.
@@ -52,6 +56,7 @@ impl Outcome {
             Self::BreakUnknown => "break_unknown",
             Self::SamplesFull => "samples_full",
             Self::LiveSamplesFull => "live_samples_full",
+            Self::StopUnpaired => "stop_unpaired",
         }
     }
 }

@@ -180,9 +180,10 @@ impl StallCounts {
 
     /// Adds another CPU's counts.
     pub fn add(&mut self, other: &Self) {
-        self.total_ns += other.total_ns;
+        // What a runtime says of its pauses is as large as it likes.
+        self.total_ns = self.total_ns.saturating_add(other.total_ns);
         for (sum, n) in self.buckets.iter_mut().zip(other.buckets) {
-            *sum += n;
+            *sum = sum.saturating_add(n);
         }
     }
 }

@@ -16,6 +16,7 @@ use profiler_common::{
     process::{Switches, TargetEntry},
     sample::{LIVE_FILTER as FILTER_ENTRIES, LiveKey, PendingKey, PendingSample, RING_BYTES},
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
+    stops::{PendingStop, REASONS, StopCounts},
 };
 
 /// Targets and sites in the object as built; see the module text.
@@ -84,6 +85,16 @@ pub static MAPPING_COUNTS: PerCpuArray<MappingCounts> =
 /// leaves out the program at a call's end; the thread's next call uses it up. When full: `Outcome::BreakUnknown`.
 #[map]
 pub static BREAKS: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
+
+/// Key: the target's slot. Written when a Go program stops its world and when it lets it go on, which is never done by two at
+/// once; set to zero by the user side before the probes are placed. One entry unless stops are wanted.
+#[map]
+pub static GO_STOPPED: Array<PendingStop> = Array::with_max_entries(TARGETS, 0);
+
+/// Key: `slot * REASONS + reason`. Written when a stop ends, per CPU; read by the user side. One entry unless stops are wanted;
+/// a target takes 2.4 kB per CPU.
+#[map]
+pub static GO_STOPS: PerCpuArray<StopCounts> = PerCpuArray::with_max_entries(TARGETS * REASONS as u32, 0);
 
 /// Sampled blocks that live; value: the sample's id. Written at the return of a call that was chosen; removed when the block is
 /// given back, and by the user side. Never evicts: when full, `Outcome::LiveSamplesFull`, and the block isn't sampled.

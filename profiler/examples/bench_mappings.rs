@@ -25,7 +25,8 @@ fn main() -> ExitCode {
 }
 
 fn bench(seconds: f64) -> anyhow::Result<()> {
-    let wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None };
+    let wanted =
+        Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None, go_stops: false };
     let plan = Plan::decide(wanted, &Facts::gather())?;
     let mut results: [Vec<f64>; 5] = Default::default();
     let began = std::time::Instant::now();

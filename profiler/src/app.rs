@@ -56,6 +56,8 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
     let finished = runtime
         .block_on(observe(&config, listeners, &keeper, pusher.as_ref()))
         .inspect_err(|_| keeper.discard_report());
+    // A reading of memory that hangs must not hold up the end.
+    runtime.shutdown_background();
     if let Some(pusher) = &pusher {
         pusher.close(finished.as_ref().ok().map(|finished| &finished.last));
     }

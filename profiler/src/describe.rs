@@ -35,10 +35,25 @@ pub struct Described {
     pub go: Option<Arc<GoImage>>,
     /// What its file is, as `/proc/PID/maps` has it: on some file systems, `stat` says another device.
     pub file: FileId,
+    /// Which file it is, and in which state it was described.
+    pub state: FileState,
 }
 
 /// A file at one state of its contents: device, inode, size and time of change.
-type Key = ((u64, u64), u64, (i64, i64));
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileState((u64, u64), u64, (i64, i64));
+
+impl FileState {
+    /// Of an opened file.
+    pub const fn of(pinned: &PinnedObject) -> Self {
+        Self(pinned.identity(), pinned.size(), pinned.changed())
+    }
+
+    /// Device and inode.
+    pub const fn identity(&self) -> (u64, u64) {
+        self.0
+    }
+}
 
 /// What a file says, and why it doesn't.
 type Said = Arc<Result<Description, String>>;
@@ -47,7 +62,7 @@ type Said = Arc<Result<Description, String>>;
 pub struct Describer {
     analyst: Analyst,
     programs: ProgramCache,
-    known: HashMap<Key, Said>,
+    known: HashMap<FileState, Said>,
 }
 
 impl Default for Describer {
@@ -108,6 +123,7 @@ impl Describer {
                 runtime,
                 go,
                 file: mapped_as(pinned.identity(), &objects),
+                state: FileState::of(&pinned),
             })
         } else {
             Err(TargetError::Gone(process.pid()))
@@ -115,7 +131,7 @@ impl Describer {
     }
 
     fn file(&mut self, pinned: &PinnedObject) -> Said {
-        let key = (pinned.identity(), pinned.size(), pinned.changed());
+        let key = FileState::of(pinned);
         if let Some(known) = self.known.get(&key) {
             return Arc::clone(known);
         }

@@ -139,7 +139,14 @@ fn trials(facts: &Facts) -> Vec<Check> {
     vec![
         trial(
             "counting allocations",
-            Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None },
+            Wanted {
+                alloc: true,
+                stalls: false,
+                mappings: false,
+                samples: false,
+                growth: None,
+                go_stops: false,
+            },
             |last, placement| {
                 let target = last.targets.first().ok_or("no snapshot")?;
                 if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
@@ -163,7 +170,14 @@ fn trials(facts: &Facts) -> Vec<Check> {
         ),
         trial(
             "measuring stalls",
-            Wanted { alloc: false, stalls: true, mappings: false, samples: false, growth: None },
+            Wanted {
+                alloc: false,
+                stalls: true,
+                mappings: false,
+                samples: false,
+                growth: None,
+                go_stops: false,
+            },
             |last, _| {
                 let kept = last.targets.first().and_then(|target| target.ledger).ok_or("no ledger")?;
                 let (sum, time) = (kept.ledger.total_seconds(), last.targets[0].observed.as_secs_f64());

@@ -167,11 +167,12 @@ impl Sampler {
             mappings: config.mappings,
             samples: config.alloc && matches!(config.hunt.mode, Leaks::Auto | Leaks::On),
             growth: growth.as_ref().ok().copied(),
+            go_stops: config.go.stops,
         };
         let images = Images::new(config.debuginfod.as_deref(), false)?.with_python(config.python);
         let places = config.places();
         let mut session = Session::open(wanted, places, config.stall_threshold, config.trace, images)?;
-        session.describe_programs(config.go, config.stall_threshold, config.interval);
+        session.describe_programs(config.go, config.interval);
         let mut chooser = match &config.what {
             What::Processes(choice) => Chooser::new(choice.clone()),
             What::Command { children, .. } => Chooser::of_children(*children),

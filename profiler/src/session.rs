@@ -143,7 +143,7 @@ impl Session {
         if images.look_into_python() {
             sites += (targets * python::SITES_PER_PYTHON).max(python::MAX_SITES);
         }
-        let kernel = if plan.alloc || plan.stalls || plan.mappings || plan.growth.is_some() {
+        let kernel = if plan.needs_kernel() {
             Some(Kernel::load(plan, Sizes { targets, sites }, stall_threshold, trace)?)
         } else {
             None
@@ -168,8 +168,8 @@ impl Session {
     }
 
     /// From now on, processes' programs are described, and Go's runtimes are read, at every sample.
-    pub fn describe_programs(&mut self, settings: config::Go, stall_threshold: Duration, interval: Duration) {
-        self.go = Some(GoRoom::new(settings, stall_threshold, interval));
+    pub fn describe_programs(&mut self, settings: config::Go, interval: Duration) {
+        self.go = Some(GoRoom::new(settings, interval));
     }
 
     /// The kernel side's debug lines, once, if they were asked for.
@@ -264,7 +264,7 @@ impl Session {
         let slot = self.slots.take().ok_or(SessionError::Full(self.slots.all()))?;
         let rooms = (&mut self.kernel, &mut self.images, self.plan);
         let mut watched = Watched::begin(rooms, process, (Arc::clone(&group), follow), slot, birth)
-            .inspect_err(|_| self.slots.give_back(slot, (Vec::new(), None)))?;
+            .inspect_err(|_| self.slots.give_back(slot, (Vec::new(), None), None))?;
         if let Some(room) = &mut self.go {
             watched.go = room.begin(&watched.process);
         }
@@ -334,7 +334,7 @@ impl Session {
         };
         watched.rename();
         if let Some(room) = &mut self.go {
-            watched.go.replaced(room, &watched.process);
+            self.slots.drop_stops(watched.go.replaced(room, &watched.process));
         }
         if let Some(kernel) = &mut self.kernel {
             // Reading is what notices it, the sooner the better: a third program would use the first one's bank.
@@ -409,7 +409,7 @@ impl Session {
             group.retire(part, living);
         }
         let links: Links = watched.alloc.take_links();
-        self.slots.give_back(watched.slot, links);
+        self.slots.give_back(watched.slot, links, watched.go.take_link());
         Ok(())
     }
 
@@ -468,6 +468,7 @@ impl Drop for Session {
             let (probes, loader) = watched.alloc.take_links();
             links.extend(probes);
             drop(loader);
+            drop(watched.go.take_link());
         }
         detach_all(links);
     }

@@ -9,6 +9,7 @@ use profiler_common::{
     alloc::{AllocCounts, AllocFunction},
     mapping::{KINDS, MappingCounts},
     sched::{CAUSES, StallCounts},
+    stops::StopCounts,
 };
 
 use serde::Serialize;
@@ -111,20 +112,31 @@ pub struct GoSnapshot {
     pub figures: Option<Figures>,
     /// Whose figures these are: processes.
     pub processes: u64,
-    /// What can't be told, and why: `figures`, `heap_profile`, `goroutines`, `pauses`.
-    pub trouble: Vec<(&'static str, String)>,
+    /// What can't be told, and why.
+    pub trouble: Vec<GoTrouble>,
     /// Pauses of garbage collections that were stalls, since it is observed: each is what one cycle stopped the world for.
     pub pauses: StallCounts,
     /// Cycles whose pause was overwritten before it was read.
     pub pauses_missed: u64,
     /// Times that the world was stopped, by reason, if asked for: each single stop, measured by probes.
-    pub stops: Option<Vec<(&'static str, StallCounts)>>,
+    pub stops: Option<Vec<(&'static str, StopCounts)>>,
     /// The table by which the runtime was read, and whether it is that of the exact version.
     pub table: Option<(String, bool)>,
     /// How long the last reading of memory took, in seconds: of all processes together.
     pub read_seconds: f64,
     /// The living processes' programs, to ask more of them.
     pub programs: Vec<GoProcess>,
+}
+
+/// What can't be told of a Go runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GoTrouble {
+    /// `figures`, `heap_profile` or `stops`.
+    pub what: &'static str,
+    /// One word for the reason: `memory` (it can't be read), `contradiction`, `restless`, `unavailable`, `late`.
+    pub kind: &'static str,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// A living process that runs a Go program.

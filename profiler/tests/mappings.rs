@@ -18,7 +18,8 @@ use profiler::kernel::{Facts, Kernel, Plan, Sizes, Wanted};
 use profiler_common::mapping::{KINDS, MappingCounts, MappingKind};
 use serde_json::Value;
 
-const WANTED: Wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None };
+const WANTED: Wanted =
+    Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None, go_stops: false };
 
 /// One at a time: some count the descriptors of this process.
 fn alone() -> MutexGuard<'static, ()> {
@@ -190,9 +191,14 @@ fn nothing_is_attached_unless_it_was_asked_for_and_nothing_stays() {
     assert_eq!(events_of(own), 0);
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").expect("it is always there");
     let before = mounts();
-    let Some(without) =
-        load(Wanted { alloc: true, stalls: true, mappings: false, samples: false, growth: None })
-    else {
+    let Some(without) = load(Wanted {
+        alloc: true,
+        stalls: true,
+        mappings: false,
+        samples: false,
+        growth: None,
+        go_stops: false,
+    }) else {
         return;
     };
     assert_eq!(events_of(own), 0);

@@ -11,4 +11,5 @@ mod oom;
 mod process;
 mod sample;
 mod sched;
+mod stops;
 mod trial;

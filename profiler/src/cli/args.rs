@@ -131,7 +131,7 @@ pub enum Command {
         /// See [`OneProcess`].
         #[command(flatten)]
         of: OneProcess,
-        /// See [`Options::go_view`].
+        /// As runtime.ReadMemStats has the figures, or as runtime/metrics.
         #[arg(long, value_name = "metrics|memstats", default_value = "memstats")]
         go_view: GoView,
     },

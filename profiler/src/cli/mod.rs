@@ -165,6 +165,16 @@ pub fn resolve(
             "--python on counts calls, which --alloc off forbids: give one of them".to_owned(),
         ));
     }
+    let go = Go {
+        read: on(options.go.or(file.go), true),
+        view: options.go_view.or(file.go_view).map(View::from).unwrap_or_default(),
+        stops: on(options.go_stops.or(file.go_stops), false),
+    };
+    if go.stops && !go.read {
+        return Err(UsageError(
+            "--go-stops on is about Go programs, which --go off leaves alone: give one of them".to_owned(),
+        ));
+    }
     Ok(Config {
         what,
         interval,
@@ -180,11 +190,7 @@ pub fn resolve(
         max_series: options.max_series.or(file.max_series).unwrap_or(DEFAULT_MAX_SERIES),
         mappings: on(options.mappings.or(file.mappings), false),
         python,
-        go: Go {
-            read: on(options.go.or(file.go), true),
-            view: options.go_view.or(file.go_view).map(View::from).unwrap_or_default(),
-            stops: on(options.go_stops.or(file.go_stops), false),
-        },
+        go,
         debuginfod,
         hunt,
         push,
@@ -343,6 +349,7 @@ mod tests {
             (&["--pid", "1", "--pid", "1"], "given twice"),
             (&["--comm", "("], "--comm"),
             (&["--pid", "1", "--python", "on", "--alloc", "off"], "--alloc off"),
+            (&["--pid", "1", "--go", "off", "--go-stops", "on"], "--go off"),
             (&["--pid", "1", "--debuginfod", "here"], "--debuginfod"),
             (&["--comm", "a", "--max-targets", "0"], "1 to 4096"),
             (&["--pid", "1", "--pid", "2", "--max-targets", "1"], "too many"),

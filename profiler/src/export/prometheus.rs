@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::{
         export::{catalogue as c, families::Context},
-        test_support::moment::{CONTEXT, go_target, snapshot, target},
+        test_support::moment::{CONTEXT, go_target, snapshot, target, trouble},
     };
 
     fn rendered(targets: Vec<crate::snapshot::TargetSnapshot>, context: Context) -> String {
@@ -151,6 +151,9 @@ mod tests {
             "profiler_go_unavailable_info{target=\"app\",what=\"heap_profile\",reason=\"the linker left memory profiling out\"} 1",
             "profiler_go_table_info{target=\"app\",table=\"go1.23.1\",exact=\"false\"} 1",
             "profiler_go_stops_total{target=\"app\",reason=\"GC mark termination\"} 3",
+            "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000008\"} 0",
+            "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000016\"} 3",
+            "profiler_go_stop_seconds_sum{target=\"app\",reason=\"GC mark termination\"} 0.00009",
             "profiler_stalls_total{target=\"app\",cause=\"gc\"} 3",
             "profiler_stall_seconds_bucket{target=\"app\",cause=\"gc\",le=\"0.001\"} 3",
             "profiler_go_mod_info{target=\"app\",name=\"example.com/fork\",version=\"v0.9.0\",program=\"shopd\",replaces=\"example.com/original@v1.0.0\",sum=\"h1:example.com/fork=\"} 1",
@@ -168,7 +171,7 @@ mod tests {
         let mut unknown = go_target("app");
         unknown.ledger = None;
         let go = unknown.go.as_mut().unwrap();
-        (go.figures, go.trouble) = (None, vec![("figures", "no table".to_owned())]);
+        (go.figures, go.trouble) = (None, vec![trouble("figures", "no table")]);
         let text = rendered(vec![unknown.clone()], CONTEXT);
         assert!(text.contains("{target=\"app\",what=\"figures\",reason=\"no table\"} 1"), "{text}");
         assert!(!text.contains("profiler_go_goroutines") && !text.contains("profiler_go_memstats"), "{text}");

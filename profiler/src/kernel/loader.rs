@@ -17,6 +17,7 @@ use profiler_common::{
     outcome::Outcome,
     process::TargetEntry,
     sched::{CAUSES, Retired, StallCounts, ThreadRecord},
+    stops::{PendingStop, REASONS, StopCounts},
 };
 
 use super::{
@@ -27,6 +28,7 @@ use super::{
     place::{MapFds, Multi, PAIRS},
     returns::Returns,
     sample::{LIVE_SAMPLES, LiveSamples, Samples},
+    stops,
 };
 
 /// The kernel side, compiled by build.rs. aya wants it aligned.
@@ -66,6 +68,8 @@ pub struct Kernel {
     pub(super) mapping_counts: PerCpuArray<MapData, Raw<MappingCounts>>,
     /// Closed to take the programs away from their events.
     pub(super) mapping_links: Vec<OwnedFd>,
+    pub(super) go_stopped: Array<MapData, Raw<PendingStop>>,
+    pub(super) go_stops: PerCpuArray<MapData, Raw<StopCounts>>,
     outcomes: PerCpuArray<MapData, u64>,
     pub(super) next_site: u32,
     pub(super) freed_sites: Arc<Mutex<Vec<SiteId>>>,
@@ -98,6 +102,7 @@ impl Kernel {
         let threshold = u64::try_from(stall_threshold.as_nanos()).unwrap_or(u64::MAX);
         // Below every level, so that the verifier removes the log statements.
         let log_level: u8 = if trace { aya_log::Level::Trace as u8 } else { 0 };
+        let stopping = if plan.go_stops { sizes.targets } else { 1 };
         let mut loader = EbpfLoader::new();
         // The programs carry no relocations against kernel types; parsing those twice would cost memory and time.
         loader
@@ -109,6 +114,8 @@ impl Kernel {
             .map_max_entries("RETIRED", sizes.targets)
             .map_max_entries("STALLS", sizes.targets * CAUSES as u32)
             .map_max_entries("MAPPING_COUNTS", if plan.mappings { sizes.targets * KINDS as u32 } else { 1 })
+            .map_max_entries("GO_STOPPED", stopping)
+            .map_max_entries("GO_STOPS", stopping * REASONS as u32)
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .override_global("STALL_THRESHOLD_NS", &threshold, true)
             .override_global("TASK_PID", &offsets.pid, true)
@@ -178,6 +185,8 @@ impl Kernel {
             growth: Growth::new(growth_obstacle),
             mapping_counts: take(&mut ebpf, "MAPPING_COUNTS", PerCpuArray::try_from)?,
             mapping_links: Vec::new(),
+            go_stopped: take(&mut ebpf, "GO_STOPPED", Array::try_from)?,
+            go_stops: take(&mut ebpf, "GO_STOPS", PerCpuArray::try_from)?,
             outcomes: take(&mut ebpf, "OUTCOMES", PerCpuArray::try_from)?,
             ebpf,
             log,
@@ -203,7 +212,7 @@ impl Kernel {
         if plan.mappings {
             kernel.attach_mappings()?;
         }
-        if plan.alloc {
+        if plan.alloc || plan.go_stops {
             kernel.load_uprobes(plan, &map_fds)?;
         }
         if plan.growth.is_some() {
@@ -228,7 +237,8 @@ impl Kernel {
         let trials = take(&mut self.ebpf, "TRIALS", Array::try_from)?;
         if plan.multi {
             let asked = Instant::now();
-            match Multi::load(map_fds, &trials) {
+            let stops = if plan.go_stops { &stops::PROGRAMS[..] } else { &[] };
+            match Multi::load(map_fds, &trials, stops) {
                 Ok(multi) => {
                     tracing::debug!("probes are placed many at once, found out in {:?}", asked.elapsed());
                     self.multi = Some(multi);
@@ -237,8 +247,10 @@ impl Kernel {
             }
         }
         if self.multi.is_none() {
+            let alloc = if plan.alloc { &["alloc", "loaded"][..] } else { &[] };
             let pairs = if plan.samples { &PAIRS[..] } else { &[] };
-            for &name in ["alloc", "loaded"].iter().chain(pairs) {
+            let stops = if plan.go_stops { &stops::PROGRAMS[..] } else { &[] };
+            for &name in alloc.iter().chain(pairs).chain(stops) {
                 self.uprobe(name)?.load().map_err(|source| refused("load", name, source))?;
             }
         }

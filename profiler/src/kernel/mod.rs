@@ -1,7 +1,7 @@
 //! The one door to the kernel's BPF side, and the only room that names `aya`.
 //!
 //! `support` gathers facts, `plan` decides from them (pure), `loader` acts, `place` places probes (with `sys` for what aya
-//! can't do), `returns` finds out whether returns can be taken, `alloc`, `sched` and `mapping` attach and read the three probe
+//! can't do), `returns` finds out whether returns can be taken, `alloc`, `sched`, `mapping` and `stops` attach and read the probe
 //! families, `sample` reads samples, `process` tells what happens to processes. Everything attached hangs on descriptors of this process: when it ends, however it ends, the
 //! kernel takes every probe away.
 
@@ -18,6 +18,7 @@ mod process;
 mod returns;
 mod sample;
 mod sched;
+mod stops;
 mod support;
 mod sys;
 mod tracefs;
@@ -38,6 +39,7 @@ pub use process::{Event, EventReader, EventScope, LoaderLink};
 pub use returns::Returns;
 pub use sample::{LiveSamples, Sample, SampleControl, SampleError, SampleReader};
 pub use sched::{Followed, ThreadRow};
+pub use stops::{StopPlaces, StopsLink};
 pub use support::{Capability, Facts, SyscallTracepoints};
 
 /// What can go wrong at the door.

@@ -97,8 +97,13 @@ fn unfit(what: &str) -> impl FnOnce(io::Error) -> Unfit {
 }
 
 impl Multi {
-    /// Loads the programs next to aya, which owns the maps, and tries them on ourselves.
-    pub(super) fn load(maps: &MapFds, trials: &Array<MapData, u64>) -> Result<Self, Unfit> {
+    /// Loads the programs next to aya, which owns the maps, and tries them on ourselves. `more` are loaded with those that
+    /// always are.
+    pub(super) fn load(
+        maps: &MapFds,
+        trials: &Array<MapData, u64>,
+        more: &[&'static str],
+    ) -> Result<Self, Unfit> {
         let mut object = Object::parse(OBJECT).map_err(|error| Unfit(error.to_string()))?;
         let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
         let declared = object.maps.clone();
@@ -109,7 +114,7 @@ impl Multi {
         object.relocate_maps(fds, &text).map_err(|error| Unfit(error.to_string()))?;
         object.relocate_calls(&text).map_err(|error| Unfit(error.to_string()))?;
         let mut multi = Self { programs: HashMap::new(), object: Some(object) };
-        multi.add(&UPROBES)?;
+        multi.add(&[&UPROBES, more].concat())?;
         multi.try_on_ourselves(trials)?;
         Ok(multi)
     }

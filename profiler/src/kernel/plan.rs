@@ -16,6 +16,8 @@ pub struct Wanted {
     pub growth: Option<u64>,
     /// Sample allocations, if they are counted. Without this, counting costs nothing more than counting.
     pub samples: bool,
+    /// Measure each stop of the world of Go programs.
+    pub go_stops: bool,
 }
 
 /// What will be loaded. None of them means that the kernel side isn't needed at all.
@@ -41,6 +43,8 @@ pub struct Plan {
     pub samples: bool,
     /// Let the programs choose the returns that they want, if that works here; tried when loading.
     pub sessions: bool,
+    /// Load the probes of stops of the world of Go programs.
+    pub go_stops: bool,
 }
 
 impl Plan {
@@ -51,7 +55,8 @@ impl Plan {
     /// [`KernelError::Unsupported`] with the reason and the way out, if a wish can't be fulfilled here. Nothing is left
     /// out silently: whoever wants less says so.
     pub fn decide(wanted: Wanted, facts: &Facts) -> Result<Self, KernelError> {
-        let kernel_side = wanted.alloc || wanted.stalls || wanted.mappings || wanted.growth.is_some();
+        let kernel_side =
+            wanted.alloc || wanted.stalls || wanted.mappings || wanted.growth.is_some() || wanted.go_stops;
         let events = kernel_side && facts.btf && facts.initial_pid_namespace;
         let plan = Self {
             alloc: wanted.alloc,
@@ -63,6 +68,7 @@ impl Plan {
             multi: kernel_side,
             samples: wanted.alloc && wanted.samples,
             sessions: wanted.alloc && wanted.samples,
+            go_stops: wanted.go_stops,
         };
         match plan.obstacle(facts) {
             Some(obstacle) => Err(KernelError::Unsupported(obstacle)),
@@ -73,8 +79,14 @@ impl Plan {
     /// Why pages can't be sampled here, if so.
     pub fn obstacle_to_growth(facts: &Facts) -> Option<String> {
         let growth = Some(profiler_common::sample::LARGEST_MEAN);
-        let alone = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth };
+        let alone =
+            Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth, go_stops: false };
         Self::decide(alone, facts).err().map(|error| error.to_string())
+    }
+
+    /// Whether anything of it is in the kernel.
+    pub const fn needs_kernel(self) -> bool {
+        self.alloc || self.stalls || self.mappings || self.growth.is_some() || self.go_stops
     }
 
     /// Whether anything comes through the ring of samples.
@@ -84,7 +96,7 @@ impl Plan {
 
     /// The first thing that stands in the way.
     fn obstacle(self, facts: &Facts) -> Option<String> {
-        if !self.alloc && !self.stalls && !self.mappings && self.growth.is_none() {
+        if !self.needs_kernel() {
             return None;
         }
         let missing: Vec<_> = [Capability::Bpf, Capability::Perfmon, Capability::SysPtrace]
@@ -149,6 +161,11 @@ impl Plan {
         {
             return Some(obstacle);
         }
+        if self.go_stops
+            && let Some(obstacle) = obstacle_to_go_stops(facts)
+        {
+            return Some(obstacle);
+        }
         self.growth.and_then(|_| obstacle_to_growth(facts))
     }
 
@@ -196,6 +213,19 @@ impl Plan {
     }
 }
 
+fn obstacle_to_go_stops(facts: &Facts) -> Option<String> {
+    let reason = if facts.machine != "x86_64" {
+        format!("on {} yet", facts.machine)
+    } else if !facts.uprobes {
+        format!("by kernel {}, which has no uprobes (CONFIG_UPROBE_EVENTS)", facts.release)
+    } else if facts.version() < (5, 15) {
+        format!("by kernel {} (5.15 brought probe cookies)", facts.release)
+    } else {
+        return None;
+    };
+    Some(format!("stops of the world of Go programs can't be measured {reason}: use --go-stops off"))
+}
+
 fn obstacle_to_growth(facts: &Facts) -> Option<String> {
     let reason = if facts.machine != "x86_64" {
         format!("can't be seen on {} yet", facts.machine)
@@ -235,8 +265,14 @@ mod tests {
         }
     }
 
-    const ALL: Wanted =
-        Wanted { alloc: true, stalls: true, mappings: true, samples: true, growth: Some(1 << 19) };
+    const ALL: Wanted = Wanted {
+        alloc: true,
+        stalls: true,
+        mappings: true,
+        samples: true,
+        growth: Some(1 << 19),
+        go_stops: true,
+    };
 
     #[test]
     fn a_good_machine_gets_everything() {
@@ -251,14 +287,22 @@ mod tests {
                 growth: Some(1 << 19),
                 victims: true,
                 samples: true,
-                sessions: true
+                sessions: true,
+                go_stops: true
             }
         );
     }
 
     #[test]
     fn counting_alone_does_without_process_events_where_they_cannot_be_had() {
-        let wanted = Wanted { alloc: true, stalls: false, mappings: false, samples: false, growth: None };
+        let wanted = Wanted {
+            alloc: true,
+            stalls: false,
+            mappings: false,
+            samples: false,
+            growth: None,
+            go_stops: false,
+        };
         for facts in [Facts { btf: false, ..able() }, Facts { initial_pid_namespace: false, ..able() }] {
             assert!(!Plan::decide(wanted, &facts).unwrap().events);
         }
@@ -314,7 +358,14 @@ mod tests {
             (Facts { syscall_tracepoints: SyscallTracepoints::OutOfReach, ..able() }, "tracefs"),
         ];
         for (facts, reason) in cases {
-            let wanted = Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None };
+            let wanted = Wanted {
+                alloc: false,
+                stalls: false,
+                mappings: true,
+                samples: false,
+                growth: None,
+                go_stops: false,
+            };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--mappings off"), "{error}");
             assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
@@ -331,7 +382,14 @@ mod tests {
             (Facts { btf: false, ..able() }, Facts::BTF_PATH),
             (Facts { initial_pid_namespace: false, ..able() }, "pid namespace"),
         ];
-        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth: None };
+        let nothing = Wanted {
+            alloc: false,
+            stalls: false,
+            mappings: false,
+            samples: false,
+            growth: None,
+            go_stops: false,
+        };
         for (facts, reason) in cases {
             let wanted = Wanted { growth: Some(1 << 19), ..nothing };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
@@ -342,8 +400,41 @@ mod tests {
     }
 
     #[test]
+    fn obstacles_to_stops_stand_in_the_way_of_those_only_who_want_them() {
+        let cases = [
+            (Facts { machine: "aarch64".to_owned(), ..able() }, "aarch64"),
+            (Facts { uprobes: false, ..able() }, "CONFIG_UPROBE_EVENTS"),
+            (Facts { release: "5.14.0".to_owned(), ..able() }, "5.14.0"),
+        ];
+        let nothing = Wanted {
+            alloc: false,
+            stalls: false,
+            mappings: false,
+            samples: false,
+            growth: None,
+            go_stops: false,
+        };
+        for (facts, reason) in cases {
+            let wanted = Wanted { go_stops: true, ..nothing };
+            let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains("--go-stops off"), "{error}");
+            assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
+            assert!(Plan::decide(nothing, &facts).is_ok());
+        }
+        let alone = Plan::decide(Wanted { go_stops: true, ..nothing }, &able()).unwrap();
+        assert!(alone.go_stops && alone.needs_kernel() && alone.multi && alone.events && !alone.alloc);
+    }
+
+    #[test]
     fn proc_alone_needs_nothing() {
-        let nothing = Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth: None };
+        let nothing = Wanted {
+            alloc: false,
+            stalls: false,
+            mappings: false,
+            samples: false,
+            growth: None,
+            go_stops: false,
+        };
         assert!(Plan::decide(nothing, &Facts::default()).is_ok());
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel},
     },
@@ -13,6 +13,9 @@ use std::{
 
 /// Threads that may hang at a time. What they wait for ends with the target at the latest.
 const MOST: usize = 16;
+
+/// Single readings that may be under way at a time, those that hang included.
+const MOST_AT_ONCE: usize = 4;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -113,8 +116,14 @@ pub fn once<T: Send + 'static>(
     patience: Duration,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
+    static ALIVE: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+    if ALIVE.load(Ordering::Relaxed) >= MOST_AT_ONCE {
+        return Err(format!("{MOST_AT_ONCE} readings are under way or hang already: try again later"));
+    }
+    let alive = Alive::new(&ALIVE);
     let (answer, result) = channel();
     let work = move || {
+        let _alive = alive;
         // Whoever asked may have given up.
         let _heard = answer.send(job());
     };

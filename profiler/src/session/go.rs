@@ -4,6 +4,7 @@
 //! figures are shown for [`STALE`] at most, and no sample waits for it any more.
 
 mod parts;
+mod stops;
 
 use std::{
     sync::{
@@ -16,12 +17,14 @@ use std::{
 use profiler_common::sched::StallCounts;
 
 pub(super) use parts::{GoEnded, GoPart};
+use stops::StopsWatch;
 
 use crate::{
     ask::GoProgram,
     binary::go::GoImage,
     config,
     describe::{Described, Describing},
+    kernel::{Kernel, KernelError, StopsLink},
     runtime::{
         go::{
             GoError,
@@ -32,7 +35,7 @@ use crate::{
         },
         reader::{Outcome, Reader},
     },
-    snapshot::{GoProcess, GoSnapshot},
+    snapshot::{GoProcess, GoSnapshot, GoTrouble, ProgramDescription},
     stalls,
     target::Process,
 };
@@ -56,9 +59,9 @@ const LAST_DESCRIPTIONS: Duration = Duration::from_secs(10);
 /// What all Go programs of a session share.
 pub(super) struct GoRoom {
     settings: config::Go,
-    stall_threshold: Duration,
     /// Time between two samples.
     interval: Duration,
+    began: Instant,
     describing: Option<Describing>,
     reader: Reader,
     numbers: u64,
@@ -74,21 +77,27 @@ pub(super) struct GoWatch {
     follower: PauseFollower,
     pauses: StallCounts,
     missed: u64,
+    /// The last figures, and when they were read.
     last: Option<(Figures, Instant)>,
+    /// When they were read last, or tried to be.
+    tried: Option<Instant>,
     /// The totals of earlier programs of this process, and with them those of this one as they were read last.
     earlier: Totals,
     totals: Totals,
-    trouble: Option<String>,
+    trouble: Option<GoError>,
+    /// Why it isn't known what it runs.
+    undescribed: Option<Arc<ProgramDescription>>,
     /// Why the heap profile can't be read, and the last one that could.
     profile: Profile,
     profile_due: Option<Instant>,
     contradictions: u32,
     failures: u32,
     read_seconds: f64,
+    stops: StopsWatch,
 }
 
 /// Nothing at first; then the last profile, or why there is none.
-type Profile = Option<Result<Arc<HeapProfile>, String>>;
+type Profile = Option<Result<Arc<HeapProfile>, GoError>>;
 
 #[derive(Default)]
 enum State {
@@ -130,6 +139,8 @@ struct Answer {
     program: Option<Box<Opened>>,
     figures: Result<Figures, GoError>,
     profile: Option<Result<HeapProfile, GoError>>,
+    /// When the figures were read.
+    read_at: Instant,
     /// Reading the figures.
     took: Duration,
     /// Reading the profile.
@@ -137,11 +148,11 @@ struct Answer {
 }
 
 impl GoRoom {
-    pub fn new(settings: config::Go, stall_threshold: Duration, interval: Duration) -> Self {
+    pub fn new(settings: config::Go, interval: Duration) -> Self {
         let describing =
             Describing::begin().inspect_err(|error| tracing::warn!("programs aren't described: {error}"));
         let describing = describing.ok();
-        Self { settings, stall_threshold, interval, describing, reader: Reader::default(), numbers: 0 }
+        Self { settings, interval, began: Instant::now(), describing, reader: Reader::default(), numbers: 0 }
     }
 
     /// A process is observed from now on.
@@ -162,7 +173,9 @@ impl GoRoom {
     pub fn hand_on<'a>(&mut self, watches: impl Iterator<Item = &'a mut GoWatch>, last: bool) {
         let Some(describing) = &mut self.describing else { return };
         let mut watches: Vec<_> = watches.collect();
-        let until = Instant::now() + if last { LAST_DESCRIPTIONS } else { Duration::ZERO };
+        // Who has watched for long doesn't wait for the one program that came last.
+        let wait = last && self.began.elapsed() < LAST_DESCRIPTIONS;
+        let until = Instant::now() + if wait { LAST_DESCRIPTIONS } else { Duration::ZERO };
         while describing.waits() {
             let Some((number, answer)) = describing.take(until.saturating_duration_since(Instant::now()))
             else {
@@ -172,7 +185,8 @@ impl GoRoom {
                 match answer {
                     Ok(described) => watch.described(described, self.settings.read),
                     // A process that has ended isn't worth a word.
-                    Err(error) => tracing::debug!("{error}"),
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => watch.not_described(error.to_string()),
                 }
             }
         }
@@ -181,16 +195,62 @@ impl GoRoom {
 
 impl GoWatch {
     fn described(&mut self, described: Described, read: bool) {
-        if described.go.is_some() && read {
-            self.state = State::Closed(None);
+        self.undescribed = None;
+        if let Some(image) = described.go.as_ref().filter(|_| read) {
+            match &image.runtime {
+                Ok(_) => self.state = State::Closed(None),
+                // That doesn't change before it runs another program.
+                Err(why) => self.trouble = Some(GoError::Unavailable(why.clone())),
+            }
         }
         self.described = Some(Arc::new(described));
     }
 
-    /// The process runs another program from now on.
-    pub fn replaced(&mut self, room: &mut GoRoom, process: &Arc<Process>) {
-        let (earlier, pauses, missed) = (self.totals, self.pauses, self.missed);
-        *self = Self { earlier, totals: earlier, pauses, missed, ..room.begin(process) };
+    /// Nothing is known of its program: told as that, and tried again.
+    fn not_described(&mut self, why: String) {
+        let program = ProgramDescription { trouble: Some(why.clone()), ..ProgramDescription::default() };
+        self.undescribed = Some(Arc::new(program));
+        self.fail(GoError::Unavailable(why), Instant::now());
+    }
+
+    /// Whether the process runs another program than the one that was described: events of that may be lost, or not be had.
+    pub fn is_outdated(&self, process: &Process) -> bool {
+        let described = self.described.as_ref().map(|described| described.state.identity());
+        described.is_some_and(|known| process.exe_identity().is_some_and(|now| now != known))
+    }
+
+    /// The process runs another program from now on. Probes of the former one are returned, to be taken away.
+    #[must_use]
+    pub fn replaced(&mut self, room: &mut GoRoom, process: &Arc<Process>) -> Option<StopsLink> {
+        let (earlier, pauses, missed) = (self.totals.of_ended(), self.pauses, self.missed);
+        let (link, stops) = (self.take_link(), self.stops.replaced());
+        *self = Self {
+            earlier,
+            totals: earlier,
+            pauses,
+            missed,
+            stops,
+            follower: PauseFollower::of_new_program(),
+            ..room.begin(process)
+        };
+        link
+    }
+
+    /// Measures the stops of its world, if that is wanted, as soon as it is known where.
+    pub fn place_stops(&mut self, room: &GoRoom, kernel: &mut Kernel, process: &Process, slot: u32) {
+        if let Some(described) = self.described.as_ref().filter(|_| room.settings.stops) {
+            self.stops.place(kernel, process, slot, described);
+        }
+    }
+
+    /// Reads what was measured of them.
+    pub fn read_stops(&mut self, kernel: &Kernel, slot: u32) -> Result<(), KernelError> {
+        self.stops.read(kernel, slot)
+    }
+
+    /// Its probes, to be taken away.
+    pub const fn take_link(&mut self) -> Option<StopsLink> {
+        self.stops.take_link()
     }
 
     /// Reads what is due. Waits for [`PATIENCE`] at most.
@@ -212,9 +272,18 @@ impl GoWatch {
             }
             State::Open(program) => self.ask(room, now, move || Ok(program)),
             State::Away(answer) => match answer.try_recv() {
-                Ok(answer) => self.take(room, answer, now),
+                Ok(answer) => {
+                    self.take(answer, now);
+                    // It may have come long ago.
+                    match std::mem::take(&mut self.state) {
+                        State::Open(program) => self.ask(room, now, move || Ok(program)),
+                        other => self.state = other,
+                    }
+                }
                 Err(TryRecvError::Empty) => self.state = State::Away(answer),
-                Err(TryRecvError::Disconnected) => self.fail("reading its memory has failed".to_owned(), now),
+                Err(TryRecvError::Disconnected) => {
+                    self.fail(GoError::Memory("reading has failed".to_owned()), now);
+                }
             },
         }
     }
@@ -237,47 +306,50 @@ impl GoWatch {
                         program: None,
                         figures: Err(error),
                         profile: None,
+                        read_at: Instant::now(),
                         took,
                         profile_took: took,
                     };
                 }
             };
             let figures = program.read(view);
-            let took = began.elapsed();
+            let (took, read_at) = (began.elapsed(), Instant::now());
             let profile = (wants_profile && figures.is_ok()).then(|| program.program.heap_profile());
             let profile_took = began.elapsed().saturating_sub(took);
-            Answer { program: Some(program), figures, profile, took, profile_took }
+            Answer { program: Some(program), figures, profile, read_at, took, profile_took }
         };
         match room.reader.ask(PATIENCE, job) {
-            Outcome::Done(answer) => self.take(room, answer, now),
+            Outcome::Done(answer) => self.take(answer, now),
             Outcome::Late(answer) => self.state = State::Away(answer),
-            Outcome::Refused(why) => self.fail(why, now),
+            Outcome::Refused(why) => self.fail(GoError::Memory(why), now),
         }
     }
 
-    fn take(&mut self, room: &GoRoom, answer: Answer, now: Instant) {
+    fn take(&mut self, answer: Answer, now: Instant) {
         self.read_seconds = answer.took.as_secs_f64();
+        self.tried = Some(answer.read_at);
         if let Some(profile) = answer.profile {
             self.profile_due = Some(now + PROFILE_INTERVAL.max(answer.profile_took * PROFILE_PACE));
-            self.profile = Some(profile.map(Arc::new).map_err(|error| error.to_string()));
+            self.take_profile(profile);
         }
         match answer.figures {
             Ok(figures) => {
-                let elapsed = self.last.as_ref().map_or(Duration::ZERO, |(_, at)| now.duration_since(*at));
-                self.note_pauses(&figures, elapsed, room.stall_threshold);
+                self.note_pauses(&figures, answer.read_at);
                 self.totals = self.earlier.with(&Totals::of(&figures));
-                self.last = Some((figures, now));
+                self.last = Some((figures, answer.read_at));
                 self.trouble = None;
                 (self.contradictions, self.failures) = (0, 0);
             }
-            Err(GoError::Restless(_)) => {}
+            Err(error) if answer.program.is_none() => return self.fail(error, now),
+            // The last figures stand until they are too old.
+            Err(error @ GoError::Restless(_)) => self.trouble = Some(error),
             Err(error) => {
                 self.contradictions += 1;
-                self.trouble = Some(error.to_string());
                 self.last = None;
-                if answer.program.is_none() || self.contradictions >= CONTRADICTIONS {
-                    return self.fail(error.to_string(), now);
+                if self.contradictions >= CONTRADICTIONS {
+                    return self.fail(error, now);
                 }
+                self.trouble = Some(error);
             }
         }
         if let Some(program) = answer.program {
@@ -285,18 +357,27 @@ impl GoWatch {
         }
     }
 
-    fn note_pauses(&mut self, figures: &Figures, elapsed: Duration, threshold: Duration) {
+    /// A reading that failed by chance doesn't make the last profile wrong.
+    fn take_profile(&mut self, profile: Result<HeapProfile, GoError>) {
+        match profile {
+            Ok(profile) => self.profile = Some(Ok(Arc::new(profile))),
+            Err(GoError::Restless(_) | GoError::Memory(_)) if matches!(self.profile, Some(Ok(_))) => {}
+            Err(error) => self.profile = Some(Err(error)),
+        }
+    }
+
+    fn note_pauses(&mut self, figures: &Figures, read_at: Instant) {
+        let elapsed =
+            self.last.as_ref().map_or(Duration::ZERO, |(_, at)| read_at.saturating_duration_since(*at));
         let new = self.follower.follow(figures, elapsed);
-        self.missed += new.missed;
+        self.missed = self.missed.saturating_add(new.missed);
         for (length, _) in new.pauses {
-            if u128::from(length) >= threshold.as_nanos() {
-                stalls::note(&mut self.pauses, length);
-            }
+            stalls::note(&mut self.pauses, length);
         }
     }
 
     /// It can't be read; later, perhaps.
-    fn fail(&mut self, why: String, now: Instant) {
+    fn fail(&mut self, why: GoError, now: Instant) {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         self.contradictions = 0;
@@ -307,37 +388,55 @@ impl GoWatch {
 
     /// When the ring of pauses must be read again, so that nothing is lost.
     pub fn due(&self, room: &GoRoom) -> Option<Instant> {
-        let (_, at) = self.last.as_ref()?;
-        matches!(self.state, State::Open(_)).then(|| *at + self.follower.due(room.interval))
+        let at = self.tried.filter(|_| self.last.is_some() && matches!(self.state, State::Open(_)))?;
+        Some(at + self.follower.due(room.interval))
     }
 
     /// The heap profile that the runtime keeps; or why it can't be had. `None` before there is any.
-    pub const fn heap_profile(&self) -> Option<&Result<Arc<HeapProfile>, String>> {
+    pub const fn heap_profile(&self) -> Option<&Result<Arc<HeapProfile>, GoError>> {
         self.profile.as_ref()
     }
 
     /// Its part of what is told of its target.
     pub fn part(&self, process: &Arc<Process>) -> GoPart {
-        let Some(described) = &self.described else { return GoPart::default() };
-        let program = Some(Arc::clone(&described.program));
-        let go = described.go.as_ref().map(|image| self.snapshot(process, described.file, image));
-        GoPart { go, totals: self.totals, program }
+        let described = self.described.as_ref();
+        let program = described.map(|described| Arc::clone(&described.program));
+        let go = described
+            .and_then(|described| Some(self.snapshot(process, described.file, described.go.as_ref()?)));
+        GoPart {
+            go,
+            totals: self.totals,
+            pauses: self.pauses,
+            pauses_missed: self.missed,
+            program: program.or_else(|| self.undescribed.clone()),
+        }
     }
 
     fn snapshot(&self, process: &Arc<Process>, file: FileId, image: &Arc<GoImage>) -> GoSnapshot {
         let fresh = self.last.as_ref().filter(|(_, at)| at.elapsed() < STALE);
-        let late = matches!(self.state, State::Away(_)).then(|| "its memory doesn't answer".to_owned());
-        let figures = self.trouble.clone().or_else(|| late.filter(|_| fresh.is_none()));
-        let profile = self.profile.as_ref().and_then(|profile| profile.as_ref().err().cloned());
-        let trouble = [("figures", figures), ("heap_profile", profile)];
+        let trouble =
+            |what, error: &GoError| GoTrouble { what, kind: error.word(), reason: error.to_string() };
+        let late =
+            || GoTrouble { what: "figures", kind: "late", reason: "its memory doesn't answer".to_owned() };
+        let figures = self.trouble.as_ref().map(|error| trouble("figures", error));
+        let figures = figures.or_else(|| matches!(self.state, State::Away(_)).then(late));
+        let profile = self.profile.as_ref().and_then(|profile| profile.as_ref().err());
+        let stops =
+            self.stops.trouble.clone().map(|reason| GoTrouble { what: "stops", kind: "unavailable", reason });
+        let trouble = [
+            // While there are figures they are true, whatever the last try came to.
+            figures.filter(|_| fresh.is_none()),
+            profile.map(|error| trouble("heap_profile", error)),
+            stops,
+        ];
         GoSnapshot {
             versions: vec![image.version.clone()],
             figures: fresh.map(|(figures, _)| self.earlier.added_to(figures.clone())),
             processes: u64::from(fresh.is_some()),
-            trouble: trouble.into_iter().filter_map(|(what, why)| Some((what, why?))).collect(),
+            trouble: trouble.into_iter().flatten().collect(),
             pauses: self.pauses,
             pauses_missed: self.missed,
-            stops: None,
+            stops: self.stops.counts().map(stops::told),
             table: image.runtime.as_ref().ok().map(|places| (places.table.clone(), places.exact)),
             read_seconds: self.read_seconds,
             programs: vec![GoProcess { process: Arc::clone(process), image: Arc::clone(image), file }],

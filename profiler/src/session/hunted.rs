@@ -56,8 +56,8 @@ impl HuntWish {
 struct Judged {
     /// What it was judged by: its program, what is known of that, and whether its runtime tells of its own heap.
     by: Option<(u32, AllocState, bool)>,
-    /// The cycle of the runtime's last profile that was told.
-    told: Option<u32>,
+    /// The program, and the cycle of its runtime's last profile, that was told.
+    told: Option<(u32, u32)>,
     source: Result<Source, String>,
     not_sampled: Vec<&'static str>,
 }
@@ -152,10 +152,11 @@ impl HuntLine {
         let (Some((handle, _)), Some(judged)) = (&self.joined, self.judged.get_mut(&watched.slot)) else {
             return Ok(());
         };
-        if let (Ok(Source::Runtime), Some(Ok(profile))) = (&judged.source, watched.go.heap_profile())
-            && judged.told.replace(profile.cycle) != Some(profile.cycle)
-        {
+        if let (Ok(Source::Runtime), Some(Ok(profile))) = (&judged.source, watched.go.heap_profile()) {
             let epoch = kernel.epoch(watched.slot)?;
+            if judged.told.replace((epoch, profile.cycle)) == Some((epoch, profile.cycle)) {
+                return Ok(());
+            }
             handle.tell(Order::Profile(watched.slot, epoch, Arc::clone(profile), crate::kernel::now_ns()));
         }
         Ok(())

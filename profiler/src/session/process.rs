@@ -271,6 +271,7 @@ impl Watched {
             if let Some(ledger) = &mut self.ledger {
                 kept = Some(ledger.read(kernel, &self.process, reading.of(self.slot))?);
             }
+            self.go.read_stops(kernel, self.slot)?;
             alloc = self.alloc.read(kernel)?;
         }
         let up = self.ended.is_none();

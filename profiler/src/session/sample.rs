@@ -48,9 +48,13 @@ impl Session {
                     self.hunt.judge(kernel, &watched)?;
                 }
                 if let Some(room) = &mut self.go {
+                    if watched.go.is_outdated(&watched.process) {
+                        self.slots.drop_stops(watched.go.replaced(room, &watched.process));
+                    }
                     watched.go.read(room, &watched.process);
                     if let Some(kernel) = &mut self.kernel {
                         self.hunt.tell_profile(kernel, &watched)?;
+                        watched.go.place_stops(room, kernel, &watched.process, watched.slot);
                     }
                 }
             }

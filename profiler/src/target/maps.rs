@@ -103,6 +103,13 @@ impl Process {
         PinnedObject::of(file).map_err(|error| TargetError::from_io(self.pid(), &link, error))
     }
 
+    /// What file its program is: device and inode.
+    pub fn exe_identity(&self) -> Option<(u64, u64)> {
+        let metadata = std::fs::metadata(format!("/proc/{}/exe", self.pid())).ok()?;
+        // The id may be another process's by now.
+        self.is_alive().then(|| (metadata.dev(), metadata.ino()))
+    }
+
     /// Opens the program that it runs.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::{
 use profiler_common::{
     alloc::{AllocCounts, AllocFunction},
     sched::{CAUSES, STALL_BOUNDS, StallCause, StallCounts},
+    stops::StopCounts,
 };
 
 use super::picture;
@@ -19,8 +20,8 @@ use crate::{
     export::families::{Context, TOP_SITES},
     runtime::go::figures::Figures,
     snapshot::{
-        AllocSnapshot, AllocState, FunctionCounts, GoBuild, GoSnapshot, LedgerSnapshot, LiveObjects,
-        ProcessInfo, ProcessSnapshot, ProgramDescription, ProgramPart, Snapshot, TargetSnapshot,
+        AllocSnapshot, AllocState, FunctionCounts, GoBuild, GoSnapshot, GoTrouble, LedgerSnapshot,
+        LiveObjects, ProcessInfo, ProcessSnapshot, ProgramDescription, ProgramPart, Snapshot, TargetSnapshot,
     },
     stalls::Ledger,
     target::ProcessUsage,
@@ -85,18 +86,25 @@ pub fn go_target(name: &str) -> TargetSnapshot {
 pub fn go() -> GoSnapshot {
     let mut pauses = StallCounts { total_ns: 1_500_000, ..Default::default() };
     pauses.buckets[0] = 3;
+    let mut stops = StopCounts { total_ns: 90_000, ..Default::default() };
+    stops.buckets[4] = 3;
     GoSnapshot {
         versions: vec!["go1.23.9".to_owned()],
         figures: Some(figures()),
         processes: 1,
-        trouble: vec![("heap_profile", "the linker left memory profiling out".to_owned())],
+        trouble: vec![trouble("heap_profile", "the linker left memory profiling out")],
         pauses,
         pauses_missed: 2,
-        stops: Some(vec![("GC mark termination", pauses)]),
-        table: Some(("go1.23.1".to_owned(), false)),
+        stops: Some(vec![("GC mark termination", stops)]),
+        table: Some(("1.23.1".to_owned(), false)),
         read_seconds: 0.000_02,
         programs: Vec::new(),
     }
+}
+
+/// Something that can't be told.
+pub fn trouble(what: &'static str, reason: &str) -> GoTrouble {
+    GoTrouble { what, kind: "unavailable", reason: reason.to_owned() }
 }
 
 /// Its figures. Sizes fit together as the runtime's do.

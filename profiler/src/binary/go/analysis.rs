@@ -9,6 +9,7 @@ use super::moduledata::{self, ModuleData};
 use super::pclntab::{Function, PcTable};
 use super::recovery::recover;
 use super::references::{data_spans, references};
+use super::stops;
 use super::tables::{self, choose};
 use super::types;
 use super::{BuildInfo, Found, Globals, GoError, GoImage, Places, Span};
@@ -109,6 +110,7 @@ impl Program<'_> {
             None => self.by_references(&functions, &module, &known)?,
         };
         let [stop, start] = WORLDS.map(|name| functions.get(name).copied());
+        let site = |function: Option<Span>| stops::site(self.file, function?);
         let base = self.file.segments.iter().map(|segment| segment.address).min().unwrap_or(0);
         Ok(Places {
             base: base & !(PAGE - 1),
@@ -119,6 +121,7 @@ impl Program<'_> {
             layout,
             text: module.text,
             worlds: stop.zip(start),
+            world_sites: site(stop).zip(site(start)),
             user_starts: USER_STARTS.iter().filter_map(|name| Some(functions.get(name)?.start)).collect(),
         })
     }

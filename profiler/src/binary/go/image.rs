@@ -46,6 +46,8 @@ pub struct Segment<'a> {
     pub address: u64,
     /// What of it is in the file.
     pub bytes: &'a [u8],
+    /// Where these are in the file.
+    pub offset: u64,
     /// Its size in memory, where zeros follow.
     pub memory_size: u64,
     /// Whether it is mapped writable.
@@ -119,7 +121,8 @@ impl<'a> GoFile<'a> {
                 return Err(GoError::Elf("a part is mapped beyond the end of memory".to_owned()));
             }
             let writable = header.p_flags(LE).contains(elf::PF_W);
-            found.segments.push(Segment { address, bytes, memory_size, writable });
+            let offset = header.p_offset(LE);
+            found.segments.push(Segment { address, bytes, offset, memory_size, writable });
         }
         found.read_sections(file, header);
         let dynamic = headers.iter().find_map(|header| header.dynamic(LE, file).ok().flatten());
@@ -201,6 +204,14 @@ impl<'a> GoFile<'a> {
             section.bytes.get(distance..).filter(|bytes| mapped && !bytes.is_empty())
         });
         inside.or_else(|| self.at(address))
+    }
+
+    /// Where in the file what is at an address is; `None` if nothing of the file is there.
+    pub fn file_offset(&self, address: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| {
+            let offset = address.checked_sub(segment.address)?;
+            (offset < segment.bytes.len() as u64).then(|| segment.offset.checked_add(offset))?
+        })
     }
 
     /// So many bytes at a virtual address, as they are in the file.

@@ -10,6 +10,7 @@ pub mod moduledata;
 pub mod pclntab;
 mod recovery;
 pub mod references;
+mod stops;
 pub mod tables;
 mod types;
 
@@ -111,6 +112,8 @@ pub struct Places {
     pub text: Span,
     /// `runtime.stopTheWorldWithSema` and `startTheWorldWithSema`.
     pub worlds: Option<(Span, Span)>,
+    /// Where in the file those two are probed, as offsets; `None` for machines without such probes.
+    pub world_sites: Option<(u64, u64)>,
     /// What of the runtime's own code tells goroutines of the system: `runtime.main`, `runtime.corostart`, ... starts that
     /// are users' although their names begin with `runtime.`.
     pub user_starts: Vec<u64>,

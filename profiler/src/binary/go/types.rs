@@ -11,6 +11,8 @@ use super::moduledata::ModuleData;
 
 /// The structures that are looked for: those of which every program has a descriptor.
 const STRUCTURES: [&str; 5] = ["runtime.g", "runtime.m", "runtime.mcache", "runtime.mspan", "runtime.p"];
+/// Words that tables needn't have.
+const BESIDES: [(&str, &str); 1] = [("runtime.g", "lockedm")];
 /// Bytes of a descriptor of a structure.
 const DESCRIPTOR: usize = 80;
 /// Bytes of a field's description: name, type, offset.
@@ -56,6 +58,12 @@ pub fn overrule(file: &GoFile<'_>, module: &ModuleData, table: &mut Table) -> us
             let real = structure.offset_of(file, path, 0).and_then(|real| u32::try_from(real).ok());
             real.map(|real| *offset = real).is_some()
         });
+        for (_, path) in BESIDES.iter().filter(|(of, _)| of == name) {
+            let real = structure.offset_of(file, path, 0).and_then(|real| u32::try_from(real).ok());
+            if let Some(real) = real {
+                fields.insert((*path).to_owned(), (real, 8));
+            }
+        }
     }
     found.len()
 }

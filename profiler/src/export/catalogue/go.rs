@@ -146,7 +146,9 @@ figures! {
 }
 
 /// What `profiler_go_unavailable_info` can be about (`GoSnapshot::trouble`).
-pub const UNAVAILABLE: [&str; 4] = ["figures", "heap_profile", "goroutines", "pauses"];
+pub const UNAVAILABLE: [&str; 3] = ["figures", "heap_profile", "stops"];
+/// And why (`GoTrouble::kind`).
+pub const GO_REASONS: [&str; 5] = ["memory", "contradiction", "restless", "unavailable", "late"];
 /// Kinds of parts of a program (`ProgramPart::kind`).
 pub const PARTS: [&str; 3] = ["rust", "python", "library"];
 
@@ -172,7 +174,7 @@ families! { OWN:
         "The version of Go that a program of the target was built with. This and all families of Go only for Go programs. Always 1.";
     GO_UNAVAILABLE: Gauge "profiler_go_unavailable_info" ["target", "what", "reason"]
         => words("profiler_go_unavailable", &["reason"]),
-        "What can't be told of a target's Go runtime, and why: figures, heap_profile, goroutines, pauses. Its series are absent then, never guessed. Always 1.";
+        "What can't be told of a target's Go runtime (figures, heap_profile, stops), and why: memory (it can't be read), contradiction (the table doesn't fit), restless (it changed whenever it was read), late (its memory doesn't answer), unavailable. Its series are absent then, never guessed; /api/v1/targets has the reason in words. Always 1.";
     GO_TABLE: Gauge "profiler_go_table_info" ["target", "table", "exact"]
         => words("profiler_go", &["table", "exact"]),
         "The table of the runtime's structures by which the figures are read, and whether it is that of the program's exact version (true) or of its nearest neighbour (false). Always 1.";

@@ -163,7 +163,7 @@ fn values_of_fields(family: &Family) -> Vec<(String, Vec<String>)> {
     match influx.holds {
         Holds::Chosen => of(influx.field).map(|all| (influx.field.to_owned(), all)).into_iter().collect(),
         // What is longer than the highest bound is only in the count of all.
-        Holds::Histogram => vec![(BOUNDS.to_owned(), values::bounds())],
+        Holds::Histogram => vec![(BOUNDS.to_owned(), values::bounds(family))],
         Holds::Summary => vec![(points::quantile_field(influx.field, QUANTILE), values::quantiles())],
         _ => {
             let inside = family.labels.iter().find(|label| influx.is_in_field(label));

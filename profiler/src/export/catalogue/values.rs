@@ -10,6 +10,7 @@ use profiler_common::{
     mapping::MappingKind,
     outcome::Outcome,
     sched::{STALL_BOUNDS, ThreadState, stall_bound_ns},
+    stops::{STOP_BOUNDS, StopReason, stop_bound_ns},
 };
 
 use super::{self as c, Family, Kind};
@@ -34,7 +35,7 @@ pub(super) fn of_family(family: &Family) -> BTreeMap<&'static str, Vec<String>> 
     let mut all: BTreeMap<_, _> =
         labels.filter_map(|label| Some((label, of_label(family, label)?))).collect();
     if family.kind == Kind::Histogram {
-        all.insert(BOUND, bounds().into_iter().chain(["+Inf".to_owned()]).collect());
+        all.insert(BOUND, bounds(family).into_iter().chain(["+Inf".to_owned()]).collect());
     }
     if family.kind == Kind::Summary {
         all.insert(QUANTILE, quantiles());
@@ -68,6 +69,8 @@ pub(super) fn of_label(family: &Family, label: &str) -> Option<Vec<String>> {
         "kind" if is(&[&c::PROCESS_FAULTS]) => texts(families::FAULTS),
         "kind" if is(&[&c::PROCESS_SWITCHES]) => texts(families::SWITCHES),
         "outcome" => named(&Requests::default().named()),
+        "reason" if is(&[&c::GO_UNAVAILABLE]) => texts(c::GO_REASONS),
+        "reason" if is(&[&c::GO_STOPS, &c::GO_STOP_SECONDS]) => texts(StopReason::ALL.map(StopReason::name)),
         "reason" if is(&[&c::INFLUX_DROPPED]) => named(&Dropped::default().named()),
         "reason" if is(&[&c::INFLUX_LEFT_OUT]) => texts(Reason::ALL.map(Reason::name)),
         "reason" if is(&[&c::EVENTS_LOST]) => {
@@ -93,9 +96,14 @@ pub(super) fn verdicts() -> Vec<String> {
     texts(Verdict::ALL.map(Verdict::name))
 }
 
-/// Upper bounds of the stall histogram, as they are written everywhere.
-pub(super) fn bounds() -> Vec<String> {
-    (0..STALL_BOUNDS).map(|bucket| (stall_bound_ns(bucket) as f64 / 1e9).to_string()).collect()
+/// Upper bounds of a histogram, as they are written everywhere.
+pub(super) fn bounds(family: &Family) -> Vec<String> {
+    let seconds = |bound_ns: u64| (bound_ns as f64 / 1e9).to_string();
+    if family.name == c::GO_STOP_SECONDS.name {
+        (0..STOP_BOUNDS).map(stop_bound_ns).map(seconds).collect()
+    } else {
+        (0..STALL_BOUNDS).map(stall_bound_ns).map(seconds).collect()
+    }
 }
 
 /// Shares of summaries, as they are written in the text format and in fields.

@@ -1,5 +1,7 @@
 //! What Go's runtimes say of themselves.
 
+use profiler_common::stops::{STOP_BOUNDS, stop_bound_ns};
+
 use super::Families;
 use crate::{
     export::catalogue::{self as c, go},
@@ -12,8 +14,8 @@ pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
     for version in &snapshot.versions {
         out.flag(&c::GO_INFO, &[name, version], true);
     }
-    for (what, reason) in &snapshot.trouble {
-        out.flag(&c::GO_UNAVAILABLE, &[name, what, reason], true);
+    for trouble in &snapshot.trouble {
+        out.flag(&c::GO_UNAVAILABLE, &[name, trouble.what, trouble.kind], true);
     }
     if let Some((table, exact)) = &snapshot.table {
         let exact = if *exact { "true" } else { "false" };
@@ -21,7 +23,8 @@ pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
     }
     for (reason, counts) in snapshot.stops.iter().flatten() {
         out.count(&c::GO_STOPS, &[name, reason], counts.count());
-        out.histogram(&c::GO_STOP_SECONDS, &[name, reason], counts);
+        let buckets = counts.buckets.iter().copied().zip((0..STOP_BOUNDS).map(stop_bound_ns));
+        out.histogram(&c::GO_STOP_SECONDS, &[name, reason], buckets, (counts.count(), counts.total_ns));
     }
     let Some(figures) = &snapshot.figures else { return };
     for figure in go::FIGURES {

@@ -150,16 +150,26 @@ impl Families {
         }
     }
 
-    fn histogram(&mut self, family: &'static Family, labels: &[&str], counts: &StallCounts) {
+    /// `buckets`: how many each has, and its upper bound in nanoseconds; then how many there are in all, and their sum.
+    fn histogram(
+        &mut self,
+        family: &'static Family,
+        labels: &[&str],
+        buckets: impl Iterator<Item = (u64, u64)>,
+        (count, total_ns): (u64, u64),
+    ) {
         let mut cumulative = 0;
-        let buckets = (0..STALL_BOUNDS)
-            .map(|i| {
-                cumulative += counts.buckets[i];
-                (stall_bound_ns(i) as f64 / 1e9, cumulative)
-            })
-            .collect();
-        let histogram = Histogram { buckets, count: counts.count(), sum: counts.total_ns as f64 / 1e9 };
+        let buckets = buckets.map(|(n, bound_ns)| {
+            cumulative += n;
+            (bound_ns as f64 / 1e9, cumulative)
+        });
+        let histogram = Histogram { buckets: buckets.collect(), count, sum: total_ns as f64 / 1e9 };
         self.push(family, labels, Value::Histogram(histogram));
+    }
+
+    fn stalls(&mut self, family: &'static Family, labels: &[&str], counts: &StallCounts) {
+        let buckets = counts.buckets.iter().copied().zip((0..STALL_BOUNDS).map(stall_bound_ns));
+        self.histogram(family, labels, buckets, (counts.count(), counts.total_ns));
     }
 
     /// Says something else of a family than the catalogue does.

@@ -191,7 +191,7 @@ fn stalls(out: &mut Families, target: &TargetSnapshot) {
     let name = &*target.name;
     for (cause, counts) in causes::of(target) {
         out.count(&c::STALLS, &[name, cause], counts.count());
-        out.histogram(&c::STALL_SECONDS, &[name, cause], counts);
+        out.stalls(&c::STALL_SECONDS, &[name, cause], counts);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     binary::go::Module,
     export::families::programs::{TakenModule, short_name},
     runtime::go::figures::Figures,
-    snapshot::{GoSnapshot, ProgramDescription, ProgramPart},
+    snapshot::{GoSnapshot, GoTrouble, ProgramDescription, ProgramPart},
 };
 
 #[derive(Serialize)]
@@ -23,7 +23,7 @@ pub(super) struct Go<'a> {
     pause_quantiles_ns: Option<[u64; 5]>,
     pauses_missed: u64,
     /// What can't be told, and why.
-    trouble: Vec<Trouble<'a>>,
+    trouble: &'a [GoTrouble],
     /// Single stops of the world by reason, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     stops: Option<Vec<Stops>>,
@@ -31,12 +31,6 @@ pub(super) struct Go<'a> {
     /// Whether that is the table of the program's exact version.
     exact_table: Option<bool>,
     read_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct Trouble<'a> {
-    what: &'static str,
-    reason: &'a str,
 }
 
 #[derive(Serialize)]
@@ -91,7 +85,7 @@ struct Part<'a> {
 
 pub(super) fn go(snapshot: &GoSnapshot) -> Go<'_> {
     let stops = snapshot.stops.as_ref().map(|stops| {
-        let of = |(reason, counts): &(&'static str, profiler_common::sched::StallCounts)| Stops {
+        let of = |(reason, counts): &(&'static str, profiler_common::stops::StopCounts)| Stops {
             reason,
             count: counts.count(),
             seconds: counts.total_ns as f64 / 1e9,
@@ -104,7 +98,7 @@ pub(super) fn go(snapshot: &GoSnapshot) -> Go<'_> {
         figures: snapshot.figures.as_ref().and_then(figures),
         pause_quantiles_ns: snapshot.figures.as_ref().map(Figures::pause_quantiles),
         pauses_missed: snapshot.pauses_missed,
-        trouble: snapshot.trouble.iter().map(|(what, reason)| Trouble { what, reason }).collect(),
+        trouble: &snapshot.trouble,
         stops,
         table: snapshot.table.as_ref().map(|(table, _)| table.as_str()),
         exact_table: snapshot.table.as_ref().map(|(_, exact)| *exact),

@@ -1,7 +1,10 @@
 //! The lines of a Go program.
 
 use super::{Style, bytes, elapsed, grouped, row, short};
-use crate::{runtime::go::figures::Figures, snapshot::TargetSnapshot};
+use crate::{
+    runtime::go::figures::Figures,
+    snapshot::{GoTrouble, TargetSnapshot},
+};
 
 /// What its runtime says: goroutines, heap, pauses; or why that can't be told.
 pub(super) fn lines(
@@ -13,7 +16,7 @@ pub(super) fn lines(
     let Some(go) = &target.go else { return };
     let mut versions = go.versions.join(", ");
     if let Some((table, false)) = &go.table {
-        versions.push_str(&format!(" (read as {table})"));
+        versions.push_str(&format!(" (read as go{table})"));
     }
     match &go.figures {
         Some(figures) => {
@@ -23,7 +26,7 @@ pub(super) fn lines(
         }
         None => row(lines, style, "go", &versions),
     }
-    for (what, reason) in &go.trouble {
+    for GoTrouble { what, reason, .. } in &go.trouble {
         row(lines, style, "", &style.warn(&format!("no {}: {reason}", what.replace('_', " "))));
     }
 }
@@ -56,7 +59,7 @@ fn collections(figures: &Figures, earlier: Option<&Figures>, seconds: f64) -> St
 mod tests {
     use crate::{
         export::terminal::{Style, render},
-        test_support::moment::{go_target, snapshot},
+        test_support::moment::{go_target, snapshot, trouble},
     };
 
     const PLAIN: Style = Style { colour: false, width: 0 };
@@ -90,7 +93,7 @@ mod tests {
     fn where_nothing_can_be_told_the_reason_is() {
         let mut target = go_target("shop");
         let go = target.go.as_mut().unwrap();
-        (go.figures, go.trouble) = (None, vec![("figures", "no table for go1.99".to_owned())]);
+        (go.figures, go.trouble) = (None, vec![trouble("figures", "no table for go1.99")]);
         let text = render(&snapshot(vec![target]), None, PLAIN);
         assert!(text.contains("no figures: no table for go1.99"), "{text}");
         assert!(!text.contains("goroutines"), "{text}");

@@ -37,6 +37,8 @@ fn the_embedded_object_has_every_map_with_the_sizes_of_the_contract() {
         ("RETIRED", size(size_of::<Retired>())),
         ("STALLS", size(size_of::<StallCounts>())),
         ("MAPPING_COUNTS", size(size_of::<MappingCounts>())),
+        ("GO_STOPPED", size(size_of::<PendingStop>())),
+        ("GO_STOPS", size(size_of::<StopCounts>())),
         ("BREAKS", 8),
         ("OUTCOMES", 8),
     ];
@@ -75,7 +77,7 @@ fn the_embedded_object_has_every_program_and_knob() {
     ];
     let programs = PROCESS_TRACEPOINTS.into_iter().chain(SCHED_TRACEPOINTS).chain(UPROBES);
     let programs = programs.chain(SESSIONS).chain(PAIRS);
-    let programs = programs.chain(super::super::mapping::programs());
+    let programs = programs.chain(super::super::mapping::programs()).chain(stops::PROGRAMS);
     for name in programs.chain(knobs) {
         assert!(names.iter().any(|there| there == name), "{name} is missing");
     }

@@ -32,6 +32,18 @@ pub enum GoError {
     Unavailable(String),
 }
 
+impl GoError {
+    /// One word for it, for labels: the reasons themselves have numbers in them that change.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Contradiction(_) => "contradiction",
+            Self::Restless(_) => "restless",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 impl From<io::Error> for GoError {
     fn from(error: io::Error) -> Self {
         Self::Memory(error.to_string())

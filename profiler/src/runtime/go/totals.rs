@@ -39,6 +39,12 @@ impl Totals {
         }
     }
 
+    /// What a program leaves behind: all that it had is given back with it.
+    #[must_use]
+    pub const fn of_ended(self) -> Self {
+        Self { frees: self.mallocs, ..self }
+    }
+
     /// The same figures with these added.
     #[must_use]
     pub fn added_to(&self, mut figures: Figures) -> Figures {
@@ -53,8 +59,8 @@ impl Totals {
     }
 }
 
-/// Adds another process's figures. Of the last collection the latest counts; settings (`GOGC`, `GOMEMLIMIT`, `GOMAXPROCS`, the
-/// number of CPUs) are those of the first process; shares of time are weighted by nothing, so that only the largest is told.
+/// Adds another process's figures. Of the last collection the latest counts, of the share of time the largest; `GOGC` and the
+/// number of CPUs are those of the first process.
 pub fn add(sum: &mut Figures, other: &Figures) {
     for (sum, other) in [
         (&mut sum.goroutines, other.goroutines),
@@ -80,6 +86,8 @@ pub fn add(sum: &mut Figures, other: &Figures) {
     ] {
         *sum = sum.saturating_add(other);
     }
+    // No limit is the largest number.
+    sum.memory_limit = sum.memory_limit.saturating_add(other.memory_limit);
     sum.last_gc = sum.last_gc.max(other.last_gc);
     sum.gc_cpu_fraction = sum.gc_cpu_fraction.max(other.gc_cpu_fraction);
     sum.pauses.extend_from_slice(&other.pauses);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use profiler_common::sched::StallCounts;
+use profiler_common::{sched::StallCounts, stops::StopCounts};
 
+use super::stops;
 use crate::{
     runtime::go::totals::{self, Totals},
     snapshot::{GoSnapshot, ProgramDescription},
@@ -16,6 +17,10 @@ pub(in crate::session) struct GoPart {
     pub go: Option<GoSnapshot>,
     /// Its counters as they were read last, with those of earlier programs.
     pub totals: Totals,
+    /// See [`GoSnapshot::pauses`], of its earlier programs, too.
+    pub pauses: StallCounts,
+    /// See [`GoSnapshot::pauses_missed`].
+    pub pauses_missed: u64,
     /// What its program was built from, once that is known.
     pub program: Option<Arc<ProgramDescription>>,
 }
@@ -26,14 +31,16 @@ pub(in crate::session) struct GoEnded {
     totals: Totals,
     pauses: StallCounts,
     missed: u64,
+    stops: Option<Vec<(&'static str, StopCounts)>>,
 }
 
 impl GoEnded {
     pub fn add(&mut self, part: &GoPart) {
-        self.totals = self.totals.with(&part.totals);
+        self.totals = self.totals.with(&part.totals.of_ended());
+        self.pauses.add(&part.pauses);
+        self.missed = self.missed.saturating_add(part.pauses_missed);
         if let Some(go) = &part.go {
-            self.pauses.add(&go.pauses);
-            self.missed += go.pauses_missed;
+            stops::add(&mut self.stops, go.stops.clone());
         }
     }
 
@@ -41,7 +48,15 @@ impl GoEnded {
     pub fn together(&self, parts: Vec<GoPart>) -> (Option<GoSnapshot>, Vec<Arc<ProgramDescription>>) {
         let mut programs: Vec<Arc<ProgramDescription>> = Vec::new();
         let mut together: Option<GoSnapshot> = None;
+        // What has been counted stays counted while a process can't be read.
+        let mut silent = self.totals;
+        let (mut pauses, mut missed) = (self.pauses, self.missed);
         for part in parts {
+            if part.go.as_ref().is_none_or(|go| go.figures.is_none()) {
+                silent = silent.with(&part.totals);
+            }
+            pauses.add(&part.pauses);
+            missed = missed.saturating_add(part.pauses_missed);
             if let Some(program) = part.program
                 && !programs.iter().any(|known| Arc::ptr_eq(known, &program) || *known == program)
             {
@@ -53,9 +68,9 @@ impl GoEnded {
             }
         }
         if let Some(go) = &mut together {
-            go.figures = go.figures.take().map(|figures| self.totals.added_to(figures));
-            go.pauses.add(&self.pauses);
-            go.pauses_missed += self.missed;
+            go.figures = go.figures.take().map(|figures| silent.added_to(figures));
+            (go.pauses, go.pauses_missed) = (pauses, missed);
+            stops::add(&mut go.stops, self.stops.clone());
         }
         (together, programs)
     }
@@ -77,9 +92,7 @@ fn add(sum: &mut GoSnapshot, other: GoSnapshot) {
             sum.trouble.push(trouble);
         }
     }
-    sum.pauses.add(&other.pauses);
-    sum.pauses_missed += other.pauses_missed;
-    sum.stops = sum.stops.take().or(other.stops);
+    stops::add(&mut sum.stops, other.stops);
     sum.table = sum.table.take().or(other.table);
     sum.read_seconds += other.read_seconds;
     sum.programs.extend(other.programs);

@@ -106,11 +106,13 @@ fn fine_places(places: &mut Places, size: u64) -> bool {
     let inside =
         |span: Span| fine_span(span) && span.start >= places.text.start && span.end <= places.text.end;
     let worlds = places.worlds.is_none_or(|(stop, start)| inside(stop) && inside(start));
+    let sites = places.world_sites.is_none_or(|(stop, start)| stop < size && start < size);
     let found = match places.found {
         Found::Symbols => true,
         Found::References { same, of } => same <= of,
     };
     code && worlds
+        && sites
         && found
         && places.base < ADDRESS_LIMIT
         && places.user_starts.len() <= STARTS

@@ -29,6 +29,11 @@ pub struct NewPauses {
 }
 
 impl PauseFollower {
+    /// Of a program that is observed from its beginning.
+    pub fn of_new_program() -> Self {
+        Self { seen: Some(0), rate: 0.0 }
+    }
+
     /// Takes a reading. The first only tells what was before. `elapsed`: since the last one.
     pub fn follow(&mut self, figures: &Figures, elapsed: Duration) -> NewPauses {
         let Some(seen) = self.seen.replace(figures.num_gc) else { return NewPauses::default() };

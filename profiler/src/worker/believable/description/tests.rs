@@ -30,6 +30,7 @@ fn description() -> Description {
         layout: Layout::of(&table()).unwrap(),
         text: Span { start: 0x40_1000, end: 0x48_0000 },
         worlds: Some((Span { start: 0x40_2000, end: 0x40_2100 }, Span { start: 0x40_2200, end: 0x40_2300 })),
+        world_sites: Some((0x2004, 0x2204)),
         user_starts: vec![0x40_3000],
     };
     let replaced = Module { replace: Some(Box::new(module("example.org/fork"))), ..module("example.org/b") };
@@ -84,6 +85,8 @@ fn lies_are_not_believed() {
         ("a function that ends before it begins", |it| {
             places(it).worlds.as_mut().unwrap().1 = Span { start: 0x40_3000, end: 0x40_2fff };
         }),
+        ("a probe behind the file", |it| places(it).world_sites = Some((SIZE, 0))),
+        ("another probe behind the file", |it| places(it).world_sites = Some((0, u64::MAX))),
         ("more votes than voters", |it| places(it).found = Found::References { same: 2, of: 1 }),
         ("starts", |it| places(it).user_starts = vec![0; STARTS + 1]),
         ("a start that no program has", |it| places(it).user_starts[0] = ADDRESS_LIMIT),
