@@ -149,7 +149,7 @@ mod tests {
             "profiler_go_memstats_alloc_bytes{target=\"app\"} 1000000",
             "profiler_go_memstats_alloc_bytes_total{target=\"app\"} 9000000",
             "profiler_go_unavailable_info{target=\"app\",what=\"heap_profile\",reason=\"the linker left memory profiling out\"} 1",
-            "profiler_go_table_info{target=\"app\",table=\"go1.23.1\",exact=\"false\"} 1",
+            "profiler_go_table_info{target=\"app\",table=\"1.23.1\",exact=\"false\"} 1",
             "profiler_go_stops_total{target=\"app\",reason=\"GC mark termination\"} 3",
             "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000008\"} 0",
             "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000016\"} 3",
