@@ -18,7 +18,7 @@ use crate::{
         goroutines::{self, Goroutines, Options, ThreadSample},
         names::{CodeAddress, Namer},
     },
-    target::TargetError,
+    target::{Process, TargetError},
     worker::Limits,
 };
 
@@ -76,19 +76,24 @@ pub fn named(program: &GoProgram) -> Result<(Goroutines, Names), GoError> {
             function.is_some_and(|function| function.name.starts_with("runtime."))
         })
     };
+    let sample = |threads: &[u32]| sample(&program.process, threads);
     let options = Options { is_runtime: &is_runtime, sample: &sample };
     let goroutines = goroutines::read(runtime.memory(), runtime.places(), runtime.bias().live(0), &options)?;
     let names = names(program, &mut namer.borrow_mut(), export::addresses(&goroutines));
     Ok((goroutines, names))
 }
 
-/// What threads do on the CPU, as far as we may see it.
-fn sample(threads: &[u32]) -> BTreeMap<u32, ThreadSample> {
-    let samples = sample_threads(threads).unwrap_or_else(|error| {
+/// What threads do on the CPU, as far as we may see it. Their ids are those that the process says of itself: in a container
+/// they are others than ours, and a process could name any.
+fn sample(process: &Process, own_ids: &[u32]) -> BTreeMap<u32, ThreadSample> {
+    let Ok(threads) = process.threads_by_own_ids(own_ids) else { return BTreeMap::new() };
+    let ours: Vec<u32> = threads.values().copied().collect();
+    let mut samples = sample_threads(process.pid(), &ours).unwrap_or_else(|error| {
         tracing::debug!("running goroutines can't be seen: {error}");
         BTreeMap::new()
     });
-    samples.into_iter().map(|(thread, one)| (thread, ThreadSample { sp: one.sp, stack: one.stack })).collect()
+    let named = threads.into_iter().filter_map(|(own, ours)| Some((own, samples.remove(&ours)?)));
+    named.map(|(own, one)| (own, ThreadSample { sp: one.sp, stack: one.stack })).collect()
 }
 
 /// Gives names to addresses of a program.

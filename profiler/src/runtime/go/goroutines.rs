@@ -39,7 +39,7 @@ pub struct Goroutine {
     pub state: String,
     /// Since when it waits, in nanoseconds of the runtime's clock; zero: not known (the garbage collector notes it).
     pub waiting_since_ns: u64,
-    /// The thread that it is locked to or runs on, if any.
+    /// The thread that it runs on, if any, by the id that the process itself gives it (in its own pid namespace).
     pub thread: Option<u32>,
     /// Whether it is locked to that thread (`runtime.LockOSThread`); nothing: not known.
     pub locked: Option<bool>,
@@ -81,7 +81,8 @@ pub struct ThreadSample {
 pub struct Options<'a> {
     /// Whether the function at an address of the process is called `runtime.` something.
     pub is_runtime: &'a dyn Fn(u64) -> bool,
-    /// What threads are doing, by their ids, as far as it could be seen. At most [`MOST_THREADS`] are asked for.
+    /// What threads are doing, by the ids that the process itself says they have, as far as it could be seen: it may lie, so
+    /// that they must be held against its real threads. At most [`MOST_THREADS`] are asked for.
     pub sample: &'a dyn Fn(&[u32]) -> BTreeMap<u32, ThreadSample>,
 }
 
