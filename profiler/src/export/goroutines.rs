@@ -1,7 +1,7 @@
 //! Goroutines as a panic of Go's prints them (Go's src/runtime/traceback.go), in groups, and as JSON.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Write as _,
 };
 
@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{
     binary::go::lines::COMPILER_MADE,
-    runtime::go::goroutines::{Goroutine, Goroutines},
+    runtime::go::{
+        goroutines::{Goroutine, Goroutines},
+        names::MOST_AT_ONCE,
+    },
     stack::{Frame, Function},
     text::clean_to,
 };
@@ -31,15 +34,20 @@ pub struct Wish {
     pub now_ns: u64,
 }
 
-/// The addresses to be named, each once: what is to be in [`Names`].
+/// The addresses to be named, each once: what is to be in [`Names`]. If there are more than can be named at once, those of the
+/// goroutines with the smallest ids.
 pub fn addresses(goroutines: &Goroutines) -> Vec<u64> {
     let places = goroutines.list.iter().flat_map(|goroutine| {
         meant(goroutine).chain(goroutine.created_by.map(|(address, _)| address.wrapping_sub(1)))
     });
-    let mut all: Vec<u64> = places.collect();
-    all.sort_unstable();
-    all.dedup();
-    all
+    let mut all = BTreeSet::new();
+    for place in places {
+        all.insert(place);
+        if all.len() >= MOST_AT_ONCE {
+            break;
+        }
+    }
+    all.into_iter().collect()
 }
 
 /// The addresses that the frames of a goroutine mean, innermost first.
