@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use self::world::{BIAS, CONTROLLER, EXE, HEAP, MAPS, MEMSTATS, MHEAP, SMALL, World, places, world};
 use super::{Figures, View};
+use crate::binary::go::Layout;
 use crate::runtime::{
     Memory,
     go::{GoError, GoRuntime, attach::Bias, program},
@@ -172,6 +173,23 @@ fn without_the_empty_span_the_caches_are_unavailable_and_the_rest_is_not() {
     let mut runtime = world.attach(&world.memory).unwrap();
     assert!(matches!(runtime.read(View::MemStats), Err(GoError::Unavailable(_))));
     assert_eq!(runtime.read(View::Metrics).unwrap(), Figures { cpus: None, ..world.plain.clone() });
+}
+
+#[test]
+fn without_a_list_of_free_goroutines_nothing_is_read() {
+    for minor in ["1.23", "1.27"] {
+        let world = world(minor, 13, 2, 10);
+        let refused = |change: fn(&mut Layout)| {
+            let mut places = (*world.places).clone();
+            change(&mut places.layout);
+            let error = GoRuntime::attach(&Arc::new(places), &world.memory, MAPS, EXE).err();
+            assert!(matches!(error, Some(GoError::Unavailable(_))), "{minor}: {error:?}");
+        };
+        refused(|layout| (layout.p.g_free_n, layout.p.g_free_size) = (None, None));
+        refused(|layout| (layout.p.g_free_n, layout.p.g_free_size) = (Some(8), Some(8)));
+        refused(|layout| (layout.sched.g_free_n, layout.sched.g_free_stack) = (None, None));
+        refused(|layout| layout.sched.g_free_n = layout.sched.g_free_n.xor(Some(8)));
+    }
 }
 
 #[test]
