@@ -139,8 +139,11 @@ fn shown<'a>(goroutines: &'a Goroutines, wish: &Wish) -> impl Iterator<Item = &'
     goroutines.list.iter().filter(move |goroutine| system || !goroutine.system)
 }
 
+/// Nanoseconds since which it waits. Nothing if that is in the future: in a time namespace (time_namespaces(7)) the clock of the
+/// process is another than ours, ahead of it or behind. If it is behind, times are too long, which doesn't show.
 fn waited(goroutine: &Goroutine, wish: &Wish) -> Option<u64> {
-    (goroutine.waiting_since_ns != 0).then(|| wish.now_ns.saturating_sub(goroutine.waiting_since_ns))
+    let since = Some(goroutine.waiting_since_ns).filter(|since| *since != 0)?;
+    wish.now_ns.checked_sub(since)
 }
 
 fn minutes(goroutine: &Goroutine, wish: &Wish) -> Option<u64> {
@@ -227,6 +230,15 @@ fn remarks(goroutines: &Goroutines) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_since_a_moment_in_the_future_waits_for_no_time_that_is_known() {
+        let wish = Wish { system: false, now_ns: 10 * MINUTE };
+        for (since, expected) in [(0, None), (4 * MINUTE, Some(6)), (11 * MINUTE, None), (u64::MAX, None)] {
+            let goroutine = Goroutine { waiting_since_ns: since, ..Goroutine::default() };
+            assert_eq!(minutes(&goroutine, &wish), expected);
+        }
+    }
 
     #[test]
     fn of_the_runtime_only_what_is_exported_is_shown() {
