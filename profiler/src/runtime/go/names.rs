@@ -120,7 +120,7 @@ impl Namer {
             let _old = self.read_maps(process);
         }
         let located: Vec<Located> =
-            addresses.iter().map(|address| self.locate(process, address.meant())).collect();
+            addresses.iter().map(|address| self.locate(process, address.meant(), until)).collect();
         self.ask(&located, until);
         located.into_iter().map(|located| self.frame(located)).collect()
     }
@@ -144,7 +144,7 @@ impl Namer {
         self.ranges.get(behind.checked_sub(1)?).filter(|range| address < range.end)
     }
 
-    fn locate(&mut self, process: &Process, address: u64) -> Located {
+    fn locate(&mut self, process: &Process, address: u64, until: Instant) -> Located {
         let unnamed = |code: Code| Located {
             place: Place { build: code.unnamed().unwrap_or("[anon]").into(), offset: address },
             object: "".into(),
@@ -153,15 +153,19 @@ impl Namer {
         let Some(range) = self.range_of(address) else { return unnamed(Code::Anonymous) };
         let offset = range.file_offset.saturating_add(address - range.start);
         let (file, code) = (range.file, range.unnamed);
-        match file.and_then(|file| self.file(process, file)) {
+        match file.and_then(|file| self.file(process, file, until)) {
             Some(Known { key, build, name }) => Located { place: Place { build, offset }, object: name, key },
             None => unnamed(code),
         }
     }
 
-    fn file(&mut self, process: &Process, id: ((i32, i32), u64)) -> Option<Known> {
+    /// A file that isn't known by `until` isn't looked at any more.
+    fn file(&mut self, process: &Process, id: ((i32, i32), u64), until: Instant) -> Option<Known> {
         if let Some(known) = self.known.get(&id) {
             return Some(known.clone());
+        }
+        if Instant::now() >= until {
+            return None;
         }
         let object = self.objects.iter().find(|object| object.id() == id)?;
         let name: Arc<str> = clean(&object.path).into();
