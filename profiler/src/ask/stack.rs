@@ -2,8 +2,9 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashSet},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -16,11 +17,17 @@ use crate::{
     runtime::go::{
         GoError,
         goroutines::{self, Goroutines, Options, ThreadSample},
-        names::{CodeAddress, Namer},
+        names::{CodeAddress, MOST_AT_ONCE, Namer},
     },
-    target::TargetError,
+    stack::Frame,
+    target::{Process, TargetError},
     worker::Limits,
 };
+
+/// Goroutines are read for so long, and a question for names is answered for so long, of which there are two: together that is
+/// less than the answer is waited for.
+const READING: Duration = Duration::from_secs(15);
+const NAMING: Duration = Duration::from_secs(15);
 
 /// How goroutines are shown.
 #[derive(Clone, Copy, Debug)]
@@ -68,27 +75,31 @@ pub fn stack(pid: u32, wish: Wish) -> anyhow::Result<ExitCode> {
 pub fn named(program: &GoProgram) -> Result<(Goroutines, Names), GoError> {
     let runtime = &program.runtime;
     let namer = RefCell::new(namer(program)?);
-    let starts: RefCell<HashMap<u64, bool>> = RefCell::default();
-    let is_runtime = |address: u64| {
-        *starts.borrow_mut().entry(address).or_insert_with(|| {
-            let frames = namer.borrow_mut().names(&program.process, &[CodeAddress::Exact(address)]);
-            let function = frames.first().and_then(|frame| frame.functions.last());
-            function.is_some_and(|function| function.name.starts_with("runtime."))
-        })
+    let runtimes = |starts: &[u64]| -> HashSet<u64> {
+        let names = names(program, &mut namer.borrow_mut(), starts.to_vec());
+        let of_runtime = |frame: &Frame| {
+            frame.functions.last().is_some_and(|function| function.name.starts_with("runtime."))
+        };
+        names.into_iter().filter(|(_, frame)| of_runtime(frame)).map(|(address, _)| address).collect()
     };
-    let options = Options { is_runtime: &is_runtime, sample: &sample };
+    let sample = |threads: &[u32]| sample(&program.process, threads);
+    let options = Options { runtimes: &runtimes, sample: &sample, until: Instant::now() + READING };
     let goroutines = goroutines::read(runtime.memory(), runtime.places(), runtime.bias().live(0), &options)?;
     let names = names(program, &mut namer.borrow_mut(), export::addresses(&goroutines));
     Ok((goroutines, names))
 }
 
-/// What threads do on the CPU, as far as we may see it.
-fn sample(threads: &[u32]) -> BTreeMap<u32, ThreadSample> {
-    let samples = sample_threads(threads).unwrap_or_else(|error| {
+/// What threads do on the CPU, as far as we may see it. Their ids are those that the process says of itself: in a container
+/// they are others than ours, and a process could name any.
+fn sample(process: &Process, own_ids: &[u32]) -> BTreeMap<u32, ThreadSample> {
+    let Ok(threads) = process.threads_by_own_ids(own_ids) else { return BTreeMap::new() };
+    let ours: Vec<u32> = threads.values().copied().collect();
+    let mut samples = sample_threads(process.pid(), &ours).unwrap_or_else(|error| {
         tracing::debug!("running goroutines can't be seen: {error}");
         BTreeMap::new()
     });
-    samples.into_iter().map(|(thread, one)| (thread, ThreadSample { sp: one.sp, stack: one.stack })).collect()
+    let named = threads.into_iter().filter_map(|(own, ours)| Some((own, samples.remove(&ours)?)));
+    named.map(|(own, one)| (own, ThreadSample { sp: one.sp, stack: one.stack })).collect()
 }
 
 /// Gives names to addresses of a program.
@@ -101,9 +112,10 @@ pub fn namer(program: &GoProgram) -> Result<Namer, GoError> {
     Namer::new(&program.process, Limits::default()).map_err(gone)
 }
 
-/// Frames by the addresses that are meant.
-pub fn names(program: &GoProgram, namer: &mut Namer, meant: Vec<u64>) -> Names {
+/// Frames by the addresses that are meant, as many as get names in time.
+pub fn names(program: &GoProgram, namer: &mut Namer, mut meant: Vec<u64>) -> Names {
+    meant.truncate(MOST_AT_ONCE);
     let wanted: Vec<_> = meant.iter().map(|address| CodeAddress::Exact(*address)).collect();
-    let frames = namer.names(&program.process, &wanted);
+    let frames = namer.names_until(&program.process, &wanted, Instant::now() + NAMING);
     meant.into_iter().zip(frames).collect()
 }

@@ -1,7 +1,7 @@
 //! Goroutines as a panic of Go's prints them (Go's src/runtime/traceback.go), in groups, and as JSON.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Write as _,
 };
 
@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{
     binary::go::lines::COMPILER_MADE,
-    runtime::go::goroutines::{Goroutine, Goroutines},
+    runtime::go::{
+        goroutines::{Goroutine, Goroutines},
+        names::MOST_AT_ONCE,
+    },
     stack::{Frame, Function},
     text::clean_to,
 };
@@ -31,15 +34,20 @@ pub struct Wish {
     pub now_ns: u64,
 }
 
-/// The addresses to be named, each once: what is to be in [`Names`].
+/// The addresses to be named, each once: what is to be in [`Names`]. If there are more than can be named at once, those of the
+/// goroutines with the smallest ids.
 pub fn addresses(goroutines: &Goroutines) -> Vec<u64> {
     let places = goroutines.list.iter().flat_map(|goroutine| {
         meant(goroutine).chain(goroutine.created_by.map(|(address, _)| address.wrapping_sub(1)))
     });
-    let mut all: Vec<u64> = places.collect();
-    all.sort_unstable();
-    all.dedup();
-    all
+    let mut all = BTreeSet::new();
+    for place in places {
+        all.insert(place);
+        if all.len() >= MOST_AT_ONCE {
+            break;
+        }
+    }
+    all.into_iter().collect()
 }
 
 /// The addresses that the frames of a goroutine mean, innermost first.
@@ -131,8 +139,11 @@ fn shown<'a>(goroutines: &'a Goroutines, wish: &Wish) -> impl Iterator<Item = &'
     goroutines.list.iter().filter(move |goroutine| system || !goroutine.system)
 }
 
+/// Nanoseconds since which it waits. Nothing if that is in the future: in a time namespace (time_namespaces(7)) the clock of the
+/// process is another than ours, ahead of it or behind. If it is behind, times are too long, which doesn't show.
 fn waited(goroutine: &Goroutine, wish: &Wish) -> Option<u64> {
-    (goroutine.waiting_since_ns != 0).then(|| wish.now_ns.saturating_sub(goroutine.waiting_since_ns))
+    let since = Some(goroutine.waiting_since_ns).filter(|since| *since != 0)?;
+    wish.now_ns.checked_sub(since)
 }
 
 fn minutes(goroutine: &Goroutine, wish: &Wish) -> Option<u64> {
@@ -219,6 +230,15 @@ fn remarks(goroutines: &Goroutines) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_since_a_moment_in_the_future_waits_for_no_time_that_is_known() {
+        let wish = Wish { system: false, now_ns: 10 * MINUTE };
+        for (since, expected) in [(0, None), (4 * MINUTE, Some(6)), (11 * MINUTE, None), (u64::MAX, None)] {
+            let goroutine = Goroutine { waiting_since_ns: since, ..Goroutine::default() };
+            assert_eq!(minutes(&goroutine, &wish), expected);
+        }
+    }
 
     #[test]
     fn of_the_runtime_only_what_is_exported_is_shown() {

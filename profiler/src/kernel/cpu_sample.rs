@@ -50,12 +50,13 @@ pub struct CpuSample {
     pub stack: Vec<u64>,
 }
 
-/// One sample of each of these threads that runs in user mode within 20 ms; of the first 64.
+/// One sample of each of these threads of a process that runs in user mode within 20 ms; of the first 64. A thread of another
+/// process is never told of, whoever named it.
 ///
 /// # Errors
 ///
 /// If no thread can be observed at all; as the kernel says.
-pub fn sample_threads(threads: &[u32]) -> io::Result<BTreeMap<u32, CpuSample>> {
+pub fn sample_threads(process: u32, threads: &[u32]) -> io::Result<BTreeMap<u32, CpuSample>> {
     let mut failure = None;
     let mut events = Vec::new();
     for thread in threads.iter().take(MOST_THREADS) {
@@ -83,7 +84,7 @@ pub fn sample_threads(threads: &[u32]) -> io::Result<BTreeMap<u32, CpuSample>> {
         drop(wait);
         let mut done = done.into_iter();
         events.retain(|(thread, event)| {
-            let sample = event.sample(*thread);
+            let sample = event.sample(process, *thread);
             let over = done.next().unwrap_or(false) || sample.is_some();
             found.extend(sample.map(|sample| (*thread, sample)));
             !over
@@ -150,8 +151,8 @@ impl Event {
         unsafe { self.ring.byte_add(offset).as_ref() }.load(order)
     }
 
-    /// The first sample, if there is one.
-    fn sample(&self, thread: u32) -> Option<CpuSample> {
+    /// The first sample, if there is one and it is of this thread of this process.
+    fn sample(&self, process: u32, thread: u32) -> Option<CpuSample> {
         let head = self.word(DATA_HEAD, Ordering::Acquire).min(self.page as u64);
         let mut at = 0;
         while at + 8 <= head {
@@ -161,7 +162,8 @@ impl Event {
             if kind == RECORD_SAMPLE && at + bytes <= head {
                 // Process and thread, how many addresses, these, which registers, these.
                 let count = word(2);
-                if (word(1) >> 32) as u32 != thread || count > MOST_FRAMES + 8 || (count + 4) * 8 > bytes {
+                let whose = (word(1) as u32, (word(1) >> 32) as u32);
+                if whose != (process, thread) || count > MOST_FRAMES + 8 || (count + 4) * 8 > bytes {
                     return None;
                 }
                 let stack = (0..count).map(|index| word(3 + index)).filter(|address| *address < CONTEXT_MAX);
@@ -187,16 +189,35 @@ impl Drop for Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::skip;
 
-    #[test]
-    fn a_thread_that_computes_is_sampled_on_its_own_stack_if_we_may() {
+    /// This thread computes while it is sampled.
+    fn sample_this_thread(process: u32) -> io::Result<BTreeMap<u32, CpuSample>> {
         let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-        let sampler = std::thread::spawn(move || sample_threads(&[own]));
+        let sampler = std::thread::spawn(move || sample_threads(process, &[own]));
         let local = 0_u8;
         while !sampler.is_finished() {
             std::hint::black_box(&local);
         }
-        let Ok(samples) = sampler.join().expect("no panic") else { return };
+        sampler.join().expect("no panic")
+    }
+
+    #[test]
+    fn a_thread_of_another_process_is_not_told_of() {
+        match sample_this_thread(std::os::unix::process::parent_id()) {
+            Ok(samples) => assert_eq!(samples, BTreeMap::new()),
+            Err(error) => skip(&format!("perf_event_open: {error}")),
+        }
+    }
+
+    #[test]
+    fn a_thread_that_computes_is_sampled_on_its_own_stack_if_we_may() {
+        let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+        let local = 0_u8;
+        let samples = match sample_this_thread(std::process::id()) {
+            Ok(samples) => samples,
+            Err(error) => return skip(&format!("perf_event_open: {error}")),
+        };
         let sample = samples.get(&own).expect("a sample");
         assert!(!sample.stack.is_empty());
         assert!(sample.sp.abs_diff(&raw const local as u64) < 1 << 20);

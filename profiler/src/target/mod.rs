@@ -16,6 +16,7 @@ mod program;
 mod runtime;
 mod scan;
 mod selection;
+mod tasks;
 mod usage;
 mod vm;
 

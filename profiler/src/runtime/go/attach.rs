@@ -1,6 +1,6 @@
 //! A running Go program, found in its process: where its runtime's figures are there, and what is remembered between reads.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use crate::{binary::go::Places, runtime::Memory};
 
@@ -94,8 +94,10 @@ pub struct GoRuntime<M> {
     pub(super) rules: Rules,
     pub(super) processors: Processors,
     pub(super) cost: Cost,
-    /// Reads one behind the other whose sums never agreed.
+    /// Reads one behind the other, at distinct moments, whose sums never agreed.
     pub(super) doubted: u32,
+    /// When the last of them was.
+    pub(super) doubted_at: Option<Instant>,
 }
 
 impl<M: Memory> GoRuntime<M> {
@@ -115,6 +117,7 @@ impl<M: Memory> GoRuntime<M> {
             processors: Processors::default(),
             cost: Cost::default(),
             doubted: u32::MAX,
+            doubted_at: None,
         };
         let _first: Figures = runtime.read(View::Metrics)?;
         Ok(runtime)

@@ -7,7 +7,10 @@ mod raw;
 mod syscall;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Instant,
+};
 
 use serde::Serialize;
 
@@ -39,7 +42,7 @@ pub struct Goroutine {
     pub state: String,
     /// Since when it waits, in nanoseconds of the runtime's clock; zero: not known (the garbage collector notes it).
     pub waiting_since_ns: u64,
-    /// The thread that it is locked to or runs on, if any.
+    /// The thread that it runs on, if any, by the id that the process itself gives it (in its own pid namespace).
     pub thread: Option<u32>,
     /// Whether it is locked to that thread (`runtime.LockOSThread`); nothing: not known.
     pub locked: Option<bool>,
@@ -64,7 +67,7 @@ pub struct Goroutines {
     pub list: Vec<Goroutine>,
     /// Goroutines that changed while they were read, every time: they are in the list without a stack.
     pub torn: u64,
-    /// Goroutines that weren't read because there are too many.
+    /// Goroutines that weren't read because there are too many, or it took too long.
     pub left_out: u64,
 }
 
@@ -79,10 +82,15 @@ pub struct ThreadSample {
 
 /// What the caller knows of the process.
 pub struct Options<'a> {
-    /// Whether the function at an address of the process is called `runtime.` something.
-    pub is_runtime: &'a dyn Fn(u64) -> bool,
-    /// What threads are doing, by their ids, as far as it could be seen. At most [`MOST_THREADS`] are asked for.
+    /// Which of the functions at these addresses of the process, each of which is there once, are called `runtime.` something.
+    /// Asked once, for all.
+    pub runtimes: &'a dyn Fn(&[u64]) -> HashSet<u64>,
+    /// What threads are doing, by the ids that the process itself says they have, as far as it could be seen: it may lie, so
+    /// that they must be held against its real threads. At most [`MOST_THREADS`] are asked for.
     pub sample: &'a dyn Fn(&[u32]) -> BTreeMap<u32, ThreadSample>,
+    /// When reading ends at the latest, but for what is being read just then: those that are missing are left out, and stacks
+    /// that aren't at their end are cut.
+    pub until: Instant,
 }
 
 /// Reads all goroutines. `bias` is what is added to the file's addresses.
@@ -104,10 +112,10 @@ pub fn read(
     let mut reader =
         Reader { memory, places, bias, options, frames: 0, out: Goroutines::default(), running: Vec::new() };
     let count = total.min(MOST);
-    reader.out.left_out = total - count;
+    reader.out.left_out = total;
     let array = u64_at(&head, 8);
     let mut done = 0;
-    while done < count {
+    while done < count && Instant::now() < options.until {
         let now = (count - done).min(PARTS as u64);
         let bytes = memory.read(&[(array.wrapping_add(done * 8), now as usize * 8)])?;
         let addresses: Vec<u64> = bytes.chunks_exact(8).map(|word| u64_at(word, 0)).collect();
@@ -116,8 +124,10 @@ pub fn read(
         }
         reader.batch(addresses)?;
         done += now;
+        reader.out.left_out -= now;
     }
     reader.running_ones()?;
+    reader.tell_systems();
     let mut out = reader.out;
     out.list.sort_by_key(|goroutine| goroutine.id);
     Ok(out)
@@ -141,12 +151,13 @@ impl<M: Memory> Reader<'_, M> {
         for attempt in 1..=TRIES {
             let raws = raw::read(self.memory, &self.places.layout, &addresses)?;
             let raws: Vec<Raw> = raws.into_iter().filter(Raw::is_there).collect();
-            let stacks = walk::stacks(self.memory, &self.places.layout, &raws)?;
+            let stacks = walk::stacks(self.memory, &self.places.layout, &raws, self.options.until)?;
+            let again = attempt < TRIES && Instant::now() < self.options.until;
             addresses.clear();
             for (raw, stack) in raws.into_iter().zip(stacks) {
                 match stack {
                     Ok(stack) => self.add(raw, stack),
-                    Err(walk::Changed) if attempt < TRIES => addresses.push(raw.address),
+                    Err(walk::Changed) if again => addresses.push(raw.address),
                     Err(walk::Changed) => {
                         self.out.torn += 1;
                         self.add(raw, walk::Walked::without("it changed while it was read"));
@@ -168,20 +179,32 @@ impl<M: Memory> Reader<'_, M> {
         if raw.status == Status::Running {
             self.running.push((self.out.list.len(), raw));
         }
-        let user = self.places.user_starts.contains(&raw.start.wrapping_sub(self.bias));
         self.out.list.push(Goroutine {
             id: raw.id,
             state: raw.state(&self.places.layout),
             waiting_since_ns: raw.waiting_since(),
             thread: None,
             locked: raw.locked.map(|thread| thread != 0),
-            system: !user && (self.options.is_runtime)(raw.start),
+            system: false,
             stack: walked.stack,
             first_is_exact: walked.first_is_exact,
             trouble: walked.trouble,
             created_by: (raw.go_pc != 0).then_some((raw.go_pc, raw.parent)),
             start: raw.start,
         });
+    }
+
+    /// Tells the runtime's own goroutines by their first functions.
+    fn tell_systems(&mut self) {
+        let list = &mut self.out.list;
+        let user = |start: u64| self.places.user_starts.contains(&start.wrapping_sub(self.bias));
+        let starts: HashSet<u64> =
+            list.iter().map(|goroutine| goroutine.start).filter(|start| !user(*start)).collect();
+        let starts: Vec<u64> = starts.into_iter().collect();
+        let systems = (self.options.runtimes)(&starts);
+        for goroutine in list {
+            goroutine.system = systems.contains(&goroutine.start) && !user(goroutine.start);
+        }
     }
 
     /// Stacks of those that run, by one sample of their threads. It is taken for a goroutine's if its thread ran that goroutine
@@ -215,7 +238,7 @@ impl<M: Memory> Reader<'_, M> {
         let m = &self.places.layout.m;
         let mut threads = Vec::with_capacity(running.len());
         for (_, raw) in running {
-            if raw.m == 0 {
+            if raw.m == 0 || Instant::now() >= self.options.until {
                 threads.push(None);
                 continue;
             }

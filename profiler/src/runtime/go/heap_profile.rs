@@ -3,6 +3,8 @@
 
 mod buckets;
 
+use std::{thread, time::Duration};
+
 use serde::Serialize;
 
 use super::GoError;
@@ -16,6 +18,8 @@ use buckets::PARTS;
 
 /// How often a profile is read again that changed meanwhile.
 const TRIES: u32 = 8;
+/// The rest between tries while the runtime moves counts from one stage to the next: it does that bucket by bucket.
+const REST: Duration = Duration::from_millis(2);
 /// More objects than can ever have been sampled: what says so is no record.
 const MOST_OBJECTS: u64 = 1 << 48;
 /// Stages of the profile that are not over yet (`memRecord.future`).
@@ -100,8 +104,13 @@ pub fn read(
         let index = cycle as usize % FUTURES;
         // The mark is set first; then what is flushed is moved to the active stage, bucket by bucket.
         let moving = flushed && counts.iter().any(|counts| counts.future[index] != Stage::default());
+        if moving {
+            last = Err(GoError::Restless(TRIES));
+            thread::sleep(REST);
+            continue;
+        }
         last = profile(cache, (rate.unsigned_abs(), cycle), &counts);
-        if last.is_ok() && !moving {
+        if last.is_ok() {
             break;
         }
     }

@@ -16,6 +16,12 @@ use crate::{
 
 /// Places whose names are kept; about 200 bytes each.
 const KEPT: usize = 50_000;
+/// Addresses that are named at once; the others are left without names. Programs have some thousand, a hostile one any number.
+pub const MOST_AT_ONCE: usize = 100_000;
+/// Places that are asked for at once: as many as the worker is told of at once.
+const BATCH: usize = 256;
+/// Naming takes no longer, unless the caller says so.
+const LONGEST: Duration = Duration::from_secs(30);
 /// What the process has mapped is read again this often at most, if an address is in nothing that was mapped before.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 
@@ -94,8 +100,19 @@ impl Namer {
     /// heap profile (Go's src/runtime/mprof.go), where the callers of an inlined function come as addresses of their own.
     /// Those on a goroutine's stack stand for all of a frame's functions.
     ///
-    /// May take as long as [`Limits::symbolise`] for each 256 new places of a file; after that, places have no names.
+    /// Takes half a minute at most, and no more than [`Limits::symbolise`] for each 256 new places of a file; after that, and
+    /// behind the first [`MOST_AT_ONCE`] addresses, places have no names.
     pub fn names(&mut self, process: &Process, addresses: &[CodeAddress]) -> Vec<Frame> {
+        self.names_until(process, addresses, Instant::now() + LONGEST)
+    }
+
+    /// The same until that moment, or little longer: a question that was asked before is waited for.
+    pub fn names_until(
+        &mut self,
+        process: &Process,
+        addresses: &[CodeAddress],
+        until: Instant,
+    ) -> Vec<Frame> {
         if self.read.elapsed() > READ_AGAIN
             && addresses.iter().any(|address| self.range_of(address.meant()).is_none())
         {
@@ -103,8 +120,8 @@ impl Namer {
             let _old = self.read_maps(process);
         }
         let located: Vec<Located> =
-            addresses.iter().map(|address| self.locate(process, address.meant())).collect();
-        self.ask(&located);
+            addresses.iter().map(|address| self.locate(process, address.meant(), until)).collect();
+        self.ask(&located, until);
         located.into_iter().map(|located| self.frame(located)).collect()
     }
 
@@ -127,7 +144,7 @@ impl Namer {
         self.ranges.get(behind.checked_sub(1)?).filter(|range| address < range.end)
     }
 
-    fn locate(&mut self, process: &Process, address: u64) -> Located {
+    fn locate(&mut self, process: &Process, address: u64, until: Instant) -> Located {
         let unnamed = |code: Code| Located {
             place: Place { build: code.unnamed().unwrap_or("[anon]").into(), offset: address },
             object: "".into(),
@@ -136,15 +153,19 @@ impl Namer {
         let Some(range) = self.range_of(address) else { return unnamed(Code::Anonymous) };
         let offset = range.file_offset.saturating_add(address - range.start);
         let (file, code) = (range.file, range.unnamed);
-        match file.and_then(|file| self.file(process, file)) {
+        match file.and_then(|file| self.file(process, file, until)) {
             Some(Known { key, build, name }) => Located { place: Place { build, offset }, object: name, key },
             None => unnamed(code),
         }
     }
 
-    fn file(&mut self, process: &Process, id: ((i32, i32), u64)) -> Option<Known> {
+    /// A file that isn't known by `until` isn't looked at any more.
+    fn file(&mut self, process: &Process, id: ((i32, i32), u64), until: Instant) -> Option<Known> {
         if let Some(known) = self.known.get(&id) {
             return Some(known.clone());
+        }
+        if Instant::now() >= until {
+            return None;
         }
         let object = self.objects.iter().find(|object| object.id() == id)?;
         let name: Arc<str> = clean(&object.path).into();
@@ -157,13 +178,13 @@ impl Namer {
         Some(known)
     }
 
-    /// All unknown places of a file in one question.
-    fn ask(&mut self, located: &[Located]) {
+    /// Asks for all unknown places, file by file.
+    fn ask(&mut self, located: &[Located], until: Instant) {
         if self.names.len() > KEPT {
             self.names.clear();
         }
         let mut unknown: HashMap<FileKey, Vec<u64>> = HashMap::new();
-        for Located { place, key, .. } in located {
+        for Located { place, key, .. } in located.iter().take(MOST_AT_ONCE) {
             if let Some(key) = key.filter(|key| !self.names.contains_key(&(*key, place.offset))) {
                 unknown.entry(key).or_default().push(place.offset);
             }
@@ -171,9 +192,14 @@ impl Namer {
         for (key, mut offsets) in unknown {
             offsets.sort_unstable();
             offsets.dedup();
-            let named = self.worker.symbolise(key, &offsets);
-            let places = offsets.into_iter().map(|offset| (key, offset));
-            self.names.extend(places.zip(named.into_iter().map(Arc::from)));
+            for batch in offsets.chunks(BATCH) {
+                if Instant::now() >= until {
+                    return;
+                }
+                let named = self.worker.symbolise(key, batch);
+                let places = batch.iter().map(|offset| (key, *offset));
+                self.names.extend(places.zip(named.into_iter().map(Arc::from)));
+            }
         }
     }
 

@@ -1,6 +1,13 @@
 //! The library's readers, put together as a session does it, for one process.
 
-use std::{cell::RefCell, collections::BTreeMap, os::linux::fs::MetadataExt as _, path::Path, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    os::linux::fs::MetadataExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use profiler::{
     binary::go::{self, Found, GoImage, Places, lines::Lines},
@@ -63,7 +70,11 @@ impl Outside {
         let is_runtime =
             |address| self.at(address).last().is_some_and(|frame| frame.name.starts_with("runtime."));
         // Those that run have no stack in the program's own dump of others.
-        let options = Options { is_runtime: &is_runtime, sample: &|_| BTreeMap::new() };
+        let options = Options {
+            runtimes: &|starts| starts.iter().copied().filter(|start| is_runtime(*start)).collect(),
+            sample: &|_| BTreeMap::new(),
+            until: Instant::now() + Duration::from_secs(60),
+        };
         let runtime = self.runtime.borrow();
         let read = goroutines::read(runtime.memory(), runtime.places(), runtime.bias().live(0), &options);
         let read = read.map_err(|error| error.to_string())?;

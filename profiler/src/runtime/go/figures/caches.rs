@@ -3,7 +3,8 @@
 //!
 //! We can't, so a class of sizes is read like this: the count, the spans that the caches have, then what is allocated in those
 //! spans, then the count and the caches again. If neither has changed, no span has left a cache in between, and the sum was
-//! right at that moment. Classes for which it has changed are read again; all are of some moment within the reading.
+//! right at that moment. Readings between two instructions that belong together are never believed: both must have passed all
+//! checks. Classes for which it has changed are read again; all are of some moment within the reading.
 
 use crate::runtime::{Memory, go::GoError, go::attach::GoRuntime, u16_at, u32_at, u64_at};
 
@@ -58,11 +59,17 @@ impl<M: Memory> GoRuntime<M> {
         let mut settled: Vec<Option<u64>> = vec![None; classes];
         let mut settled_tiny = None;
         let (mut before, _) = self.sight(&[])?;
+        let mut before_passed = self.checked(&before.raw).is_ok();
         for _ in 0..ROUNDS {
             let wanted: Vec<(usize, u64)> = cached(&before.spans, classes, empty)
                 .filter(|(class, _)| settled.get(*class) == Some(&None))
                 .collect();
             let (after, counts) = self.sight(&wanted)?;
+            let passed = self.checked(&after.raw).is_ok();
+            if !(before_passed && passed) {
+                (before, before_passed) = (after, passed);
+                continue;
+            }
             let mut sums = vec![Some(0u64); classes];
             for ((class, _), counts) in wanted.iter().zip(counts) {
                 let pending = counts.pending(after.raw.sweepgen);
@@ -87,13 +94,11 @@ impl<M: Memory> GoRuntime<M> {
                 settled_tiny = Some(after.raw.heap.tiny_allocs.wrapping_add(after.tiny));
             }
             let all = settled.iter().copied().collect::<Option<Vec<u64>>>().zip(settled_tiny);
-            if let Some((totals, tiny)) = all
-                && self.checked(&after.raw).is_ok()
-            {
+            if let Some((totals, tiny)) = all {
                 let pending = pending_of(&after.raw, &totals, tiny);
                 return Ok((after.raw, pending));
             }
-            before = after;
+            (before, before_passed) = (after, passed);
         }
         Err(Miss::Moving)
     }

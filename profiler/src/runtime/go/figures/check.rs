@@ -19,8 +19,9 @@ const MOST_TOTAL: u64 = 1 << 60;
 const MOST_THREADS: i64 = 1 << 22;
 /// Goroutines: 2 KiB of stack each is more memory than there is.
 const MOST_GOROUTINES: u64 = 1 << 32;
-/// Clocks of machines that were moved may differ so much, in nanoseconds.
-const DAY: u64 = 86_400_000_000_000;
+/// A clock that was set since the last collection, as on a machine without a battery, began in 1970 or is years off: in
+/// nanoseconds, what no clock is.
+const CENTURY: u64 = 100 * 365 * 86_400_000_000_000;
 /// The time that cycles take together is below this unless their count (32 bits) has wrapped: each stops the world for more
 /// than half a microsecond.
 const BEFORE_WRAPPING: u64 = 1 << 41;
@@ -112,8 +113,8 @@ fn words(raw: &Raw, layout: &Layout, now: u64) -> Result<(), Doubt> {
     }
     wrong(pacer.gc_percent >= -1, || format!("gcPercent is {}", pacer.gc_percent))?;
     wrong(pacer.memory_limit >= 0, || format!("memoryLimit is {}", pacer.memory_limit))?;
-    wrong(raw.last_gc_unix <= now.saturating_add(DAY), || {
-        format!("the last collection was at {}, after now ({now})", raw.last_gc_unix)
+    wrong(raw.last_gc_unix <= now.saturating_add(CENTURY), || {
+        format!("the last collection was at {}, long after now ({now})", raw.last_gc_unix)
     })?;
     // A count that is taken for a fraction is very small. Both of the times that are divided are estimates, so a little room.
     let fraction = raw.gc_cpu_fraction;

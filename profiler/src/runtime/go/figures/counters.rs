@@ -35,11 +35,12 @@ pub struct HeldBack {
 }
 
 impl Counters {
-    /// Takes a reading, and another one if a counter went back or jumped absurdly far. `elapsed`: since the last reading.
+    /// Takes a reading, and another one if a counter went back or jumped absurdly far. `elapsed`: since the last reading. A counter
+    /// that went back the second time, too, is held; one that jumped the second time, too, makes that there is no reading.
     ///
     /// # Errors
     ///
-    /// Those of reading again.
+    /// Those of reading again; [`GoError::Restless`] if a counter jumped both times.
     pub fn admit(
         &mut self,
         figures: Figures,
@@ -51,9 +52,12 @@ impl Counters {
             return Ok(figures);
         };
         let mut figures = figures;
-        if !likely(&last, &counters(&figures), elapsed) {
+        if unlikely(&last, &counters(&figures), elapsed) {
             self.held.jumps += 1;
             figures = again()?;
+            if jumped(&last, &counters(&figures), elapsed) {
+                return Err(GoError::Restless(2));
+            }
         }
         let now = counters(&figures);
         let kept: [u64; 6] = std::array::from_fn(|number| {
@@ -100,7 +104,13 @@ fn went_back(number: usize, last: u64, now: u64) -> bool {
     advance(number, last, now) > half
 }
 
-fn likely(last: &[u64; 6], now: &[u64; 6], elapsed: Duration) -> bool {
+/// Whether a counter went back or jumped.
+fn unlikely(last: &[u64; 6], now: &[u64; 6], elapsed: Duration) -> bool {
+    (0..last.len()).any(|number| went_back(number, last[number], now[number])) || jumped(last, now, elapsed)
+}
+
+/// Whether a counter has grown more than any can in that time.
+fn jumped(last: &[u64; 6], now: &[u64; 6], elapsed: Duration) -> bool {
     let seconds = elapsed.as_secs().saturating_add(ROOM);
     let nanoseconds = seconds.saturating_mul(1_000_000_000);
     let most = [
@@ -111,7 +121,10 @@ fn likely(last: &[u64; 6], now: &[u64; 6], elapsed: Duration) -> bool {
         seconds.saturating_mul(CYCLES_A_SECOND),
         seconds.saturating_mul(CYCLES_A_SECOND),
     ];
-    (0..last.len()).all(|number| advance(number, last[number], now[number]) <= most[number])
+    (0..last.len()).any(|number| {
+        let back = went_back(number, last[number], now[number]);
+        !back && advance(number, last[number], now[number]) > most[number]
+    })
 }
 
 #[cfg(test)]
@@ -166,5 +179,16 @@ mod tests {
         let third = figures(3000, 300, 7);
         assert_eq!(counters.admit(figures(3000, 1 << 50, 7), SECOND, || Ok(third.clone())), Ok(third));
         assert_eq!(counters.held_back(), HeldBack { jumps: 2, counters: 0 });
+    }
+
+    #[test]
+    fn a_jump_that_is_there_twice_is_not_shown_and_not_remembered() {
+        let mut counters = Counters::default();
+        counters.admit(figures(1000, 100, 7), SECOND, never).unwrap();
+        let absurd = figures(1 << 59, 200, 7);
+        let shown = counters.admit(absurd.clone(), SECOND, || Ok(absurd.clone()));
+        assert_eq!(shown, Err(GoError::Restless(2)));
+        let next = figures(1100, 110, 7);
+        assert_eq!(counters.admit(next.clone(), SECOND, never), Ok(next));
     }
 }

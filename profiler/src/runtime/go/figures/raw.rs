@@ -95,12 +95,19 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// If the table can't be: offsets without measure.
+    /// If the table can't be: offsets without measure, or lists of free goroutines that it doesn't know.
     pub fn of(places: &Places, bias: Bias) -> Result<Self, GoError> {
         let (globals, layout) = (&places.globals, &places.layout);
         let classes = layout.class_sizes.len();
         if classes == 0 || classes > MOST_CLASSES {
             return Err(GoError::Unavailable(format!("its table has {classes} size classes")));
+        }
+        // Without them all goroutines that have ended would be counted.
+        let own = [layout.p.g_free_n, layout.p.g_free_size].into_iter().flatten().count();
+        let shared = (layout.sched.g_free_n, layout.sched.g_free_stack, layout.sched.g_free_no_stack);
+        let known = matches!(shared, (Some(_), None, None) | (None, Some(_), Some(_)));
+        if own != 1 || !known {
+            return Err(GoError::Unavailable("where the free goroutines are counted isn't known".into()));
         }
         let (stats, heap, sched, pacer) = (&layout.mstats, &layout.heap, &layout.sched, &layout.controller);
         let deltas = layout.heap_stats.size.saturating_mul(DELTAS);

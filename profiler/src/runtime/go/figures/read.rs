@@ -28,6 +28,9 @@ const REST: Duration = Duration::from_micros(50);
 const LONGEST_REST: Duration = Duration::from_millis(4);
 /// Readings whose sums never agreed, one behind the other, after which the table is taken for wrong.
 const CHANCES: u32 = 3;
+/// Such readings count as one unless they are so far apart: a thread that its cgroup stops in the middle of an update goes on
+/// with the next period, which is a tenth of a second mostly (`cpu.max` in Documentation/admin-guide/cgroup-v2.rst).
+pub(super) const APART: Duration = Duration::from_millis(500);
 
 /// What a reading cost, with all that was read again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,7 +102,7 @@ impl<M: Memory> GoRuntime<M> {
             self.cost.tries = self.cost.tries.saturating_add(1);
             let doubt: Option<String> = match self.attempt(view) {
                 Ok(figures) => {
-                    self.doubted = 0;
+                    (self.doubted, self.doubted_at) = (0, None);
                     return Ok(figures);
                 }
                 Err(Miss::Fatal(error)) => return Err(error),
@@ -110,7 +113,10 @@ impl<M: Memory> GoRuntime<M> {
             if Instant::now() >= end {
                 let restless = GoError::Restless(self.cost.tries);
                 let Some(why) = doubt else { return Err(restless) };
-                self.doubted = self.doubted.saturating_add(1);
+                if self.doubted_at.is_none_or(|at| at.elapsed() >= APART) {
+                    self.doubted = self.doubted.saturating_add(1);
+                    self.doubted_at = Some(Instant::now());
+                }
                 return Err(if self.doubted >= CHANCES { GoError::Contradiction(why) } else { restless });
             }
             // With caches each try has many rounds of its own.

@@ -2,15 +2,23 @@
 
 mod world;
 
-use std::{cell::Cell, io, sync::Arc, time::Instant};
+use std::{
+    cell::Cell,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use proptest::prelude::*;
 
 use self::world::{BIAS, CONTROLLER, EXE, HEAP, MAPS, MEMSTATS, MHEAP, SMALL, World, places, world};
-use super::{Figures, View};
-use crate::runtime::{
-    Memory,
-    go::{GoError, GoRuntime, attach::Bias, program},
+use super::{Figures, View, read::APART};
+use crate::{
+    binary::go::Layout,
+    runtime::{
+        Memory,
+        go::{GoError, GoRuntime, attach::Bias, program},
+    },
 };
 
 /// The first so many readings are of another memory.
@@ -125,13 +133,16 @@ fn what_is_read_between_two_instructions_is_read_again() {
     runtime.memory().left.set(3);
     assert_eq!(runtime.read(View::Metrics).unwrap(), world.plain);
     assert_eq!(runtime.cost().tries, 4);
-    // A target that is stopped right there for long is restless at first; then the table is not believed any more.
+    // A target that is stopped right there for long is restless at first, however often it is asked; then the table is not
+    // believed any more.
     runtime.memory().left.set(u32::MAX);
-    let outcomes: Vec<_> = (0..3).map(|_| runtime.read(View::Metrics).unwrap_err()).collect();
-    assert!(
-        matches!(outcomes[..], [GoError::Restless(_), GoError::Restless(_), GoError::Contradiction(_)]),
-        "{outcomes:?}"
-    );
+    let mut outcomes = Vec::new();
+    for rest in [Duration::ZERO, Duration::ZERO, APART, APART] {
+        std::thread::sleep(rest);
+        outcomes.push(runtime.read(View::Metrics).unwrap_err());
+    }
+    let restless = outcomes.iter().take(3).all(|outcome| matches!(outcome, GoError::Restless(_)));
+    assert!(restless && matches!(outcomes[3], GoError::Contradiction(_)), "{outcomes:?}");
     runtime.memory().left.set(0);
     assert_eq!(runtime.read(View::Metrics).unwrap(), world.plain);
 }
@@ -172,6 +183,23 @@ fn without_the_empty_span_the_caches_are_unavailable_and_the_rest_is_not() {
     let mut runtime = world.attach(&world.memory).unwrap();
     assert!(matches!(runtime.read(View::MemStats), Err(GoError::Unavailable(_))));
     assert_eq!(runtime.read(View::Metrics).unwrap(), Figures { cpus: None, ..world.plain.clone() });
+}
+
+#[test]
+fn without_a_list_of_free_goroutines_nothing_is_read() {
+    for minor in ["1.23", "1.27"] {
+        let world = world(minor, 13, 2, 10);
+        let refused = |change: fn(&mut Layout)| {
+            let mut places = (*world.places).clone();
+            change(&mut places.layout);
+            let error = GoRuntime::attach(&Arc::new(places), &world.memory, MAPS, EXE).err();
+            assert!(matches!(error, Some(GoError::Unavailable(_))), "{minor}: {error:?}");
+        };
+        refused(|layout| (layout.p.g_free_n, layout.p.g_free_size) = (None, None));
+        refused(|layout| (layout.p.g_free_n, layout.p.g_free_size) = (Some(8), Some(8)));
+        refused(|layout| (layout.sched.g_free_n, layout.sched.g_free_stack) = (None, None));
+        refused(|layout| layout.sched.g_free_n = layout.sched.g_free_n.xor(Some(8)));
+    }
 }
 
 #[test]

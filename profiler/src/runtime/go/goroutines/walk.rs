@@ -1,5 +1,7 @@
 //! Stacks of goroutines that don't run, by their frame pointers.
 
+use std::time::Instant;
+
 use super::{
     PARTS,
     raw::{self, Raw, Status},
@@ -107,11 +109,12 @@ impl Chain {
     }
 }
 
-/// The stacks of some goroutines, at most 1024, in their order.
+/// The stacks of some goroutines, at most 1024, in their order. From `until` on none is followed any further.
 pub fn stacks(
     memory: &impl Memory,
     layout: &Layout,
     raws: &[Raw],
+    until: Instant,
 ) -> Result<Vec<Result<Walked, Changed>>, GoError> {
     let mut chains: Vec<Chain> = raws.iter().map(|raw| Chain::start(memory, raw)).collect();
     // Each round reads on where the last one ended; a chain only goes up, so there is an end.
@@ -125,6 +128,13 @@ pub fn stacks(
         };
         let windows: Vec<_> = raws.iter().zip(&chains).map(window).collect();
         if windows.iter().all(|(_, length)| *length == 0) && !first {
+            break;
+        }
+        if Instant::now() >= until {
+            chains
+                .iter_mut()
+                .filter(|chain| chain.frame != 0)
+                .for_each(|chain| chain.stop("it took too long"));
             break;
         }
         let read = read_all(memory, &windows);
