@@ -11,7 +11,7 @@ use crate::{
         Source,
         ledger::{SiteIndex, Told},
     },
-    runtime::go::heap_profile::{HeapProfile, Record},
+    runtime::go::heap_profile::{HeapProfile, Record, runtime_frames},
     stack::{End, Frame, MAX_FRAMES, RawStack, Stack},
     worker::Worker,
 };
@@ -103,14 +103,10 @@ pub(super) fn told_by_go(stack: &Stack) -> Arc<Stack> {
         ..frame.clone()
     };
     let frames: Vec<Frame> = stack.frames.iter().map(one).collect();
-    let inner = frames.iter().take_while(|frame| is_of_runtime(frame)).count();
-    let inner = if inner == frames.len() { 0 } else { inner };
+    let inner = runtime_frames(
+        frames.iter().map(|frame| frame.functions.first().map_or("", |function| function.name.as_ref())),
+    );
     Arc::new(Stack { frames: frames.into_iter().skip(inner).collect(), end: stack.end })
-}
-
-fn is_of_runtime(frame: &Frame) -> bool {
-    let name = frame.functions.first().map_or("", |function| &function.name);
-    name.starts_with("runtime.") || name.starts_with("internal/runtime/")
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ const MAX_BUILD_ID: usize = 64;
 const NT_GNU_BUILD_ID: u32 = 3;
 /// Bytes in front of the information itself.
 const PREAMBLE: u64 = 32;
+/// Files whose programs are kept.
+const KEPT: usize = 4096;
 
 /// What a program's file tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,16 +43,25 @@ pub struct Program {
     pub build_id: Option<String>,
 }
 
-/// Programs that were looked at already, by device and inode.
+/// A file at one state of its contents: device, inode, size and time of change, which its owner can't set (`st_ctime`). A
+/// number of an inode is given to another file once the first is gone, and a file can be written anew.
+type Key = (u64, u64, u64, (i64, i64));
+
+/// Programs that were looked at already. Bounded: all are forgotten when there are too many.
 #[derive(Debug, Default)]
-pub struct ProgramCache(HashMap<(u64, u64), Option<Program>>);
+pub struct ProgramCache(HashMap<Key, Option<Program>>);
 
 impl ProgramCache {
     /// Looks at an opened program; `None` if it isn't one for 64 bit little-endian machines, or is damaged.
     pub(super) fn look(&mut self, file: &File) -> Option<&Program> {
         let metadata = file.metadata().ok()?;
-        let found = self.0.entry((metadata.dev(), metadata.ino()));
-        found
+        let changed = (metadata.ctime(), metadata.ctime_nsec());
+        let key = (metadata.dev(), metadata.ino(), metadata.size(), changed);
+        if self.0.len() >= KEPT && !self.0.contains_key(&key) {
+            self.0.clear();
+        }
+        self.0
+            .entry(key)
             .or_insert_with(|| {
                 // A program is a regular file; so much is made sure of before it is read.
                 metadata
@@ -323,6 +334,23 @@ mod tests {
                 let _any = read(&damaged);
             }
         }
+    }
+
+    #[test]
+    fn a_file_that_is_written_anew_is_looked_at_anew_and_few_are_kept() {
+        let path = std::env::temp_dir().join(format!("profiler-program-{}", std::process::id()));
+        let mut cache = ProgramCache::default();
+        let mut is_go = |bytes: &[u8]| {
+            // Written over: the inode stays.
+            std::fs::write(&path, bytes).unwrap();
+            cache.look(&File::open(&path).unwrap()).map(|program| program.go)
+        };
+        assert_eq!(is_go(&image(Some(".go.buildinfo"), &inline("go1.22.1"))), Some(true));
+        assert_eq!(is_go(b"#!/bin/sh\n"), None);
+        cache.0 = (0..KEPT as u64).map(|inode| ((0, inode, 0, (0, 0)), None)).collect();
+        assert!(cache.look(&File::open(&path).unwrap()).is_none());
+        assert_eq!(cache.0.len(), 1);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -14,9 +14,9 @@ const MAX_VERSION: usize = 128;
 /// Bytes of the text. That of a program with 1000 modules has 100 KB.
 const MAX_TEXT: usize = 1 << 20;
 /// Modules of a program.
-const MAX_MODULES: usize = 4096;
+pub const MAX_MODULES: usize = 4096;
 /// Settings of a build; there are about 20.
-const MAX_SETTINGS: usize = 1024;
+pub const MAX_SETTINGS: usize = 1024;
 /// Bytes in front of the text of modules and behind it, by which the linker finds it.
 const FRAME: usize = 16;
 

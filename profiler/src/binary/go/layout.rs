@@ -89,7 +89,7 @@ layout! {
     /// `runtime.gcController`.
     Controller "runtime.gcControllerState" {
         gc_percent "gcPercent", memory_limit "memoryLimit", gc_percent_heap_goal "gcPercentHeapGoal",
-        sweep_dist_min_trigger "sweepDistMinTrigger", triggered "triggered", heap_live "heapLive",
+        sweep_dist_min_trigger "sweepDistMinTrigger", triggered "triggered",
         heap_marked "heapMarked", heap_in_use "heapInUse", heap_released "heapReleased", heap_free "heapFree",
         total_alloc "totalAlloc", total_free "totalFree", mapped_ready "mappedReady",
     } maybe {}
@@ -100,7 +100,7 @@ layout! {
     /// One of those allocators.
     FixAlloc "runtime.fixalloc" { inuse "inuse", } maybe {}
     /// `runtime.p`. Of `gFree` there is one of two.
-    P "runtime.p" { id "id", status "status", mcache "mcache", } maybe {
+    P "runtime.p" { mcache "mcache", } maybe {
         g_free_n "gFree.n", g_free_size "gFree.size",
     }
     /// `runtime.mcache`.
@@ -120,10 +120,10 @@ layout! {
         wait_since "waitsince", wait_reason "waitreason", go_pc "gopc", start_pc "startpc", m "m",
     } maybe { syscall_bp "syscallbp", parent_goid "parentGoid", lockedm "lockedm", }
     /// `runtime.m`.
-    M "runtime.m" { g0 "g0", curg "curg", id "id", procid "procid", p "p", } maybe {}
+    M "runtime.m" { curg "curg", procid "procid", } maybe {}
     /// `runtime.bucket`, behind which come the stack and the record.
     Bucket "runtime.bucket" {
-        next "next", allnext "allnext", typ "typ", bytes "size", nstk "nstk",
+        allnext "allnext", typ "typ", bytes "size", nstk "nstk",
     } maybe {}
     /// `runtime.memRecord`.
     Record "runtime.memRecord" { active "active", future "future", } maybe {}
@@ -131,8 +131,8 @@ layout! {
     Cycle "runtime.memRecordCycle" { allocs "allocs", frees "frees", } maybe {}
     /// `runtime.moduledata`.
     ModuleData "runtime.moduledata" {
-        pc_header "pcHeader", text "text", etext "etext", types "types", etypes "etypes",
-    } maybe { gofunc "gofunc", noptrdata "noptrdata", bss "bss", next "next", }
+        text "text", etext "etext", types "types", etypes "etypes",
+    } maybe { noptrdata "noptrdata", }
 }
 
 /// Everything that reading a process needs.

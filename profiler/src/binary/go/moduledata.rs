@@ -21,8 +21,6 @@ pub struct ModuleData {
     pub text: Span,
     /// Descriptors of types; what refers to one by an offset counts from the start.
     pub types: Span,
-    /// From where functions' data (`funcdata`) are counted.
-    pub gofunc: Option<u64>,
     /// The program's variables: `.noptrdata`, `.data`, `.bss`, `.noptrbss`; empty if that can't be told.
     pub data: Vec<Span>,
 }
@@ -66,11 +64,5 @@ pub fn read(file: &GoFile<'_>, address: u64, layout: &layout::ModuleData) -> Opt
     let data = layout.noptrdata.and_then(|first| {
         (0..4).map(|index| span(first + 16 * index, first + 16 * index + 8)).collect::<Option<Vec<_>>>()
     });
-    Some(ModuleData {
-        address,
-        text,
-        types,
-        gofunc: layout.gofunc.and_then(word),
-        data: data.unwrap_or_default(),
-    })
+    Some(ModuleData { address, text, types, data: data.unwrap_or_default() })
 }

@@ -4,20 +4,20 @@
 use crate::{
     binary::{
         describe::Description,
-        go::{BuildInfo, Found, Globals, GoImage, Layout, Module, Places, Span},
+        go::{BuildInfo, Found, Globals, GoImage, Layout, Module, Places, Span, build_info},
     },
     text::clean_to,
 };
 
-/// Modules of a Go program. Large ones have some hundreds.
-const MODULES: usize = 4096;
-/// Settings of a build: about twenty are known.
-const SETTINGS: usize = 256;
+/// Modules of a Go program, as many as are read. Large ones have some hundreds.
+const MODULES: usize = build_info::MAX_MODULES;
+/// Settings of a build, as many as are read: about twenty are known.
+const SETTINGS: usize = build_info::MAX_SETTINGS;
 /// Crates of a Rust program, as many as are read.
 const CRATES: usize = 10_000;
 /// Damages that are told.
 const TROUBLES: usize = 64;
-/// Longest text that is kept, bytes: paths and flags of compilers can be long.
+/// Longest text that is kept, bytes: paths and flags of compilers can be long. What is cut ends with an ellipsis.
 const TEXT_LIMIT: usize = 1024;
 /// Longest version, name of a crate, checksum: bytes.
 const NAME_LIMIT: usize = 200;

@@ -1,4 +1,7 @@
 //! What `runtime.firstmoduledata` says that naming needs (Go's src/runtime/symtab.go, `moduledata`).
+//!
+//! Not read by the tables, as [`moduledata::read`] does: places are named also in programs of versions without a table, and
+//! the version need not be known. A test compares the offsets with all tables.
 
 use super::super::{
     image::GoFile,
@@ -8,11 +11,11 @@ use super::super::{
 
 /// Offsets that are the same since Go 1.18: `pclntable`, the records of functions, up to the end of the whole table; `etext`.
 const RECORDS: u64 = 104;
-const END_OF_TEXT: u64 = 184;
+pub(super) const END_OF_TEXT: u64 = 184;
 /// `gofunc` in Go 1.18 and 1.19, from 1.20, and from 1.27.
-const OF_FUNCTIONS: [u64; 3] = [304, 320, 344];
+pub(super) const OF_FUNCTIONS: [u64; 3] = [304, 320, 344];
 /// `types` from Go 1.20. The word behind it is where they end, from Go 1.27 how many bytes of them are descriptions.
-const TYPES: u64 = 296;
+pub(super) const TYPES: u64 = 296;
 
 /// See the room's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

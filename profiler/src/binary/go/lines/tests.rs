@@ -10,7 +10,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::test_support::skip;
+use crate::{binary::go::layout::Tables, test_support::skip};
 
 /// Where the toolchains are that there may be: Debian's, which it puts in no path, and others in a directory of theirs.
 fn toolchains() -> Vec<PathBuf> {
@@ -235,6 +235,32 @@ proptest! {
         }
         if let Some(lines) = Lines::new(&bytes) {
             lines.functions(lines.text.0);
+        }
+    }
+}
+
+#[test]
+fn what_is_read_without_tables_is_where_all_tables_have_it() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/binary/go/tables");
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let text = std::fs::read(entry.unwrap().path()).unwrap();
+        let tables: Tables = serde_json::from_slice(&text).unwrap();
+        let minor: u32 = tables.go.strip_prefix("1.").unwrap().parse().unwrap();
+        let [go118, go120, go127] = module::OF_FUNCTIONS;
+        for table in &tables.variants {
+            let at = |field: &str| u64::from(table.structs["runtime.moduledata"][field].0);
+            assert_eq!(at("etext"), module::END_OF_TEXT, "{}", tables.go);
+            let functions = if minor < 20 {
+                go118
+            } else if minor < 27 {
+                go120
+            } else {
+                go127
+            };
+            assert_eq!(at("gofunc"), functions, "{}", tables.go);
+            if minor >= 20 {
+                assert_eq!(at("types"), module::TYPES, "{}", tables.go);
+            }
         }
     }
 }

@@ -66,6 +66,14 @@ fn a_true_description_goes_through_unchanged() {
 }
 
 #[test]
+fn as_much_as_is_read_is_believed() {
+    let mut told = description();
+    build(&mut told).dependencies = vec![module("example.org/a"); build_info::MAX_MODULES];
+    build(&mut told).settings = vec![("-tags".into(), "a".into()); build_info::MAX_SETTINGS];
+    assert_eq!(believable(told.clone(), SIZE), Some(told));
+}
+
+#[test]
 fn lies_are_not_believed() {
     type Lie = fn(&mut Description);
     let lies: [(&str, Lie); 27] = [
@@ -129,6 +137,7 @@ fn texts_disturb_nobody() {
     ];
     for (text, limit) in texts {
         assert!(text.len() <= limit + 3 && text.starts_with("\u{fffd}[2J"), "{}", text.len());
+        assert!(text.ends_with('…'), "what is cut is seen to be");
     }
     let go = told.go.as_mut().unwrap();
     (go.build, go.runtime) = (Err("a\nb".into()), Err("c\nd".into()));
