@@ -243,8 +243,8 @@ fn serve(
         waits: waits_for(config).is_some(),
         pictures: Arc::new(move |moment| keeper.nearest(moment)),
         ask_go: Arc::new(|target, process, question| match question {
-            GoQuestion::Heap => ask::heap_profile(target, process),
-            GoQuestion::Goroutines => ask::goroutine_profile(target, process),
+            GoQuestion::Heap(form) => ask::heap_profile(target, process, form),
+            GoQuestion::Goroutines(form) => ask::goroutine_profile(target, process, form),
         }),
     };
     let router = server::router(state);

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use negotiate::Format;
 
 use crate::{
+    ask::{GoroutineForm, HeapForm},
     export::{
         families::{Context, Families},
         json, openmetrics, prometheus,
@@ -56,13 +57,13 @@ pub struct AppState {
     pub ask_go: AskGo,
 }
 
-/// What a Go process can be asked for, as a packed profile.
+/// What a Go process can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoQuestion {
     /// The profile of the heap that its runtime keeps.
-    Heap,
+    Heap(HeapForm),
     /// Its goroutines.
-    Goroutines,
+    Goroutines(GoroutineForm),
 }
 
 /// See [`AppState::ask_go`].

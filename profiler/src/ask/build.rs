@@ -135,6 +135,8 @@ fn list(program: &ProgramDescription, go: Option<&BuildInfo>) -> String {
     for part in &program.parts {
         rows.push([part.kind.to_owned(), part.name.clone(), part.version.clone(), part.build_id.clone()]);
     }
+    let recorded = go.is_some_and(|go| go.main.is_some() || !go.dependencies.is_empty());
+    let silent = program.go.is_some() && !recorded;
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2)];
     let mut text = String::new();
@@ -143,6 +145,9 @@ fn list(program: &ProgramDescription, go: Option<&BuildInfo>) -> String {
         let line = format!("{kind:<0$}  {name:<1$}  {version:<2$}  {more}", widths[0], widths[1], widths[2]);
         // Writing to a string can't fail.
         let _infallible = writeln!(text, "{}", line.trim_end());
+    }
+    if silent {
+        text.push_str("its modules aren't known: Go's linker has recorded none\n");
     }
     if program.left_out > 0 {
         let _infallible = writeln!(text, "and {} more", program.left_out);

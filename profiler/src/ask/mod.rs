@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use build::{modules, version};
 pub use memstats::{memstats, stats};
-pub use profiles::{goroutine_profile, heap_profile};
+pub use profiles::{GoroutineForm, HeapForm, goroutine_profile, heap_profile};
 pub use stack::{Wish, stack};
 
 use crate::{

@@ -4,23 +4,51 @@ use std::{sync::Arc, time::SystemTime};
 
 use super::{GoProgram, PATIENCE, stack};
 use crate::{
-    export::pprof::go,
+    export::{goroutines as export, pprof::go},
+    kernel::now_ns,
     runtime::{go::GoError, reader},
     snapshot::GoProcess,
 };
+
+/// How a heap profile is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeapForm {
+    /// Packed; what lives is shown first.
+    Live,
+    /// Packed; what was allocated is shown first.
+    Allocated,
+    /// As text.
+    Text,
+}
+
+/// How goroutines are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoroutineForm {
+    /// A packed profile.
+    Profile,
+    /// Text; equal stacks once.
+    Grouped,
+    /// Text, as a panic prints it.
+    Text,
+}
 
 /// The profile that the runtime of a process of a target keeps of its heap, packed.
 ///
 /// # Errors
 ///
 /// If there is none, or it can't be read: in words.
-pub fn heap_profile(target: &str, of: &GoProcess) -> Result<Vec<u8>, String> {
+pub fn heap_profile(target: &str, of: &GoProcess, form: HeapForm) -> Result<Vec<u8>, String> {
     let target = target.to_owned();
     ask(of, move |program| {
         let profile = program.heap_profile()?;
         let mut namer = stack::namer(program)?;
         let names = stack::names(program, &mut namer, go::heap_addresses(&profile));
-        Ok(go::heap(&profile, &names, &target, SystemTime::now()))
+        let whose = (target.as_str(), SystemTime::now());
+        Ok(match form {
+            HeapForm::Live => go::heap(&profile, &names, "inuse_space", whose),
+            HeapForm::Allocated => go::heap(&profile, &names, "alloc_space", whose),
+            HeapForm::Text => go::heap_text(&profile, &names).into_bytes(),
+        })
     })
 }
 
@@ -29,11 +57,16 @@ pub fn heap_profile(target: &str, of: &GoProcess) -> Result<Vec<u8>, String> {
 /// # Errors
 ///
 /// If they can't be read: in words.
-pub fn goroutine_profile(target: &str, of: &GoProcess) -> Result<Vec<u8>, String> {
+pub fn goroutine_profile(target: &str, of: &GoProcess, form: GoroutineForm) -> Result<Vec<u8>, String> {
     let target = target.to_owned();
     ask(of, move |program| {
         let (goroutines, names) = stack::named(program)?;
-        Ok(go::goroutines(&goroutines, &names, &target, SystemTime::now()))
+        let wish = export::Wish { system: false, now_ns: now_ns() };
+        Ok(match form {
+            GoroutineForm::Profile => go::goroutines(&goroutines, &names, &target, SystemTime::now()),
+            GoroutineForm::Grouped => export::grouped(&goroutines, &names, &wish).into_bytes(),
+            GoroutineForm::Text => export::text(&goroutines, &names, &wish).into_bytes(),
+        })
     })
 }
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// Nanoseconds of a minute.
 const MINUTE: u64 = 60_000_000_000;
+/// Ids that are named of a group.
+const IDS: usize = 12;
 /// Bytes of a name that are shown: Go's can be long.
 const LONGEST_NAME: usize = 1000;
 
@@ -100,7 +102,10 @@ pub fn grouped(goroutines: &Goroutines, names: &Names, wish: &Wish) -> String {
             (Some(least), Some(most)) if least == most => format!(", {least} minutes"),
             (Some(least), Some(most)) => format!(", {least} to {most} minutes"),
         };
-        let ids: Vec<String> = members.iter().map(|member| member.id.to_string()).collect();
+        let mut ids: Vec<String> = members.iter().take(IDS).map(|member| member.id.to_string()).collect();
+        if members.len() > IDS {
+            ids.push(format!("and {} more", members.len() - IDS));
+        }
         let word = if members.len() == 1 { "goroutine" } else { "goroutines" };
         let state = clean_to(state, LONGEST_NAME);
         let _ = writeln!(out, "{} {word} [{state}{waits}]: {}\n{stack}", members.len(), ids.join(" "));

@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{GoQuestion, Shared, aside, leaks::nobody_looks, refuse};
 use crate::{
+    ask::{GoroutineForm, HeapForm},
     export::pprof::{self, Kind, Stalls, Wish},
     leaks::Picture,
     snapshot::{GoProcess, Snapshot},
@@ -99,12 +100,14 @@ async fn memory_or_refusal(
         ));
     }
     let text = wishes.get("debug").is_some_and(|debug| debug != "0");
-    let of_now = seconds.is_none() && since.is_none() && at.is_none() && !text;
-    if of_now
-        && kind == Kind::Heap
-        && let Some(process) = go_process(&*shared.app.fresh().await, wishes.get("target"))?
-    {
-        return Ok(ask_go(shared, process, GoQuestion::Heap, "heap").await);
+    let of_now = seconds.is_none() && since.is_none() && at.is_none();
+    if of_now && let Some(process) = go_process(&*shared.app.fresh().await, wishes.get("target"))? {
+        let (form, name) = match kind {
+            _ if text => (HeapForm::Text, ""),
+            Kind::Heap => (HeapForm::Live, "heap"),
+            Kind::Allocs => (HeapForm::Allocated, "allocs"),
+        };
+        return Ok(ask_go(shared, process, GoQuestion::Heap(form), name).await);
     }
     let places = if kind == Kind::Heap { &shared.intervals.heap } else { &shared.intervals.allocs };
     let place = place(places, seconds)?;
@@ -197,6 +200,14 @@ async fn ask_go(
 ) -> Response {
     let ask = Arc::clone(&shared.app.ask_go);
     aside(move || match ask(&target, &process, question) {
+        // What has no name of a file is text.
+        Ok(text) if name.is_empty() => {
+            let headers = [
+                (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ];
+            (headers, text).into_response()
+        }
         Ok(bytes) => profile(name, bytes),
         Err(why) => refuse(StatusCode::SERVICE_UNAVAILABLE, &why),
     })
@@ -212,7 +223,14 @@ async fn goroutines(State(shared): State<Shared>, Query(wishes): Wishes) -> Resp
         _ => None,
     };
     match go_process(&snapshot, named.or(only.as_ref())) {
-        Ok(Some(process)) => ask_go(&shared, process, GoQuestion::Goroutines, "goroutine").await,
+        Ok(Some(process)) => {
+            let (form, name) = match wishes.get("debug").map(String::as_str) {
+                None | Some("0") => (GoroutineForm::Profile, "goroutine"),
+                Some("1") => (GoroutineForm::Grouped, ""),
+                Some(_) => (GoroutineForm::Text, ""),
+            };
+            ask_go(&shared, process, GoQuestion::Goroutines(form), name).await
+        }
         Ok(None) => refuse(
             StatusCode::NOT_FOUND,
             "no Go program of that name is observed: give ?target=NAME; / lists them",

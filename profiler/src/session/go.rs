@@ -196,6 +196,9 @@ impl GoRoom {
 impl GoWatch {
     fn described(&mut self, described: Described, read: bool) {
         self.undescribed = None;
+        if described.again && described.go.is_none() {
+            self.state = State::Closed(Some(Instant::now() + LONGEST_PAUSE));
+        }
         if let Some(image) = described.go.as_ref().filter(|_| read) {
             match &image.runtime {
                 Ok(_) => self.state = State::Closed(None),
