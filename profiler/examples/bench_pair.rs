@@ -272,6 +272,7 @@ const PLAN: Plan = Plan {
     sessions: false,
     growth: None,
     victims: false,
+    go_stops: false,
 };
 
 impl Bench {

@@ -44,6 +44,7 @@ fn load(multi: bool, stalls: bool) -> Kernel {
         sessions: false,
         growth: None,
         victims: false,
+        go_stops: false,
     };
     let kernel = Kernel::load(plan, SIZES, Duration::from_millis(1), false).expect("the kernel side loads");
     if !multi {
