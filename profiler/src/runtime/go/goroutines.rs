@@ -254,3 +254,31 @@ impl<M: Memory> Reader<'_, M> {
         Ok(threads)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// Every word is seven.
+    struct Sevens;
+
+    impl Memory for Sevens {
+        fn read(&self, parts: &[(u64, usize)]) -> io::Result<Vec<u8>> {
+            let words: usize = parts.iter().map(|(_, length)| length / 8).sum();
+            Ok(7u64.to_le_bytes().repeat(words))
+        }
+    }
+
+    #[test]
+    fn goroutines_that_there_is_no_time_for_are_counted_as_left_out() {
+        let options = Options {
+            runtimes: &|_: &[u64]| HashSet::new(),
+            sample: &|_: &[u32]| BTreeMap::new(),
+            until: Instant::now(),
+        };
+        let read = read(&Sevens, &Places::default(), 0, &options);
+        assert_eq!(read, Ok(Goroutines { left_out: 7, ..Goroutines::default() }));
+    }
+}
