@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// A target's memory may hang while it is read (`runtime::reader`): then the answer is that there is none.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Go program whose runtime can be read.
 pub struct GoProgram {

@@ -148,7 +148,7 @@ mod tests {
             "profiler_go_gc_duration_seconds_count{target=\"app\"} 5",
             "profiler_go_memstats_alloc_bytes{target=\"app\"} 1000000",
             "profiler_go_memstats_alloc_bytes_total{target=\"app\"} 9000000",
-            "profiler_go_unavailable_info{target=\"app\",what=\"heap_profile\",reason=\"the linker left memory profiling out\"} 1",
+            "profiler_go_unavailable_info{target=\"app\",what=\"heap_profile\",reason=\"unavailable\"} 1",
             "profiler_go_table_info{target=\"app\",table=\"1.23.1\",exact=\"false\"} 1",
             "profiler_go_stops_total{target=\"app\",reason=\"GC mark termination\"} 3",
             "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000008\"} 0",
@@ -173,7 +173,7 @@ mod tests {
         let go = unknown.go.as_mut().unwrap();
         (go.figures, go.trouble) = (None, vec![trouble("figures", "no table")]);
         let text = rendered(vec![unknown.clone()], CONTEXT);
-        assert!(text.contains("{target=\"app\",what=\"figures\",reason=\"no table\"} 1"), "{text}");
+        assert!(text.contains("{target=\"app\",what=\"figures\",reason=\"unavailable\"} 1"), "{text}");
         assert!(!text.contains("profiler_go_goroutines") && !text.contains("profiler_go_memstats"), "{text}");
         assert!(text.contains("profiler_stalls_total{target=\"app\",cause=\"gc\"} 3"), "{text}");
         unknown.go.as_mut().unwrap().pauses = Default::default();

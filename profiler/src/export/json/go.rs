@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(shop["go"]["pause_quantiles_ns"], json!([100_000, 200_000, 300_000, 400_000, 500_000]));
         assert_eq!(
             shop["go"]["trouble"],
-            json!([{"what": "heap_profile", "reason": "the linker left memory profiling out"}])
+            json!([{"what": "heap_profile", "kind": "unavailable", "reason": "the linker left memory profiling out"}])
         );
         let stalls = shop["stalls"].as_array().unwrap();
         assert!(stalls.iter().any(|row| row["cause"] == "gc" && row["count"] == 3), "{stalls:?}");
