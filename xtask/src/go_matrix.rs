@@ -58,7 +58,7 @@ pub fn run(no_setup: bool) -> Result<()> {
         std::fs::remove_file(&results)?;
     }
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "-p", "profiler", "--test", "go_matrix", "--", "--ignored", "--nocapture"]);
+    cargo.args(["test", "-p", "profiler", "--test", "go_matrix", "--", "--nocapture"]);
     if std::env::var_os(TOOLCHAINS).is_none() {
         let roots = go_toolchains::all()?;
         let roots: Vec<_> =
