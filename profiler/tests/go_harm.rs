@@ -48,7 +48,9 @@ fn a_thousand_readings_wake_nobody() {
             outside.heap().expect("it can be read");
             assert_eq!(target.tracer(), 0);
         }
-        assert_eq!(target.switches(), before, "Go {}: switches of its threads", toolchain.version);
+        // The runtime's own watcher wakes now and then; had each reading woken a thread, there would be thousands.
+        let switches = target.switches() - before;
+        assert!(switches < 100, "Go {}: {switches} switches of its threads", toolchain.version);
         assert_eq!(target.ask("stops"), stops, "Go {}: stops of the world", toolchain.version);
         target.end();
     }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use profiler::{
-    binary::go::{self, Found, GoImage, Places, lines::Lines},
+    binary::go::{
+        self, Found, GoImage, Places,
+        lines::{COMPILER_MADE, Lines},
+    },
     runtime::go::{
         GoRuntime,
         goroutines::{self, Goroutine, Options},
@@ -68,7 +71,7 @@ impl Outside {
     /// Those that aren't the runtime's own.
     pub fn goroutines(&self) -> Result<Vec<Told>, String> {
         let is_runtime =
-            |address| self.at(address).last().is_some_and(|frame| frame.name.starts_with("runtime."));
+            |address| self.all_at(address).last().is_some_and(|frame| frame.name.starts_with("runtime."));
         // Those that run have no stack in the program's own dump of others.
         let options = Options {
             runtimes: &|starts| starts.iter().copied().filter(|start| is_runtime(*start)).collect(),
@@ -98,7 +101,7 @@ impl Outside {
             frames.push(Frame { name: trouble.clone(), place: String::new() });
         }
         let made_by = goroutine.created_by.and_then(|(address, parent)| {
-            Some((self.at(address.wrapping_sub(1)).last()?.name.clone(), parent))
+            Some((self.all_at(address.wrapping_sub(1)).last()?.name.clone(), parent))
         });
         Told { id: goroutine.id, state: goroutine.state.clone(), frames, made_by }
     }
@@ -137,8 +140,14 @@ impl Outside {
         stack.iter().filter_map(|address| self.at(address.wrapping_sub(1)).into_iter().next()).collect()
     }
 
-    /// The functions at an address of the process, the innermost inlined one first.
+    /// The functions at an address of the process that a traceback shows, the innermost inlined one first.
     fn at(&self, address: u64) -> Vec<Frame> {
+        // What the compiler has made itself isn't shown.
+        self.all_at(address).into_iter().filter(|frame| !frame.place.starts_with(COMPILER_MADE)).collect()
+    }
+
+    /// All functions at an address of the process, the innermost inlined one first.
+    fn all_at(&self, address: u64) -> Vec<Frame> {
         let file = self.runtime.borrow().bias().file(address);
         let functions = self.lines.as_ref().map(|lines| lines.functions(file)).unwrap_or_default();
         let place = |file: Option<Arc<str>>, line| format!("{}:{line}", file.as_deref().unwrap_or_default());
