@@ -4,7 +4,7 @@
 //! `?seconds=N` what changes in the next N seconds; `?debug=1` text. WHEN is seconds since the epoch, RFC 3339 or `10m` for
 //! ten minutes ago.
 //!
-//! Of a Go program, `heap?target=NAME` is the profile that its runtime keeps itself, unless the question is one for pictures.
+//! Of a Go program, `heap?target=NAME` (`&pid=N` if several of its processes run Go) is the profile that its runtime keeps itself, unless the question is one for pictures.
 
 use std::{
     collections::HashMap,
@@ -101,7 +101,10 @@ async fn memory_or_refusal(
     }
     let text = wishes.get("debug").is_some_and(|debug| debug != "0");
     let of_now = seconds.is_none() && since.is_none() && at.is_none();
-    if of_now && let Some(process) = go_process(&*shared.app.fresh().await, wishes.get("target"))? {
+    if of_now
+        && let Some(process) =
+            go_process(&*shared.app.fresh().await, wishes.get("target"), wishes.get("pid"))?
+    {
         let (form, name) = match kind {
             _ if text => (HeapForm::Text, ""),
             Kind::Heap => (HeapForm::Live, "heap"),
@@ -175,20 +178,29 @@ fn program<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
 }
 
 /// The process of a target that runs Go: none if the target runs something else, or isn't named.
-fn go_process(snapshot: &Snapshot, name: Option<&String>) -> Result<Option<(String, GoProcess)>, Refusal> {
+fn go_process(
+    snapshot: &Snapshot,
+    name: Option<&String>,
+    pid: Option<&String>,
+) -> Result<Option<(String, GoProcess)>, Refusal> {
     let Some(name) = name else { return Ok(None) };
     let target = snapshot.targets.iter().find(|target| *target.name == **name);
     let processes = target.and_then(|target| target.go.as_ref()).map(|go| go.programs.as_slice());
     match processes {
         None | Some([]) => Ok(None),
         Some([process]) => Ok(Some((name.clone(), process.clone()))),
-        Some(several) => Err(refusal(
-            StatusCode::BAD_REQUEST,
-            &format!(
-                "{} processes of this target run Go: observe the one that is meant by --pid",
-                several.len()
-            ),
-        )),
+        Some(several) => {
+            let pids: Vec<_> = several.iter().map(|process| process.process.pid().to_string()).collect();
+            let meant = several
+                .iter()
+                .find(|process| pid.is_some_and(|pid| *pid == process.process.pid().to_string()));
+            let process = meant.ok_or_else(|| {
+                let reason =
+                    format!("several processes of this target run Go: give &pid= one of {}", pids.join(", "));
+                refusal(StatusCode::BAD_REQUEST, &reason)
+            })?;
+            Ok(Some((name.clone(), process.clone())))
+        }
     }
 }
 
@@ -222,7 +234,7 @@ async fn goroutines(State(shared): State<Shared>, Query(wishes): Wishes) -> Resp
         [one] if named.is_none() => Some(one.name.to_string()),
         _ => None,
     };
-    match go_process(&snapshot, named.or(only.as_ref())) {
+    match go_process(&snapshot, named.or(only.as_ref()), wishes.get("pid")) {
         Ok(Some(process)) => {
             let (form, name) = match wishes.get("debug").map(String::as_str) {
                 None | Some("0") => (GoroutineForm::Profile, "goroutine"),

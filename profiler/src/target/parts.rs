@@ -98,7 +98,7 @@ impl Process {
             }
         };
         let version = runtime.version().unwrap_or("3");
-        let environment = self.first_word().and_then(|word| virtual_environment(&word));
+        let environment = self.called_as().and_then(|word| virtual_environment(&word));
         let environment = environment.filter(|prefix| self.is_there(&format!("{prefix}/pyvenv.cfg")));
         if let Some(prefix) = &environment {
             add(format!("{prefix}/lib/python{version}/site-packages"));
@@ -122,11 +122,17 @@ impl Process {
         directories
     }
 
-    /// The first word of its command line: how its program was called.
-    fn first_word(&self) -> Option<String> {
+    /// How its program was called: the first word of its command line, found by its own `PATH` as a shell finds it.
+    fn called_as(&self) -> Option<String> {
         let text = self.read_text("cmdline").ok()?;
         let word = text.split('\0').next().filter(|word| !word.is_empty() && word.len() <= WORD_LIMIT)?;
-        Some(word.to_owned())
+        if word.contains('/') {
+            return Some(word.to_owned());
+        }
+        let environment = self.read_text("environ").ok()?;
+        let path = environment.split('\0').find_map(|variable| variable.strip_prefix("PATH="))?;
+        let places = path.split(':').take(DIRECTORIES_LIMIT).map(|directory| format!("{directory}/{word}"));
+        places.into_iter().find(|place| place.len() <= WORD_LIMIT && self.is_there(place))
     }
 
     fn open_below(&self, path: &str, flags: OFlags) -> Option<File> {
