@@ -25,8 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn bench(seconds: f64) -> anyhow::Result<()> {
-    let wanted =
-        Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None, go_stops: false };
+    let wanted = Wanted { mappings: true, ..Wanted::NOTHING };
     let plan = Plan::decide(wanted, &Facts::gather())?;
     let mut results: [Vec<f64>; 5] = Default::default();
     let began = std::time::Instant::now();

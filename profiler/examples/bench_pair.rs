@@ -428,5 +428,5 @@ impl Drop for Bench {
 }
 
 const fn wanted(stalls: bool, samples: bool) -> Wanted {
-    Wanted { alloc: true, stalls, mappings: false, samples, growth: None, go_stops: false }
+    Wanted { alloc: true, stalls, samples, ..Wanted::NOTHING }
 }

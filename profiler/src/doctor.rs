@@ -137,56 +137,34 @@ fn trials(facts: &Facts) -> Vec<Check> {
         }
     };
     vec![
-        trial(
-            "counting allocations",
-            Wanted {
-                alloc: true,
-                stalls: false,
-                mappings: false,
-                samples: false,
-                growth: None,
-                go_stops: false,
-            },
-            |last, placement| {
-                let target = last.targets.first().ok_or("no snapshot")?;
-                if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
-                    return Err(reason.clone());
-                }
-                let total = target.alloc.total();
-                if total.allocated() < TRIAL || total.freed() < TRIAL {
-                    return Err(format!(
-                        "of {TRIAL} pairs, {} and {} were seen",
-                        total.allocated(),
-                        total.freed()
-                    ));
-                }
-                Ok(format!(
-                    "tried on ourselves: {} probes ({}), {} calls seen",
-                    target.alloc.sites.len(),
-                    placement.map_or("none", Placement::name),
-                    total.hits()
-                ))
-            },
-        ),
-        trial(
-            "measuring stalls",
-            Wanted {
-                alloc: false,
-                stalls: true,
-                mappings: false,
-                samples: false,
-                growth: None,
-                go_stops: false,
-            },
-            |last, _| {
-                let kept = last.targets.first().and_then(|target| target.ledger).ok_or("no ledger")?;
-                let (sum, time) = (kept.ledger.total_seconds(), last.targets[0].observed.as_secs_f64());
-                if sum < time * 0.9 {
-                    return Err(format!("only {sum:.3} s of {time:.3} s were accounted for"));
-                }
-                Ok(format!("tried on ourselves: {} threads followed", kept.ledger.living))
-            },
-        ),
+        trial("counting allocations", Wanted { alloc: true, ..Wanted::NOTHING }, |last, placement| {
+            let target = last.targets.first().ok_or("no snapshot")?;
+            if let Some((AllocState::NotCounting(reason), _)) = target.alloc_states().first() {
+                return Err(reason.clone());
+            }
+            let total = target.alloc.total();
+            if total.allocated() < TRIAL || total.freed() < TRIAL {
+                return Err(format!(
+                    "of {TRIAL} pairs, {} and {} were seen",
+                    total.allocated(),
+                    total.freed()
+                ));
+            }
+            Ok(format!(
+                "tried on ourselves: {} probes ({}), {} calls seen",
+                target.alloc.sites.len(),
+                placement.map_or("none", Placement::name),
+                total.hits()
+            ))
+        }),
+        trial("measuring stalls", Wanted { stalls: true, ..Wanted::NOTHING }, |last, _| {
+            let kept = last.targets.first().and_then(|target| target.ledger).ok_or("no ledger")?;
+            let (sum, time) = (kept.ledger.total_seconds(), last.targets[0].observed.as_secs_f64());
+            if sum < time * 0.9 {
+                return Err(format!("only {sum:.3} s of {time:.3} s were accounted for"));
+            }
+            Ok(format!("tried on ourselves: {} threads followed", kept.ledger.living))
+        }),
     ]
 }
 

@@ -60,6 +60,9 @@ enum Profile {
     /// Allocator calls and stalls.
     #[serde(rename = "full")]
     Full,
+    /// Stalls, and what its runtime keeps itself: figures, goroutines, the heap profile.
+    #[serde(rename = "runtime")]
+    Runtime,
     /// Stalls, but not the calls.
     #[serde(rename = "stalls only")]
     StallsOnly,
@@ -72,6 +75,7 @@ impl Profile {
     const fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::Runtime => "runtime",
             Self::StallsOnly => "stalls only",
             Self::NoRights => "no rights",
         }
@@ -115,11 +119,22 @@ fn look(mut facts: ProcessFacts, cache: &mut ProgramCache, files: &mut Files) ->
         (runtime, allocator)
     });
     let (runtime, allocator) = known.unzip();
-    let profile = match &allocator {
-        Some(Allocator { obstacle: None, .. }) => Profile::Full,
-        Some(_) => Profile::StallsOnly,
-        None => Profile::NoRights,
+    let unreadable = match &runtime {
+        Some(Runtime::Go(Some(version))) => Some(binary::go::tables::obstacle(&format!("go{version}"))),
+        Some(Runtime::Go(None)) => Some(Some(format!(
+            "no build information says which Go: `profiler version {}` looks further",
+            facts.pid
+        ))),
+        _ => None,
     };
+    let profile = match (&allocator, &unreadable) {
+        (Some(Allocator { obstacle: None, .. }), _) => Profile::Full,
+        (Some(_), Some(None)) => Profile::Runtime,
+        (Some(_), _) => Profile::StallsOnly,
+        (None, _) => Profile::NoRights,
+    };
+    // What can't be read goes before what can't be counted: for Go's allocator nobody can do anything.
+    let reason = unreadable.flatten().or_else(|| allocator.as_ref()?.obstacle.clone());
     let groups = facts.cgroups().cloned();
     let group = |text: Option<&str>| text.map(clean);
     Some(Row {
@@ -128,7 +143,7 @@ fn look(mut facts: ProcessFacts, cache: &mut ProgramCache, files: &mut Files) ->
         name: clean(&facts.comm),
         exe: facts.exe().map(clean),
         runtime,
-        reason: allocator.as_ref().and_then(|allocator| allocator.obstacle.clone()),
+        reason,
         allocator: allocator.map(|allocator| allocator.name),
         resident_memory_bytes: facts.resident_bytes,
         cgroup: groups.as_ref().map(|groups| clean(groups.path())),

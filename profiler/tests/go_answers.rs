@@ -4,7 +4,7 @@
 mod common;
 
 use common::{
-    LONG, can_observe,
+    LONG, Scratch, can_observe,
     child::run,
     go::{
         Tally,
@@ -88,8 +88,15 @@ fn memstats_prints_what_the_program_says_in_both_views() {
                 [(Moment::Metrics, "metrics"), (Moment::Pre, "memstats"), (Moment::Post, "memstats")]
             {
                 let tally = settled(|| {
-                    let ask = || asked(&["memstats", "--json", &pid, "--go-view", view]);
-                    let (answer, said) = target.stopped(moment.command(), ask);
+                    let ask = || run(&mut profiler(["memstats", "--json", &pid, "--go-view", view]));
+                    let (ended, said) = target.stopped(moment.command(), ask);
+                    let mut tally = Tally::default();
+                    // Its other threads stop where they are, be it in the middle of a change: then it contradicts itself.
+                    if !ended.status.success() {
+                        tally.fail(format!("{:?}", ended.complaints()));
+                        return tally;
+                    }
+                    let answer: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
                     assert_eq!(answer["view"], view, "{answer}");
                     assert_eq!(answer["version"], said["version"], "{answer}");
                     figures::compare(moment, false, &answer["figures"], &said)
@@ -163,6 +170,53 @@ fn modules_are_those_that_the_program_knows() {
             assert!(text.contains(replace), "{replace}: {text}");
         }
         assert!(text.contains(said["Path"].as_str().expect("a path")), "{text}");
+        target.end();
+    }
+}
+
+#[test]
+fn the_only_target_needs_no_name() {
+    let Some(toolchain) = Toolchain::newest() else { return };
+    let Some(mut target) = started(&toolchain, Build::Stripped) else { return };
+    let watching = Watching::process(target.pid());
+    let name = watching.now()["target"].as_str().expect("a name").to_owned();
+    let answers = || {
+        ["/debug/pprof/heap?debug=1".to_owned(), format!("/debug/pprof/heap?debug=1&target={name}")]
+            .map(|path| fetch(watching.address(), &path).unwrap_or_default())
+    };
+    let known = || answers().iter().all(|text| text.contains("main."));
+    assert!(within(LONG, known), "no profile of the runtime's: {:#?}", answers());
+    let ([unnamed, named], _) = target.stopped("rm", answers);
+    assert_eq!(unnamed, named);
+    watching.finish();
+    target.end();
+}
+
+#[test]
+fn ps_says_which_go_can_be_read() {
+    let Some(toolchain) = Toolchain::newest() else { return };
+    let Some(program) = can_observe().then(|| toolchain.program(Build::Stripped)).flatten() else { return };
+    // The same program with another version in its build information: a minor one that there never was.
+    let scratch = Scratch::directory("go-of-tomorrow");
+    let changed = scratch.path().join("tomorrow");
+    let mut bytes = std::fs::read(&program).expect("it is there");
+    let magic = b"\xff Go buildinf:";
+    let place = bytes.windows(magic.len()).position(|part| part == magic).expect("build information");
+    let version = format!("go{}", toolchain.version);
+    let text = bytes[place..].windows(version.len()).position(|part| part == version.as_bytes());
+    let text = place + text.expect("its version");
+    bytes[text..text + 6].copy_from_slice(b"go1.98");
+    std::fs::write(&changed, bytes).expect("it can be written");
+    std::fs::set_permissions(&changed, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    for (program, profile, reason) in
+        [(&program, "runtime", "isn't counted"), (&changed, "stalls only", "go-layouts 1.98")]
+    {
+        let target = Target::start(program, 2, &[]);
+        let rows = asked(&["ps", "--json"]);
+        let row = rows.as_array().and_then(|rows| rows.iter().find(|row| row["pid"] == target.pid()));
+        let row = row.expect("it is listed");
+        assert_eq!(row["profile"], profile, "{row}");
+        assert!(row["reason"].as_str().is_some_and(|why| why.contains(reason)), "{row}");
         target.end();
     }
 }

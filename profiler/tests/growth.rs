@@ -29,14 +29,7 @@ fn load(mean: u64) -> Option<Kernel> {
     if !can_observe() {
         return None;
     }
-    let wanted = Wanted {
-        alloc: false,
-        stalls: false,
-        mappings: false,
-        samples: false,
-        growth: Some(mean),
-        go_stops: false,
-    };
+    let wanted = Wanted { growth: Some(mean), ..Wanted::NOTHING };
     match Plan::decide(wanted, &Facts::gather()) {
         Ok(plan) => {
             let sizes = Sizes { targets: 3, sites: 1 };

@@ -18,8 +18,7 @@ use profiler::kernel::{Facts, Kernel, Plan, Sizes, Wanted};
 use profiler_common::mapping::{KINDS, MappingCounts, MappingKind};
 use serde_json::Value;
 
-const WANTED: Wanted =
-    Wanted { alloc: false, stalls: false, mappings: true, samples: false, growth: None, go_stops: false };
+const WANTED: Wanted = Wanted { mappings: true, ..Wanted::NOTHING };
 
 /// One at a time: some count the descriptors of this process.
 fn alone() -> MutexGuard<'static, ()> {
@@ -191,14 +190,7 @@ fn nothing_is_attached_unless_it_was_asked_for_and_nothing_stays() {
     assert_eq!(events_of(own), 0);
     let mounts = || std::fs::read_to_string("/proc/self/mountinfo").expect("it is always there");
     let before = mounts();
-    let Some(without) = load(Wanted {
-        alloc: true,
-        stalls: true,
-        mappings: false,
-        samples: false,
-        growth: None,
-        go_stops: false,
-    }) else {
+    let Some(without) = load(Wanted { alloc: true, stalls: true, ..Wanted::NOTHING }) else {
         return;
     };
     assert_eq!(events_of(own), 0);

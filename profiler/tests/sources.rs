@@ -207,14 +207,7 @@ fn no_return_is_taken_in_go_even_of_the_c_library() {
 #[test]
 fn nothing_is_sampled_in_a_program_that_nobody_has_judged() {
     let (_alone, true, Some(program)) = (alone(), can_observe(), with_allocator()) else { return };
-    let wanted = Wanted {
-        alloc: true,
-        stalls: false,
-        mappings: false,
-        samples: true,
-        growth: Some(4096),
-        go_stops: false,
-    };
+    let wanted = Wanted { alloc: true, samples: true, growth: Some(4096), ..Wanted::NOTHING };
     let plan = match Plan::decide(wanted, &Facts::gather()) {
         Ok(plan) => plan,
         Err(error) => return skip(&error.to_string()),
@@ -237,14 +230,7 @@ fn nothing_is_sampled_in_a_program_that_nobody_has_judged() {
 #[test]
 fn faults_are_looked_at_only_while_somebody_is_to_be_seen_growing() {
     let (_alone, true) = (alone(), can_observe()) else { return };
-    let wanted = Wanted {
-        alloc: false,
-        stalls: false,
-        mappings: false,
-        samples: false,
-        growth: Some(4096),
-        go_stops: false,
-    };
+    let wanted = Wanted { growth: Some(4096), ..Wanted::NOTHING };
     let plan = match Plan::decide(wanted, &Facts::gather()) {
         Ok(plan) => plan,
         Err(error) => return skip(&error.to_string()),

@@ -43,7 +43,7 @@ state it says what it knows and stops itself, or stops itself and says it then, 
 - **heap records and names**: counts, bytes, addresses and named frames of each record; against its own text (`debug=1`).
 
 Each number is *equal / compared*, of both numbers of processors together. Between its answer and its stop the program's other
-threads run on for some microseconds: a state that differs is tried again, four times at most, and counts as different if it
+threads run on for some microseconds: a state that differs is tried again, nine times at most, and counts as different if it
 differs each time.
 
 ";

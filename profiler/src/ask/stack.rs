@@ -91,15 +91,15 @@ pub fn named(program: &GoProgram) -> Result<(Goroutines, Names), GoError> {
 
 /// What threads do on the CPU, as far as we may see it. Their ids are those that the process says of itself: in a container
 /// they are others than ours, and a process could name any.
-fn sample(process: &Process, own_ids: &[u32]) -> BTreeMap<u32, ThreadSample> {
-    let Ok(threads) = process.threads_by_own_ids(own_ids) else { return BTreeMap::new() };
+fn sample(process: &Process, own_ids: &[u32]) -> Result<BTreeMap<u32, ThreadSample>, String> {
+    let threads = process.threads_by_own_ids(own_ids).map_err(|error| error.to_string())?;
     let ours: Vec<u32> = threads.values().copied().collect();
-    let mut samples = sample_threads(process.pid(), &ours).unwrap_or_else(|error| {
-        tracing::debug!("running goroutines can't be seen: {error}");
-        BTreeMap::new()
-    });
+    let mut samples = sample_threads(process.pid(), &ours).map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => "to see where takes root's rights (perf_event_open)".to_owned(),
+        _ => format!("perf_event_open says: {error}"),
+    })?;
     let named = threads.into_iter().filter_map(|(own, ours)| Some((own, samples.remove(&ours)?)));
-    named.map(|(own, one)| (own, ThreadSample { sp: one.sp, stack: one.stack })).collect()
+    Ok(named.map(|(own, one)| (own, ThreadSample { sp: one.sp, stack: one.stack })).collect())
 }
 
 /// Gives names to addresses of a program.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     binary::go::lines::COMPILER_MADE,
+    export::terminal::several,
     runtime::go::{
         goroutines::{Goroutine, Goroutines},
         names::MOST_AT_ONCE,
@@ -222,12 +223,12 @@ fn remarks(goroutines: &Goroutines) -> String {
     if goroutines.torn > 0 {
         let _ = writeln!(
             out,
-            "{} goroutines changed each time they were read: no stack of them",
-            goroutines.torn
+            "no stack of {}: changed each time it was read",
+            several(goroutines.torn, "goroutine")
         );
     }
     if goroutines.left_out > 0 {
-        let _ = writeln!(out, "{} goroutines more were not read", goroutines.left_out);
+        let _ = writeln!(out, "not read: {}", several(goroutines.left_out, "more goroutine"));
     }
     out
 }

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use self::words::{in_room, living, narrow, prose, several};
-use super::terminal::{Style, bytes, cut, duration, grouped, interval};
+use self::words::{in_room, living, narrow, prose};
+use super::terminal::{Style, bytes, cut, duration, grouped, interval, several};
 use crate::{
     history::Told,
     leaks::{Judgement, Picture, SiteReport, Source, TargetReport, Verdict},
@@ -46,8 +46,8 @@ pub fn progress(picture: &Picture, lasting: Option<Duration>, style: Style) -> S
         let mut parts = vec![
             style.bold(&target.target),
             format!("watched {elapsed}{total}"),
-            several(usize::try_from(samples).unwrap_or(usize::MAX), "sample"),
-            several(target.sites.len(), "site"),
+            several(samples, "sample"),
+            several(target.sites.len() as u64, "site"),
         ];
         if let Some(ended) = &target.ended {
             parts.push(style.warn(&format!("ended: {ended}")));
@@ -64,12 +64,7 @@ pub fn progress(picture: &Picture, lasting: Option<Duration>, style: Style) -> S
 /// What a history has, in a line.
 pub fn kept(told: &Told, style: Style) -> String {
     let Some((first, last)) = told.range else { return "the history is empty".to_owned() };
-    let mut text = format!(
-        "{}, {} to {}",
-        several(usize::try_from(told.moments).unwrap_or(usize::MAX), "moment"),
-        moment(first),
-        moment(last)
-    );
+    let mut text = format!("{}, {} to {}", several(told.moments, "moment"), moment(first), moment(last));
     if told.thinned_moments + told.dropped_sites > 0 {
         let _infallible = write!(
             text,
@@ -127,7 +122,7 @@ fn target_lines(lines: &mut Vec<String>, target: &TargetReport, now: SystemTime,
     table(lines, shown, style);
     if target.sites.len() > shown.len() {
         let more = target.sites.len() - shown.len();
-        lines.push(style.dim(&format!("  and {} more (--top N)", several(more, "site"))));
+        lines.push(style.dim(&format!("  and {} more (--top N)", several(more as u64, "site"))));
     }
     for site in shown {
         lines.push(String::new());

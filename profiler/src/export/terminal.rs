@@ -313,6 +313,11 @@ pub fn grouped(value: f64) -> String {
     text
 }
 
+/// `1 site`, `2 sites`.
+pub fn several(count: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(count as f64), if count == 1 { "" } else { "s" })
+}
+
 fn signed(value: i64) -> String {
     if value > 0 { format!("+{}", grouped(value as f64)) } else { grouped(value as f64) }
 }

@@ -20,6 +20,12 @@ pub struct Wanted {
     pub go_stops: bool,
 }
 
+impl Wanted {
+    /// No kernel side.
+    pub const NOTHING: Self =
+        Self { alloc: false, stalls: false, mappings: false, samples: false, growth: None, go_stops: false };
+}
+
 /// What will be loaded. None of them means that the kernel side isn't needed at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -78,9 +84,7 @@ impl Plan {
 
     /// Why pages can't be sampled here, if so.
     pub fn obstacle_to_growth(facts: &Facts) -> Option<String> {
-        let growth = Some(profiler_common::sample::LARGEST_MEAN);
-        let alone =
-            Wanted { alloc: false, stalls: false, mappings: false, samples: false, growth, go_stops: false };
+        let alone = Wanted { growth: Some(profiler_common::sample::LARGEST_MEAN), ..Wanted::NOTHING };
         Self::decide(alone, facts).err().map(|error| error.to_string())
     }
 
@@ -295,14 +299,7 @@ mod tests {
 
     #[test]
     fn counting_alone_does_without_process_events_where_they_cannot_be_had() {
-        let wanted = Wanted {
-            alloc: true,
-            stalls: false,
-            mappings: false,
-            samples: false,
-            growth: None,
-            go_stops: false,
-        };
+        let wanted = Wanted { alloc: true, ..Wanted::NOTHING };
         for facts in [Facts { btf: false, ..able() }, Facts { initial_pid_namespace: false, ..able() }] {
             assert!(!Plan::decide(wanted, &facts).unwrap().events);
         }
@@ -358,14 +355,7 @@ mod tests {
             (Facts { syscall_tracepoints: SyscallTracepoints::OutOfReach, ..able() }, "tracefs"),
         ];
         for (facts, reason) in cases {
-            let wanted = Wanted {
-                alloc: false,
-                stalls: false,
-                mappings: true,
-                samples: false,
-                growth: None,
-                go_stops: false,
-            };
+            let wanted = Wanted { mappings: true, ..Wanted::NOTHING };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--mappings off"), "{error}");
             assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
@@ -382,20 +372,12 @@ mod tests {
             (Facts { btf: false, ..able() }, Facts::BTF_PATH),
             (Facts { initial_pid_namespace: false, ..able() }, "pid namespace"),
         ];
-        let nothing = Wanted {
-            alloc: false,
-            stalls: false,
-            mappings: false,
-            samples: false,
-            growth: None,
-            go_stops: false,
-        };
         for (facts, reason) in cases {
-            let wanted = Wanted { growth: Some(1 << 19), ..nothing };
+            let wanted = Wanted { growth: Some(1 << 19), ..Wanted::NOTHING };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--leaks allocator"), "{error}");
             assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
-            assert!(Plan::decide(nothing, &facts).is_ok());
+            assert!(Plan::decide(Wanted::NOTHING, &facts).is_ok());
         }
     }
 
@@ -406,35 +388,19 @@ mod tests {
             (Facts { uprobes: false, ..able() }, "CONFIG_UPROBE_EVENTS"),
             (Facts { release: "5.14.0".to_owned(), ..able() }, "5.14.0"),
         ];
-        let nothing = Wanted {
-            alloc: false,
-            stalls: false,
-            mappings: false,
-            samples: false,
-            growth: None,
-            go_stops: false,
-        };
         for (facts, reason) in cases {
-            let wanted = Wanted { go_stops: true, ..nothing };
+            let wanted = Wanted { go_stops: true, ..Wanted::NOTHING };
             let error = Plan::decide(wanted, &facts).unwrap_err().to_string();
             assert!(error.contains(reason) && error.contains("--go-stops off"), "{error}");
             assert!(!error.contains('\n') && !error.contains("  "), "one line: {error}");
-            assert!(Plan::decide(nothing, &facts).is_ok());
+            assert!(Plan::decide(Wanted::NOTHING, &facts).is_ok());
         }
-        let alone = Plan::decide(Wanted { go_stops: true, ..nothing }, &able()).unwrap();
+        let alone = Plan::decide(Wanted { go_stops: true, ..Wanted::NOTHING }, &able()).unwrap();
         assert!(alone.go_stops && alone.needs_kernel() && alone.multi && alone.events && !alone.alloc);
     }
 
     #[test]
     fn proc_alone_needs_nothing() {
-        let nothing = Wanted {
-            alloc: false,
-            stalls: false,
-            mappings: false,
-            samples: false,
-            growth: None,
-            go_stops: false,
-        };
-        assert!(Plan::decide(nothing, &Facts::default()).is_ok());
+        assert!(Plan::decide(Wanted::NOTHING, &Facts::default()).is_ok());
     }
 }

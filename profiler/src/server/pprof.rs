@@ -4,7 +4,8 @@
 //! `?seconds=N` what changes in the next N seconds; `?debug=1` text. WHEN is seconds since the epoch, RFC 3339 or `10m` for
 //! ten minutes ago.
 //!
-//! Of a Go program, `heap?target=NAME` (`&pid=N` if several of its processes run Go) is the profile that its runtime keeps itself, unless the question is one for pictures.
+//! Of a Go program, `heap?target=NAME` (`&pid=N` if several of its processes run Go) is the profile that its runtime keeps itself,
+//! unless the question is one for pictures. Where there is one target only, it needn't be named.
 
 use std::{
     collections::HashMap,
@@ -100,11 +101,11 @@ async fn memory_or_refusal(
         ));
     }
     let text = wishes.get("debug").is_some_and(|debug| debug != "0");
+    let places = if kind == Kind::Heap { &shared.intervals.heap } else { &shared.intervals.allocs };
+    let place = place(places, seconds)?;
+    let mut snapshot = shared.app.fresh().await;
     let of_now = seconds.is_none() && since.is_none() && at.is_none();
-    if of_now
-        && let Some(process) =
-            go_process(&*shared.app.fresh().await, wishes.get("target"), wishes.get("pid"))?
-    {
+    if of_now && let Some(process) = go_process(&snapshot, wishes.get("target"), wishes.get("pid"))? {
         let (form, name) = match kind {
             _ if text => (HeapForm::Text, ""),
             Kind::Heap => (HeapForm::Live, "heap"),
@@ -112,9 +113,6 @@ async fn memory_or_refusal(
         };
         return Ok(ask_go(shared, process, GoQuestion::Heap(form), name).await);
     }
-    let places = if kind == Kind::Heap { &shared.intervals.heap } else { &shared.intervals.allocs };
-    let place = place(places, seconds)?;
-    let mut snapshot = shared.app.fresh().await;
     let mut earlier = None;
     if let Some(seconds) = seconds {
         earlier = Some(snapshot.leaks.clone().ok_or_else(|| Box::new(nobody_looks()))?);
@@ -177,18 +175,24 @@ fn program<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a str> {
     programs.all(|program| program == Some(first)).then_some(first)
 }
 
-/// The process of a target that runs Go: none if the target runs something else, or isn't named.
+/// The process of a target that runs Go: none if the target runs something else. Without a name the only target is meant; of
+/// several, none.
 fn go_process(
     snapshot: &Snapshot,
     name: Option<&String>,
     pid: Option<&String>,
 ) -> Result<Option<(String, GoProcess)>, Refusal> {
-    let Some(name) = name else { return Ok(None) };
-    let target = snapshot.targets.iter().find(|target| *target.name == **name);
-    let processes = target.and_then(|target| target.go.as_ref()).map(|go| go.programs.as_slice());
+    let target = match (name, snapshot.targets.as_slice()) {
+        (Some(name), targets) => targets.iter().find(|target| *target.name == **name),
+        (None, [only]) => Some(only),
+        (None, _) => None,
+    };
+    let Some(target) = target else { return Ok(None) };
+    let name = target.name.to_string();
+    let processes = target.go.as_ref().map(|go| go.programs.as_slice());
     match processes {
         None | Some([]) => Ok(None),
-        Some([process]) => Ok(Some((name.clone(), process.clone()))),
+        Some([process]) => Ok(Some((name, process.clone()))),
         Some(several) => {
             let pids: Vec<_> = several.iter().map(|process| process.process.pid().to_string()).collect();
             let meant = several
@@ -199,7 +203,7 @@ fn go_process(
                     format!("several processes of this target run Go: give &pid= one of {}", pids.join(", "));
                 refusal(StatusCode::BAD_REQUEST, &reason)
             })?;
-            Ok(Some((name.clone(), process.clone())))
+            Ok(Some((name, process.clone())))
         }
     }
 }
@@ -228,13 +232,7 @@ async fn ask_go(
 
 async fn goroutines(State(shared): State<Shared>, Query(wishes): Wishes) -> Response {
     let snapshot = shared.app.fresh().await;
-    let named = wishes.get("target");
-    // Without a name the only target is meant.
-    let only = match snapshot.targets.as_slice() {
-        [one] if named.is_none() => Some(one.name.to_string()),
-        _ => None,
-    };
-    match go_process(&snapshot, named.or(only.as_ref()), wishes.get("pid")) {
+    match go_process(&snapshot, wishes.get("target"), wishes.get("pid")) {
         Ok(Some(process)) => {
             let (form, name) = match wishes.get("debug").map(String::as_str) {
                 None | Some("0") => (GoroutineForm::Profile, "goroutine"),

@@ -66,6 +66,13 @@ pub fn embedded() -> &'static [Tables] {
     })
 }
 
+/// Why a program of this machine that was made with this version (`go1.22.1`) can't be read, in words, if so.
+pub fn obstacle(version: &str) -> Option<String> {
+    let tables = embedded();
+    let arch = tables.first().map_or(std::env::consts::ARCH, |tables| &tables.arch);
+    choose(tables, arch, version).err()
+}
+
 /// The table that was chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Chosen<'a> {

@@ -1,6 +1,6 @@
 //! Prose that fits a terminal, and figures in it.
 
-use super::super::terminal::{Style, bytes, grouped, interval};
+use super::super::terminal::{Style, bytes, interval};
 use crate::leaks::Estimate;
 
 /// Text that goes on below where the terminal ends, indented; `indent` is that of its first line.
@@ -27,11 +27,6 @@ pub(super) fn prose(lines: &mut Vec<String>, indent: usize, text: &str, style: S
 /// Characters of a text that set the look and take no place.
 pub(super) fn codes(text: &str) -> usize {
     text.split('\x1b').skip(1).map(|code| 1 + code.find('m').map_or(0, |end| end + 1)).sum()
-}
-
-/// `1 site`, `2 sites`.
-pub(super) fn several(count: usize, what: &str) -> String {
-    format!("{} {what}{}", grouped(count as f64), if count == 1 { "" } else { "s" })
 }
 
 /// Whether there is no room for intervals in a table.

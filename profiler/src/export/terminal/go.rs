@@ -1,6 +1,6 @@
 //! The lines of a Go program.
 
-use super::{Style, bytes, elapsed, grouped, row, short};
+use super::{Style, bytes, elapsed, row, several, short};
 use crate::{
     runtime::go::figures::Figures,
     snapshot::{GoTrouble, TargetSnapshot},
@@ -33,8 +33,8 @@ pub(super) fn lines(
 
 fn heap(figures: &Figures) -> String {
     format!(
-        "{} goroutines · heap {} in use, next gc at {}",
-        grouped(figures.goroutines as f64),
+        "{} · heap {} in use, next gc at {}",
+        several(figures.goroutines, "goroutine"),
         bytes(figures.heap_inuse as f64),
         bytes(figures.next_gc as f64),
     )
@@ -42,7 +42,7 @@ fn heap(figures: &Figures) -> String {
 
 /// Cycles since the program started, and how often and how long just now.
 fn collections(figures: &Figures, earlier: Option<&Figures>, seconds: f64) -> String {
-    let mut text = format!("{} collections", grouped(f64::from(figures.num_gc)));
+    let mut text = several(figures.num_gc.into(), "collection");
     if let Some(earlier) = earlier.filter(|_| seconds > 0.0) {
         let cycles = f64::from(figures.num_gc.saturating_sub(earlier.num_gc)) / seconds;
         let paused = figures.pause_total_ns.saturating_sub(earlier.pause_total_ns) as f64 / 1e9 / seconds;

@@ -80,6 +80,9 @@ pub struct ThreadSample {
     pub stack: Vec<u64>,
 }
 
+/// What is known of threads, by their ids; or why nothing can be, in words.
+pub type Samples = Result<BTreeMap<u32, ThreadSample>, String>;
+
 /// What the caller knows of the process.
 pub struct Options<'a> {
     /// Which of the functions at these addresses of the process, each of which is there once, are called `runtime.` something.
@@ -87,7 +90,7 @@ pub struct Options<'a> {
     pub runtimes: &'a dyn Fn(&[u64]) -> HashSet<u64>,
     /// What threads are doing, by the ids that the process itself says they have, as far as it could be seen: it may lie, so
     /// that they must be held against its real threads. At most [`MOST_THREADS`] are asked for.
-    pub sample: &'a dyn Fn(&[u32]) -> BTreeMap<u32, ThreadSample>,
+    pub sample: &'a dyn Fn(&[u32]) -> Samples,
     /// When reading ends at the latest, but for what is being read just then: those that are missing are left out, and stacks
     /// that aren't at their end are cut.
     pub until: Instant,
@@ -214,7 +217,13 @@ impl<M: Memory> Reader<'_, M> {
         let before = self.threads(&running)?;
         let mut wanted: Vec<u32> = before.iter().flatten().copied().collect();
         wanted.truncate(MOST_THREADS);
-        let samples = if wanted.is_empty() { BTreeMap::new() } else { (self.options.sample)(&wanted) };
+        let (samples, why) = match wanted.is_empty() {
+            true => (BTreeMap::new(), None),
+            false => match (self.options.sample)(&wanted) {
+                Ok(samples) => (samples, None),
+                Err(why) => (BTreeMap::new(), Some(why)),
+            },
+        };
         let after = self.threads(&running)?;
         for (((place, raw), before), after) in running.iter().zip(before).zip(after) {
             let Some(goroutine) = self.out.list.get_mut(*place) else { continue };
@@ -227,7 +236,10 @@ impl<M: Memory> Reader<'_, M> {
                     goroutine.trouble = None;
                 }
                 Some(_) => goroutine.trouble = Some("it was in the runtime, on another stack".to_owned()),
-                None => goroutine.trouble = Some("it was running, and there is no sample of it".to_owned()),
+                None => {
+                    let why = why.as_deref().unwrap_or("there is no sample of it");
+                    goroutine.trouble = Some(format!("it was running, and {why}"));
+                }
             }
         }
         Ok(())
@@ -275,7 +287,7 @@ mod tests {
     fn goroutines_that_there_is_no_time_for_are_counted_as_left_out() {
         let options = Options {
             runtimes: &|_: &[u64]| HashSet::new(),
-            sample: &|_: &[u32]| BTreeMap::new(),
+            sample: &|_: &[u32]| Ok(BTreeMap::new()),
             until: Instant::now(),
         };
         let read = read(&Sevens, &Places::default(), 0, &options);

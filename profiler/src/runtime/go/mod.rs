@@ -22,7 +22,9 @@ pub enum GoError {
     #[error("its memory can't be read: {0}")]
     Memory(String),
     /// What was read contradicts itself: the tables don't fit this program, and no figure of it is shown.
-    #[error("what was read contradicts itself ({0}): the table doesn't fit this program")]
+    #[error(
+        "what was read contradicts itself ({0}): the table doesn't fit this program, or it was stopped in the middle of a change"
+    )]
     Contradiction(String),
     /// It changed while it was read, every time.
     #[error("it changed while it was read, {0} times")]

@@ -16,7 +16,7 @@ use super::{
 
 /// How often a moment is tried. Between its answer and its stop the program's other threads run on for some microseconds: the
 /// sweeper, the scavenger, one that goes to sleep. A wrong reader is wrong every time.
-const TRIES: usize = 4;
+const TRIES: usize = 10;
 
 /// Nothing of it takes longer than some seconds on a machine that isn't busy.
 const LONGEST: Duration = Duration::from_secs(120);

@@ -75,7 +75,7 @@ impl Outside {
         // Those that run have no stack in the program's own dump of others.
         let options = Options {
             runtimes: &|starts| starts.iter().copied().filter(|start| is_runtime(*start)).collect(),
-            sample: &|_| BTreeMap::new(),
+            sample: &|_| Ok(BTreeMap::new()),
             until: Instant::now() + Duration::from_secs(60),
         };
         let runtime = self.runtime.borrow();
