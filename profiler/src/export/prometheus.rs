@@ -153,6 +153,7 @@ mod tests {
             "profiler_go_pauses_missed_total{target=\"app\"} 2",
             "profiler_target_parts_left_out{target=\"app\"} 4",
             "profiler_target_description_unavailable_info{target=\"app\",what=\"parts\",reason=\"damaged\"} 1",
+            "profiler_go_table_info{target=\"app\",table=\"1.24.3\",exact=\"true\"} 1",
             "profiler_go_stops_total{target=\"app\",reason=\"GC mark termination\"} 3",
             "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000008\"} 0",
             "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000016\"} 3",

@@ -97,7 +97,7 @@ pub fn go() -> GoSnapshot {
         pauses,
         losses: GoLosses { pauses_missed: 2, readings_repeated: 5, counters_held_back: 6, readers_lost: 7 },
         stops: Some(vec![("GC mark termination", stops)]),
-        tables: vec![("1.23.1".to_owned(), false)],
+        tables: vec![("1.23.1".to_owned(), false), ("1.24.3".to_owned(), true)],
         read_seconds: 0.000_02,
         programs: Vec::new(),
     }

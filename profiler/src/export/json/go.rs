@@ -179,7 +179,10 @@ mod tests {
         {
             assert_eq!(shop["go"][loss], count, "{loss}");
         }
-        assert_eq!(shop["go"]["tables"], json!([{"table": "1.23.1", "exact": false}]));
+        assert_eq!(
+            shop["go"]["tables"],
+            json!([{"table": "1.23.1", "exact": false}, {"table": "1.24.3", "exact": true}])
+        );
         assert_eq!(shop["go"]["figures"].get("pauses"), None, "there may be thousands");
         assert_eq!(shop["go"]["pause_quantiles_ns"], json!([100_000, 200_000, 300_000, 400_000, 500_000]));
         assert_eq!(
