@@ -19,7 +19,7 @@ use crate::{
         go::attach::FileId,
         reader::{Outcome, Reader},
     },
-    snapshot::{GoBuild, ProgramDescription, ProgramPart},
+    snapshot::{GoBuild, ProgramDescription, ProgramPart, ProgramTrouble},
     target::{
         MappedObject, Part, Parts, PinnedObject, Process, ProcessFacts, ProgramCache, Runtime, TargetError,
     },
@@ -84,6 +84,15 @@ impl NotDescribed {
     pub const fn is_gone(&self) -> bool {
         matches!(self, Self::Target(error) if error.is_gone())
     }
+
+    /// One word for it, for labels.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Target(_) => "unreadable",
+            Self::Late { .. } => "late",
+            Self::Refused { .. } => "refused",
+        }
+    }
 }
 
 /// A file at one state of its contents: device, inode, size and time of change.
@@ -103,7 +112,7 @@ impl FileState {
 }
 
 /// What a file says, and why it doesn't.
-type Said = Arc<Result<Description, String>>;
+type Said = Arc<Result<Description, ProgramTrouble>>;
 
 /// What is known of a file.
 struct Known {
@@ -162,14 +171,20 @@ impl Describer {
                     build_id: String::new(),
                 });
                 program.parts.extend(crates);
-                program.trouble = (!description.trouble.is_empty()).then(|| description.trouble.join("; "));
+                let damaged = |reason: &String| ProgramTrouble {
+                    what: "parts",
+                    kind: "damaged",
+                    reason: reason.clone(),
+                };
+                program.trouble.extend(description.trouble.iter().map(damaged));
                 if let Some(image) = &description.go {
                     let info = image.build.as_ref().ok().cloned();
+                    program.trouble.extend(image.build.as_ref().err().map(unknown_modules));
                     program.go = Some(GoBuild { version: image.version.clone(), info });
                     go = Some(Arc::new(image.clone()));
                 }
             }
-            Err(why) => program.trouble = Some(why.clone()),
+            Err(why) => program.trouble.push(why.clone()),
         }
         if process.is_alive() {
             Ok(Described {
@@ -195,7 +210,7 @@ impl Describer {
         }
         let said = self.analyst.describe(pinned.as_fd(), pinned.size());
         let until = said.as_ref().is_err_and(may_pass).then(|| Instant::now() + LEFT_ALONE);
-        let said = Arc::new(said.map_err(|error| error.to_string()));
+        let said = Arc::new(said.map_err(|error| not_analysed(&error)));
         if self.known.len() >= KEPT {
             self.known.clear();
         }
@@ -210,6 +225,17 @@ const fn may_pass(error: &NoAnalysis) -> bool {
         NoAnalysis::Unstartable(_) | NoAnalysis::Late(_) | NoAnalysis::Killed | NoAnalysis::Crashed => true,
         NoAnalysis::Refused | NoAnalysis::Failed | NoAnalysis::Senseless => false,
     }
+}
+
+/// Nothing is known of a program's file.
+fn not_analysed(error: &NoAnalysis) -> ProgramTrouble {
+    let kind = if matches!(error, NoAnalysis::Late(_)) { "late" } else { "failed" };
+    ProgramTrouble { what: "program", kind, reason: error.to_string() }
+}
+
+/// It was built without them, or names more than are read.
+fn unknown_modules(why: &String) -> ProgramTrouble {
+    ProgramTrouble { what: "modules", kind: "unavailable", reason: format!("its modules: {why}") }
 }
 
 /// The mapped file that is the program: of the same inode, on the same device if there are several of these.
@@ -337,15 +363,43 @@ mod tests {
         let mut describer = Describer { analyst: Analyst::new(nowhere), ..Describer::default() };
         let described = describer.look(&own()).unwrap();
         assert!(described.again && described.go.is_none());
-        assert!(described.program.trouble.as_ref().unwrap().contains("can't be started"), "{described:?}");
+        assert!(described.program.trouble().unwrap().contains("can't be started"), "{described:?}");
+        assert_eq!(
+            (described.program.trouble[0].what, described.program.trouble[0].kind),
+            ("program", "failed")
+        );
         let known = describer.known.values_mut().next().unwrap();
         assert!(known.until.unwrap() <= Instant::now() + LEFT_ALONE);
         // While it is believed, it is told from memory.
-        known.said = Arc::new(Err("as before".to_owned()));
-        assert_eq!(describer.look(&own()).unwrap().program.trouble.as_deref(), Some("as before"));
+        known.said = Arc::new(Err(not_analysed(&NoAnalysis::Late(Duration::from_secs(7)))));
+        let described = describer.look(&own()).unwrap();
+        assert_eq!(described.program.trouble[0].kind, "late");
+        assert_eq!(described.program.trouble().unwrap(), "its analysis was not finished within 7 s");
         describer.known.values_mut().next().unwrap().until = Some(Instant::now());
         let described = describer.look(&own()).unwrap();
-        assert!(described.program.trouble.as_ref().unwrap().contains("can't be started"), "{described:?}");
+        assert!(described.program.trouble().unwrap().contains("can't be started"), "{described:?}");
+    }
+
+    #[test]
+    fn what_a_file_does_not_say_is_told_beside_what_it_says() {
+        let mut describer = Describer::default();
+        let build = Err("it names more than 4096 modules".to_owned());
+        let runtime = Err("unknown".to_owned());
+        let image = GoImage { version: "go1.23.9".to_owned(), build, runtime };
+        let description = Description {
+            go: Some(image),
+            trouble: vec!["the list of its crates: it makes no sense".to_owned()],
+            ..Description::default()
+        };
+        let state = FileState::of(&own().pin_exe().unwrap());
+        describer.known.insert(state, Known { said: Arc::new(Ok(description)), until: None });
+        let program = describer.look(&own()).unwrap().program;
+        let told: Vec<_> = program.trouble.iter().map(|trouble| (trouble.what, trouble.kind)).collect();
+        assert_eq!(told, [("parts", "damaged"), ("modules", "unavailable")]);
+        assert_eq!(
+            program.trouble().unwrap(),
+            "the list of its crates: it makes no sense; its modules: it names more than 4096 modules"
+        );
     }
 
     #[test]

@@ -116,16 +116,39 @@ pub struct GoSnapshot {
     pub trouble: Vec<GoTrouble>,
     /// Pauses of garbage collections that were stalls, since it is observed: each is what one cycle stopped the world for.
     pub pauses: StallCounts,
-    /// Cycles whose pause was overwritten before it was read.
-    pub pauses_missed: u64,
+    /// What isn't in all that, or only after a second look.
+    pub losses: GoLosses,
     /// Times that the world was stopped, by reason, if asked for: each single stop, measured by probes.
     pub stops: Option<Vec<(&'static str, StopCounts)>>,
-    /// The table by which the runtime was read, and whether it is that of the exact version.
-    pub table: Option<(String, bool)>,
+    /// The tables by which the runtimes are read, and whether each is that of the exact version: each once, sorted.
+    pub tables: Vec<(String, bool)>,
     /// How long the last reading of memory took, in seconds: of all processes together.
     pub read_seconds: f64,
     /// The living processes' programs, to ask more of them.
     pub programs: Vec<GoProcess>,
+}
+
+/// What was lost while Go runtimes were read, since they are observed; of processes that have ended, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GoLosses {
+    /// Cycles whose pause was overwritten before it was read.
+    pub pauses_missed: u64,
+    /// Readings that were made again, as a counter went back or jumped further than any can.
+    pub readings_repeated: u64,
+    /// Counters that were shown as they had been before, as they were less in the second reading, too.
+    pub counters_held_back: u64,
+    /// Threads that were left behind, as reading memory didn't end in time.
+    pub readers_lost: u64,
+}
+
+impl GoLosses {
+    /// Adds another process's.
+    pub const fn add(&mut self, other: &Self) {
+        self.pauses_missed = self.pauses_missed.saturating_add(other.pauses_missed);
+        self.readings_repeated = self.readings_repeated.saturating_add(other.readings_repeated);
+        self.counters_held_back = self.counters_held_back.saturating_add(other.counters_held_back);
+        self.readers_lost = self.readers_lost.saturating_add(other.readers_lost);
+    }
 }
 
 /// What can't be told of a Go runtime.
@@ -159,10 +182,29 @@ pub struct ProgramDescription {
     pub go: Option<GoBuild>,
     /// Its parts: Go's modules aren't among them.
     pub parts: Vec<ProgramPart>,
-    /// Parts that were left out because there are too many.
+    /// Parts that were left out because there are too many: at least so many.
     pub left_out: u64,
-    /// What could not be read, in words.
-    pub trouble: Option<String>,
+    /// What could not be read.
+    pub trouble: Vec<ProgramTrouble>,
+}
+
+impl ProgramDescription {
+    /// What could not be read, in words; `None` if there is nothing of that kind.
+    pub fn trouble(&self) -> Option<String> {
+        let words: Vec<_> = self.trouble.iter().map(|trouble| trouble.reason.as_str()).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+}
+
+/// What can't be told of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramTrouble {
+    /// `program` (nothing of it), `parts` (some of what its file says), `modules` (what Go's linker has written of them).
+    pub what: &'static str,
+    /// One word for the reason: `late`, `unreadable`, `refused`, `failed`, `damaged`, `unavailable`.
+    pub kind: &'static str,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// What a Go program was built from and with.

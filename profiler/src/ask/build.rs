@@ -66,8 +66,8 @@ pub fn version(pid: u32, json: bool) -> anyhow::Result<ExitCode> {
         Some(Err(why)) => line("runtime", &format!("can't be read: {why}")),
         None => {}
     }
-    if let Some(trouble) = &program.trouble {
-        line("trouble", trouble);
+    if let Some(trouble) = program.trouble() {
+        line("trouble", &trouble);
     }
     Ok(print(&text))
 }
@@ -111,7 +111,7 @@ pub fn modules(pid: u32, json: bool) -> anyhow::Result<ExitCode> {
     let go = program.go.as_ref().and_then(|go| go.info.clone());
     if json {
         let exe = program.exe.clone();
-        let (parts, trouble) = (program.parts.clone(), program.trouble.clone());
+        let (parts, trouble) = (program.parts.clone(), program.trouble());
         return print_json(&Modules { pid, exe, go, parts, left_out: program.left_out, trouble });
     }
     Ok(print(&list(&program, go.as_ref())))
@@ -152,7 +152,7 @@ fn list(program: &ProgramDescription, go: Option<&BuildInfo>) -> String {
     if program.left_out > 0 {
         let _infallible = writeln!(text, "and {} more", program.left_out);
     }
-    if let Some(trouble) = &program.trouble {
+    if let Some(trouble) = program.trouble() {
         let _infallible = writeln!(text, "not all could be read: {trouble}");
     }
     text

@@ -79,7 +79,7 @@ fn describe(pid: u32) -> anyhow::Result<(Arc<Process>, Described)> {
 fn go_program(pid: u32) -> anyhow::Result<GoProgram> {
     let (process, described) = describe(pid)?;
     let Some(image) = described.go else {
-        if let Some(trouble) = &described.program.trouble {
+        if let Some(trouble) = described.program.trouble() {
             bail!("process {pid}: its program can't be looked at: {trouble}");
         }
         bail!(

@@ -150,6 +150,10 @@ mod tests {
             "profiler_go_memstats_alloc_bytes_total{target=\"app\"} 9000000",
             "profiler_go_unavailable_info{target=\"app\",what=\"heap_profile\",reason=\"unavailable\"} 1",
             "profiler_go_table_info{target=\"app\",table=\"1.23.1\",exact=\"false\"} 1",
+            "profiler_go_pauses_missed_total{target=\"app\"} 2",
+            "profiler_target_parts_left_out{target=\"app\"} 4",
+            "profiler_target_description_unavailable_info{target=\"app\",what=\"parts\",reason=\"damaged\"} 1",
+            "profiler_go_table_info{target=\"app\",table=\"1.24.3\",exact=\"true\"} 1",
             "profiler_go_stops_total{target=\"app\",reason=\"GC mark termination\"} 3",
             "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000008\"} 0",
             "profiler_go_stop_seconds_bucket{target=\"app\",reason=\"GC mark termination\",le=\"0.000016\"} 3",
@@ -176,6 +180,10 @@ mod tests {
         assert!(text.contains("{target=\"app\",what=\"figures\",reason=\"unavailable\"} 1"), "{text}");
         assert!(!text.contains("profiler_go_goroutines") && !text.contains("profiler_go_memstats"), "{text}");
         assert!(text.contains("profiler_stalls_total{target=\"app\",cause=\"gc\"} 3"), "{text}");
+        for (loss, count) in [("readings_repeated", 5), ("counters_held_back", 6), ("readers_lost", 7)] {
+            let line = format!("profiler_go_{loss}_total{{target=\"app\"}} {count}");
+            assert!(text.lines().any(|found| found == line), "missing: {line}\n{text}");
+        }
         unknown.go.as_mut().unwrap().pauses = Default::default();
         assert!(!rendered(vec![unknown], CONTEXT).contains("cause=\"gc\""), "nobody can tell");
     }

@@ -25,7 +25,6 @@ pub struct Reader {
     thread: Option<SyncSender<Job>>,
     /// Threads that haven't ended: the one in use, and those that hang.
     alive: Arc<AtomicUsize>,
-    lost: u64,
 }
 
 /// How a job went.
@@ -33,18 +32,13 @@ pub struct Reader {
 pub enum Outcome<T> {
     /// It was done.
     Done(T),
-    /// It isn't done yet: the answer may still come.
+    /// It isn't done yet: the answer may still come. The thread is left behind; who asked counts it, for what it was lost.
     Late(Receiver<T>),
     /// It can't be done: no thread can be had, or too many hang already.
     Refused(String),
 }
 
 impl Reader {
-    /// How many threads were left behind so far.
-    pub const fn lost(&self) -> u64 {
-        self.lost
-    }
-
     /// Does a job, and waits no longer than `patience` for it.
     pub fn ask<T: Send + 'static>(
         &mut self,
@@ -69,10 +63,7 @@ impl Reader {
                 Outcome::Done(done)
             }
             // It is told to end when it can, by nobody being there to give it more.
-            Err(RecvTimeoutError::Timeout) => {
-                self.lost += 1;
-                Outcome::Late(result)
-            }
+            Err(RecvTimeoutError::Timeout) => Outcome::Late(result),
             Err(RecvTimeoutError::Disconnected) => Outcome::Refused("reading memory has failed".to_owned()),
         }
     }
@@ -155,7 +146,7 @@ mod tests {
         let (release, hang) = channel::<()>();
         let outcome = reader.ask(Duration::from_millis(10), move || hang.recv().map_or(2, |()| 3));
         let Outcome::Late(answer) = outcome else { panic!("{outcome:?}") };
-        assert_eq!((reader.lost(), done(reader.ask(SOON, || 4))), (1, Some(4)));
+        assert_eq!(done(reader.ask(SOON, || 4)), Some(4));
         drop(release);
         assert_eq!(answer.recv_timeout(SOON), Ok(2), "its answer still comes");
     }

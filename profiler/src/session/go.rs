@@ -5,6 +5,8 @@
 
 mod parts;
 mod stops;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{
@@ -23,19 +25,19 @@ use crate::{
     ask::GoProgram,
     binary::go::GoImage,
     config,
-    describe::{Described, Describing},
+    describe::{Described, Describing, NotDescribed},
     kernel::{Kernel, KernelError, StopsLink},
     runtime::{
         go::{
             GoError,
             attach::FileId,
-            figures::{Counters, Figures, PauseFollower, View},
+            figures::{Counters, Figures, HeldBack, PauseFollower, View},
             heap_profile::HeapProfile,
             totals::Totals,
         },
         reader::{Outcome, Reader},
     },
-    snapshot::{GoProcess, GoSnapshot, GoTrouble, ProgramDescription},
+    snapshot::{GoLosses, GoProcess, GoSnapshot, GoTrouble, ProgramDescription, ProgramTrouble},
     stalls,
     target::Process,
 };
@@ -76,7 +78,8 @@ pub(super) struct GoWatch {
     state: State,
     follower: PauseFollower,
     pauses: StallCounts,
-    missed: u64,
+    /// Of earlier programs of this process, too.
+    losses: GoLosses,
     /// The last figures, and when they were read.
     last: Option<(Figures, Instant)>,
     /// When they were read last, or tried to be.
@@ -138,6 +141,8 @@ struct Answer {
     /// The program, unless it couldn't be opened.
     program: Option<Box<Opened>>,
     figures: Result<Figures, GoError>,
+    /// What was not shown of this reading.
+    held_back: HeldBack,
     profile: Option<Result<HeapProfile, GoError>>,
     /// When the figures were read.
     read_at: Instant,
@@ -186,7 +191,7 @@ impl GoRoom {
                     Ok(described) => watch.described(described, self.settings.read),
                     // A process that has ended isn't worth a word.
                     Err(error) if error.is_gone() => {}
-                    Err(error) => watch.not_described(error.to_string()),
+                    Err(error) => watch.not_described(&error),
                 }
             }
         }
@@ -210,10 +215,11 @@ impl GoWatch {
     }
 
     /// Nothing is known of its program: told as that, and tried again.
-    fn not_described(&mut self, why: String) {
-        let program = ProgramDescription { trouble: Some(why.clone()), ..ProgramDescription::default() };
+    fn not_described(&mut self, why: &NotDescribed) {
+        let trouble = ProgramTrouble { what: "program", kind: why.word(), reason: why.to_string() };
+        let program = ProgramDescription { trouble: vec![trouble], ..ProgramDescription::default() };
         self.undescribed = Some(Arc::new(program));
-        self.fail(GoError::Unavailable(why), Instant::now());
+        self.fail(GoError::Unavailable(why.to_string()), Instant::now());
     }
 
     /// Whether the process runs another program than the one that was described: events of that may be lost, or not be had.
@@ -225,13 +231,13 @@ impl GoWatch {
     /// The process runs another program from now on. Probes of the former one are returned, to be taken away.
     #[must_use]
     pub fn replaced(&mut self, room: &mut GoRoom, process: &Arc<Process>) -> Option<StopsLink> {
-        let (earlier, pauses, missed) = (self.totals.of_ended(), self.pauses, self.missed);
+        let (earlier, pauses, losses) = (self.totals.of_ended(), self.pauses, self.losses);
         let (link, stops) = (self.take_link(), self.stops.replaced());
         *self = Self {
             earlier,
             totals: earlier,
             pauses,
-            missed,
+            losses,
             stops,
             follower: PauseFollower::of_new_program(),
             ..room.begin(process)
@@ -308,6 +314,7 @@ impl GoWatch {
                     return Answer {
                         program: None,
                         figures: Err(error),
+                        held_back: HeldBack::default(),
                         profile: None,
                         read_at: Instant::now(),
                         took,
@@ -317,13 +324,17 @@ impl GoWatch {
             };
             let figures = program.read(view);
             let (took, read_at) = (began.elapsed(), Instant::now());
+            let held_back = program.counters.take_held_back();
             let profile = (wants_profile && figures.is_ok()).then(|| program.program.heap_profile());
             let profile_took = began.elapsed().saturating_sub(took);
-            Answer { program: Some(program), figures, profile, read_at, took, profile_took }
+            Answer { program: Some(program), figures, held_back, profile, read_at, took, profile_took }
         };
         match room.reader.ask(PATIENCE, job) {
             Outcome::Done(answer) => self.take(answer, now),
-            Outcome::Late(answer) => self.state = State::Away(answer),
+            Outcome::Late(answer) => {
+                self.losses.readers_lost = self.losses.readers_lost.saturating_add(1);
+                self.state = State::Away(answer);
+            }
             Outcome::Refused(why) => self.fail(GoError::Memory(why), now),
         }
     }
@@ -331,6 +342,8 @@ impl GoWatch {
     fn take(&mut self, answer: Answer, now: Instant) {
         self.read_seconds = answer.took.as_secs_f64();
         self.tried = Some(answer.read_at);
+        let HeldBack { jumps: readings_repeated, counters: counters_held_back } = answer.held_back;
+        self.losses.add(&GoLosses { readings_repeated, counters_held_back, ..GoLosses::default() });
         if let Some(profile) = answer.profile {
             self.profile_due = Some(now + PROFILE_INTERVAL.max(answer.profile_took * PROFILE_PACE));
             self.take_profile(profile);
@@ -373,7 +386,7 @@ impl GoWatch {
         let elapsed =
             self.last.as_ref().map_or(Duration::ZERO, |(_, at)| read_at.saturating_duration_since(*at));
         let new = self.follower.follow(figures, elapsed);
-        self.missed = self.missed.saturating_add(new.missed);
+        self.losses.pauses_missed = self.losses.pauses_missed.saturating_add(new.missed);
         for (length, _) in new.pauses {
             stalls::note(&mut self.pauses, length);
         }
@@ -410,7 +423,7 @@ impl GoWatch {
             go,
             totals: self.totals,
             pauses: self.pauses,
-            pauses_missed: self.missed,
+            losses: self.losses,
             program: program.or_else(|| self.undescribed.clone()),
         }
     }
@@ -438,9 +451,9 @@ impl GoWatch {
             processes: u64::from(fresh.is_some()),
             trouble: trouble.into_iter().flatten().collect(),
             pauses: self.pauses,
-            pauses_missed: self.missed,
+            losses: self.losses,
             stops: self.stops.counts().map(stops::told),
-            table: image.runtime.as_ref().ok().map(|places| (places.table.clone(), places.exact)),
+            tables: image.runtime.iter().map(|places| (places.table.clone(), places.exact)).collect(),
             read_seconds: self.read_seconds,
             programs: vec![GoProcess { process: Arc::clone(process), image: Arc::clone(image), file }],
         }

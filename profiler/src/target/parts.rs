@@ -38,13 +38,14 @@ pub struct Part {
 pub struct Parts {
     /// Each once.
     pub list: Vec<Part>,
-    /// How many more there are.
+    /// How many more there are. What a directory has beyond the entries that are looked at counts as one.
     pub left_out: u64,
 }
 
 impl Parts {
-    fn of(all: BTreeSet<Part>) -> Self {
-        let left_out = all.len().saturating_sub(PARTS_LIMIT) as u64;
+    /// `cut`: directories of which not all was looked at.
+    fn of(all: BTreeSet<Part>, cut: u64) -> Self {
+        let left_out = all.len().saturating_sub(PARTS_LIMIT) as u64 + cut;
         Self { list: all.into_iter().take(PARTS_LIMIT).collect(), left_out }
     }
 }
@@ -61,7 +62,7 @@ impl Process {
             let build_id = file.and_then(|file| cache.look(&file)?.build_id.clone()).unwrap_or_default();
             all.insert(Part { name: clean(name), version: clean(version), build_id });
         }
-        Parts::of(all)
+        Parts::of(all, 0)
     }
 
     /// The distributions of Python that are installed in the directories where this interpreter looks for them. What the
@@ -73,28 +74,34 @@ impl Process {
         objects: &[MappedObject],
     ) -> Parts {
         let mut all = BTreeSet::new();
-        for directory in self.python_directories(facts, runtime, objects) {
-            for name in self.names_in(&directory) {
+        let (directories, mut cut) = self.python_directories(facts, runtime, objects);
+        for directory in directories {
+            let (names, more) = self.names_in(&directory);
+            cut += u64::from(more);
+            for name in names {
                 if let Some((name, version)) = distribution(&name) {
                     all.insert(Part { name: clean(name), version: clean(version), build_id: String::new() });
                 }
             }
         }
-        Parts::of(all)
+        Parts::of(all, cut)
     }
 
     /// PEP 405 and Debian's /usr/lib/python3/dist-packages/README: below the virtual environment that the program was started
-    /// from, or else below the interpreter's prefix; and wherever modules are mapped from.
+    /// from, or else below the interpreter's prefix; and wherever modules are mapped from. And how many there are too many.
     fn python_directories(
         &self,
         facts: &mut ProcessFacts,
         runtime: &Runtime,
         objects: &[MappedObject],
-    ) -> Vec<String> {
+    ) -> (Vec<String>, u64) {
         let mut directories: Vec<String> = Vec::new();
+        let mut beyond = BTreeSet::new();
         let mut add = |directory: String| {
             if directories.len() < DIRECTORIES_LIMIT && !directories.contains(&directory) {
                 directories.push(directory);
+            } else if !directories.contains(&directory) {
+                beyond.insert(directory);
             }
         };
         let version = runtime.version().unwrap_or("3");
@@ -119,7 +126,7 @@ impl Process {
                 }
             }
         }
-        directories
+        (directories, beyond.len() as u64)
     }
 
     /// How its program was called: the first word of its command line, found by its own `PATH` as a shell finds it.
@@ -149,14 +156,16 @@ impl Process {
         self.open_below(path, OFlags::PATH).is_some()
     }
 
-    /// Names in a directory below its root.
-    fn names_in(&self, directory: &str) -> Vec<String> {
+    /// Names in a directory below its root, and whether there are more than are looked at.
+    fn names_in(&self, directory: &str) -> (Vec<String>, bool) {
         let Some(opened) = self.open_below(directory, OFlags::PATH | OFlags::DIRECTORY) else {
-            return Vec::new();
+            return (Vec::new(), false);
         };
         let path = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-        let entries = std::fs::read_dir(path).into_iter().flatten().take(ENTRIES_LIMIT);
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+        let mut entries = std::fs::read_dir(path).into_iter().flatten();
+        let first = entries.by_ref().take(ENTRIES_LIMIT);
+        let names = first.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        (names, entries.next().is_some())
     }
 }
 
@@ -237,6 +246,42 @@ mod tests {
         ] {
             assert_eq!(distribution(name), told, "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_beyond_a_bound_is_counted_as_left_out() {
+        let part = |number: usize| Part { name: format!("{number:05}"), ..Part::default() };
+        assert_eq!(Parts::of((0..PARTS_LIMIT).map(part).collect(), 0).left_out, 0);
+        let parts = Parts::of((0..PARTS_LIMIT + 3).map(part).collect(), 2);
+        assert_eq!((parts.list.len(), parts.left_out), (PARTS_LIMIT, 5));
+
+        let process = Process::open(std::process::id()).unwrap();
+        let home = std::env::temp_dir().join(format!("profiler-parts-{}", std::process::id()));
+        let directory = |number: usize| home.join(format!("{number}/site-packages"));
+        let object = |number: usize| MappedObject {
+            path: directory(number).join("a.so").to_string_lossy().into_owned(),
+            device: (0, 0),
+            inode: 0,
+            ranges: Vec::new(),
+        };
+        let look = |objects: &[MappedObject]| {
+            let mut facts = ProcessFacts::read(std::process::id()).unwrap();
+            process.python_distributions(&mut facts, &Runtime::CPython(None), objects)
+        };
+        // One more than are looked at, and the distribution may be among those.
+        std::fs::create_dir_all(directory(0)).unwrap();
+        (0..ENTRIES_LIMIT).for_each(|number| {
+            std::fs::File::create(directory(0).join(number.to_string())).unwrap();
+        });
+        let whole = look(&[object(0)]);
+        std::fs::create_dir(directory(0).join("requests-2.31.0.dist-info")).unwrap();
+        let cut = look(&[object(0)]);
+        let directories: Vec<_> =
+            (0..DIRECTORIES_LIMIT + 9).chain([3]).map(|number| object(number + 1)).collect();
+        let many = look(&directories);
+        std::fs::remove_dir_all(home).unwrap();
+        assert_eq!((whole.left_out, cut.left_out), (0, 1));
+        assert_eq!(many.left_out, 9, "each directory once");
     }
 
     #[test]

@@ -20,8 +20,9 @@ use crate::{
     export::families::{Context, TOP_SITES},
     runtime::go::figures::Figures,
     snapshot::{
-        AllocSnapshot, AllocState, FunctionCounts, GoBuild, GoSnapshot, GoTrouble, LedgerSnapshot,
-        LiveObjects, ProcessInfo, ProcessSnapshot, ProgramDescription, ProgramPart, Snapshot, TargetSnapshot,
+        AllocSnapshot, AllocState, FunctionCounts, GoBuild, GoLosses, GoSnapshot, GoTrouble, LedgerSnapshot,
+        LiveObjects, ProcessInfo, ProcessSnapshot, ProgramDescription, ProgramPart, ProgramTrouble, Snapshot,
+        TargetSnapshot,
     },
     stalls::Ledger,
     target::ProcessUsage,
@@ -94,9 +95,9 @@ pub fn go() -> GoSnapshot {
         processes: 1,
         trouble: vec![trouble("heap_profile", "the linker left memory profiling out")],
         pauses,
-        pauses_missed: 2,
+        losses: GoLosses { pauses_missed: 2, readings_repeated: 5, counters_held_back: 6, readers_lost: 7 },
         stops: Some(vec![("GC mark termination", stops)]),
-        table: Some(("1.23.1".to_owned(), false)),
+        tables: vec![("1.23.1".to_owned(), false), ("1.24.3".to_owned(), true)],
         read_seconds: 0.000_02,
         programs: Vec::new(),
     }
@@ -191,7 +192,7 @@ pub fn go_program() -> ProgramDescription {
     }
 }
 
-/// A program of Rust with a crate and a library.
+/// A program of Rust with a crate and a library, of which not all could be read.
 pub fn rust_program() -> ProgramDescription {
     let part = |kind, name: &str, version: &str, build_id: &str| ProgramPart {
         kind,
@@ -202,6 +203,12 @@ pub fn rust_program() -> ProgramDescription {
     ProgramDescription {
         exe: "/usr/bin/helper".to_owned(),
         parts: vec![part("rust", "serde", "1.0.200", ""), part("library", "libc.so.6", "2.36", "abcd")],
+        left_out: 4,
+        trouble: vec![ProgramTrouble {
+            what: "parts",
+            kind: "damaged",
+            reason: "the list of its crates: it ends early".to_owned(),
+        }],
         ..Default::default()
     }
 }

@@ -149,6 +149,11 @@ figures! {
 pub const UNAVAILABLE: [&str; 3] = ["figures", "heap_profile", "stops"];
 /// And why (`GoTrouble::kind`).
 pub const GO_REASONS: [&str; 5] = ["memory", "contradiction", "restless", "unavailable", "late"];
+/// What `profiler_target_description_unavailable_info` can be about (`ProgramTrouble::what`).
+pub const UNDESCRIBED: [&str; 3] = ["program", "parts", "modules"];
+/// And why (`ProgramTrouble::kind`).
+pub const DESCRIPTION_REASONS: [&str; 6] =
+    ["late", "unreadable", "refused", "failed", "damaged", "unavailable"];
 /// Kinds of parts of a program (`ProgramPart::kind`).
 pub const PARTS: [&str; 3] = ["rust", "python", "library"];
 
@@ -177,7 +182,7 @@ families! { OWN:
         "What can't be told of a target's Go runtime (figures, heap_profile, stops), and why: memory (it can't be read), contradiction (the table doesn't fit), restless (it changed whenever it was read), late (its memory doesn't answer), unavailable. Its series are absent then, never guessed; /api/v1/targets has the reason in words. Always 1.";
     GO_TABLE: Gauge "profiler_go_table_info" ["target", "table", "exact"]
         => words("profiler_go", &["table", "exact"]),
-        "The table of the runtime's structures by which the figures are read, and whether it is that of the program's exact version (true) or of its nearest neighbour (false). Always 1.";
+        "A table of the runtime's structures by which the figures are read, and whether it is that of the program's exact version (true) or of its nearest neighbour (false). One, unless the target's processes run programs of several versions. Always 1.";
     GO_PROCESSES: Gauge "profiler_go_processes" ["target"]
         => integer("profiler_go", "processes"),
         "Processes of the target whose Go runtimes the figures are of, together.";
@@ -199,6 +204,15 @@ families! { OWN:
     GO_PAUSES_MISSED: Counter "profiler_go_pauses_missed_total" ["target"]
         => integer("profiler_go", "pauses_missed"),
         "Cycles whose pause was overwritten before it was read: they are in no stall of cause gc. The runtime remembers 256.";
+    GO_READINGS_REPEATED: Counter "profiler_go_readings_repeated_total" ["target"]
+        => integer("profiler_go", "readings_repeated"),
+        "Readings of the figures that were made again at once, as a counter went back or jumped further than any can. This and the next two also while there are no figures.";
+    GO_COUNTERS_HELD_BACK: Counter "profiler_go_counters_held_back_total" ["target"]
+        => integer("profiler_go", "counters_held_back"),
+        "Counters that were less in the second reading, too, and are shown as they had been before, so that they don't go back. Anything above zero says that a table doesn't fit.";
+    GO_READERS_LOST: Counter "profiler_go_readers_lost_total" ["target"]
+        => integer("profiler_go", "readers_lost"),
+        "Threads of ours that were left behind because reading the target's memory took more than a quarter of a second: it waits for a file system or a handler of page faults that doesn't answer. Such a thread ends once it has its answer, at the target's end at the latest.";
     GO_STOPS: Counter "profiler_go_stops_total" ["target", "reason"]
         => integer("profiler_go_stop", "stops"),
         "Times that the runtime stopped the world, by reason: each single stop, where a cycle of garbage collection has two. Only if asked for, as it takes probes.";
@@ -217,4 +231,10 @@ families! { OWN:
     TARGET_PART_INFO: Gauge "profiler_target_part_info" ["target", "kind", "name", "version", "build_id"]
         => Influx::NOWHERE,
         "What else a program of the target was built from or has loaded, by kind: rust (a crate, if built with cargo-auditable), python (an installed distribution), library (a mapped file). Always 1.";
+    TARGET_PARTS_LEFT_OUT: Gauge "profiler_target_parts_left_out" ["target"]
+        => integer("profiler_target", "parts_left_out"),
+        "Libraries and installed distributions that are missing in profiler_target_part_info because there are too many, at least: 2,048 of each kind and program are told; a directory of which not all is looked at counts as one. Once a program of the target is described.";
+    TARGET_DESCRIPTION_UNAVAILABLE: Gauge "profiler_target_description_unavailable_info" ["target", "what", "reason"]
+        => words("profiler_target_description_unavailable", &["reason"]),
+        "What can't be told of how a program of the target was made: program (nothing of its file), parts (some of what its file says), modules (Go's); and why: late (no answer in time), unreadable, refused (too many wait or hang), failed (its analysis), damaged, unavailable (the linker wrote nothing of it, or more than is read). /api/v1/targets has the reason in words. Always 1.";
 }

@@ -70,6 +70,7 @@ pub(super) fn of_label(family: &Family, label: &str) -> Option<Vec<String>> {
         "kind" if is(&[&c::PROCESS_SWITCHES]) => texts(families::SWITCHES),
         "outcome" => named(&Requests::default().named()),
         "reason" if is(&[&c::GO_UNAVAILABLE]) => texts(c::GO_REASONS),
+        "reason" if is(&[&c::TARGET_DESCRIPTION_UNAVAILABLE]) => texts(c::DESCRIPTION_REASONS),
         "reason" if is(&[&c::GO_STOPS, &c::GO_STOP_SECONDS]) => texts(StopReason::ALL.map(StopReason::name)),
         "reason" if is(&[&c::INFLUX_DROPPED]) => named(&Dropped::default().named()),
         "reason" if is(&[&c::INFLUX_LEFT_OUT]) => texts(Reason::ALL.map(Reason::name)),
@@ -78,7 +79,8 @@ pub(super) fn of_label(family: &Family, label: &str) -> Option<Vec<String>> {
         }
         "reason" if is(&[&c::NOT_OBSERVED]) => texts(session::NOT_OBSERVED),
         "reason" if is(&[&c::SAMPLES_LOST]) => texts(hunt::LOSSES),
-        "what" => texts(c::UNAVAILABLE),
+        "what" if is(&[&c::GO_UNAVAILABLE]) => texts(c::UNAVAILABLE),
+        "what" if is(&[&c::TARGET_DESCRIPTION_UNAVAILABLE]) => texts(c::UNDESCRIBED),
         "exact" => texts(["true", "false"]),
         "kind" if is(&[&c::TARGET_PART_INFO]) => texts(c::PARTS),
         "function" if is(&[&c::ALLOCATIONS, &c::REFUSED, &c::PYTHON_ALLOCATIONS]) => {

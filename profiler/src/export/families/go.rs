@@ -17,7 +17,7 @@ pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
     for trouble in &snapshot.trouble {
         out.flag(&c::GO_UNAVAILABLE, &[name, trouble.what, trouble.kind], true);
     }
-    if let Some((table, exact)) = &snapshot.table {
+    for (table, exact) in &snapshot.tables {
         let exact = if *exact { "true" } else { "false" };
         out.flag(&c::GO_TABLE, &[name, table, exact], true);
     }
@@ -26,6 +26,11 @@ pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
         let buckets = counts.buckets.iter().copied().zip((0..STOP_BOUNDS).map(stop_bound_ns));
         out.histogram(&c::GO_STOP_SECONDS, &[name, reason], buckets, (counts.count(), counts.total_ns));
     }
+    // Where there are no figures, these may say why.
+    let losses = &snapshot.losses;
+    out.count(&c::GO_READINGS_REPEATED, &[name], losses.readings_repeated);
+    out.count(&c::GO_COUNTERS_HELD_BACK, &[name], losses.counters_held_back);
+    out.count(&c::GO_READERS_LOST, &[name], losses.readers_lost);
     let Some(figures) = &snapshot.figures else { return };
     for figure in go::FIGURES {
         out.push(&figure.ours, &[name], (figure.value)(figures));
@@ -41,6 +46,6 @@ pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
         out.value(&c::GO_LAST_PAUSE, &[name], go::seconds(*length));
         out.value(&c::GO_LAST_PAUSE_END, &[name], go::seconds(*end));
     }
-    out.count(&c::GO_PAUSES_MISSED, &[name], snapshot.pauses_missed);
+    out.count(&c::GO_PAUSES_MISSED, &[name], losses.pauses_missed);
     out.value(&c::GO_READ_SECONDS, &[name], snapshot.read_seconds);
 }

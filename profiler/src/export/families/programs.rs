@@ -49,7 +49,15 @@ pub fn build_info(program: &ProgramDescription) -> Option<&BuildInfo> {
 /// Everything of a target's programs.
 pub(super) fn target(out: &mut Families, target: &TargetSnapshot) {
     let name = &*target.name;
+    if !target.programs.is_empty() {
+        let left_out =
+            target.programs.iter().fold(0_u64, |sum, program| sum.saturating_add(program.left_out));
+        out.count(&c::TARGET_PARTS_LEFT_OUT, &[name], left_out);
+    }
     for program in &target.programs {
+        for trouble in &program.trouble {
+            out.flag(&c::TARGET_DESCRIPTION_UNAVAILABLE, &[name, trouble.what, trouble.kind], true);
+        }
         let short = short_name(program);
         if program.go.is_some() {
             build(out, name, program, short);

@@ -22,15 +22,25 @@ pub(super) struct Go<'a> {
     /// Least, quarters and most of the pauses that the runtime remembers, nanoseconds.
     pause_quantiles_ns: Option<[u64; 5]>,
     pauses_missed: u64,
+    /// Readings that were made again as a counter went back or jumped, and counters that were less again and are held.
+    readings_repeated: u64,
+    counters_held_back: u64,
+    /// Threads that hung in its memory and were left behind.
+    readers_lost: u64,
     /// What can't be told, and why.
     trouble: &'a [GoTrouble],
     /// Single stops of the world by reason, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     stops: Option<Vec<Stops>>,
-    table: Option<&'a str>,
-    /// Whether that is the table of the program's exact version.
-    exact_table: Option<bool>,
+    tables: Vec<Table<'a>>,
     read_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Table<'a> {
+    table: &'a str,
+    /// Whether it is that of a program's exact version.
+    exact: bool,
 }
 
 #[derive(Serialize)]
@@ -48,7 +58,7 @@ pub(super) struct Program<'a> {
     go: Option<Build<'a>>,
     parts: Vec<Part<'a>>,
     left_out: u64,
-    trouble: Option<&'a str>,
+    trouble: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -97,11 +107,13 @@ pub(super) fn go(snapshot: &GoSnapshot) -> Go<'_> {
         processes: snapshot.processes,
         figures: snapshot.figures.as_ref().and_then(figures),
         pause_quantiles_ns: snapshot.figures.as_ref().map(Figures::pause_quantiles),
-        pauses_missed: snapshot.pauses_missed,
+        pauses_missed: snapshot.losses.pauses_missed,
+        readings_repeated: snapshot.losses.readings_repeated,
+        counters_held_back: snapshot.losses.counters_held_back,
+        readers_lost: snapshot.losses.readers_lost,
         trouble: &snapshot.trouble,
         stops,
-        table: snapshot.table.as_ref().map(|(table, _)| table.as_str()),
-        exact_table: snapshot.table.as_ref().map(|(_, exact)| *exact),
+        tables: snapshot.tables.iter().map(|(table, exact)| Table { table, exact: *exact }).collect(),
         read_seconds: snapshot.read_seconds,
     }
 }
@@ -132,7 +144,7 @@ pub(super) fn program(program: &ProgramDescription) -> Program<'_> {
         go: build,
         parts: program.parts.iter().map(part).collect(),
         left_out: program.left_out,
-        trouble: program.trouble.as_deref(),
+        trouble: program.trouble(),
     }
 }
 
@@ -162,6 +174,15 @@ mod tests {
         assert_eq!(shop["metrics"], "/targets/shop/metrics");
         assert_eq!(shop["go"]["figures"]["goroutines"], 12);
         assert_eq!(shop["go"]["figures"]["heap_inuse"], 3_000_000);
+        for (loss, count) in
+            [("pauses_missed", 2), ("readings_repeated", 5), ("counters_held_back", 6), ("readers_lost", 7)]
+        {
+            assert_eq!(shop["go"][loss], count, "{loss}");
+        }
+        assert_eq!(
+            shop["go"]["tables"],
+            json!([{"table": "1.23.1", "exact": false}, {"table": "1.24.3", "exact": true}])
+        );
         assert_eq!(shop["go"]["figures"].get("pauses"), None, "there may be thousands");
         assert_eq!(shop["go"]["pause_quantiles_ns"], json!([100_000, 200_000, 300_000, 400_000, 500_000]));
         assert_eq!(
@@ -180,7 +201,12 @@ mod tests {
             })
         );
         assert_eq!(program["go"]["settings"]["-race"], "true");
-        assert_eq!(shop["programs"][1]["parts"][0]["name"], "serde");
+        let helper = &shop["programs"][1];
+        assert_eq!(helper["parts"][0]["name"], "serde");
+        assert_eq!(
+            (&helper["left_out"], &helper["trouble"]),
+            (&json!(4), &json!("the list of its crates: it ends early"))
+        );
         assert_eq!(document["targets"][1]["go"], serde_json::Value::Null);
     }
 }

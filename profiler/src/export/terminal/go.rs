@@ -15,8 +15,10 @@ pub(super) fn lines(
 ) {
     let Some(go) = &target.go else { return };
     let mut versions = go.versions.join(", ");
-    if let Some((table, false)) = &go.table {
-        versions.push_str(&format!(" (read as go{table})"));
+    let near: Vec<_> =
+        go.tables.iter().filter(|(_, exact)| !exact).map(|(table, _)| format!("go{table}")).collect();
+    if !near.is_empty() {
+        versions.push_str(&format!(" (read as {})", near.join(", ")));
     }
     match &go.figures {
         Some(figures) => {

@@ -77,9 +77,9 @@ impl Counters {
         })
     }
 
-    /// What was not shown so far.
-    pub const fn held_back(&self) -> HeldBack {
-        self.held
+    /// What was not shown since this was asked last.
+    pub const fn take_held_back(&mut self) -> HeldBack {
+        std::mem::replace(&mut self.held, HeldBack { jumps: 0, counters: 0 })
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
         let mut counters = Counters::default();
         counters.admit(figures(1, 1, u32::MAX), SECOND, never).unwrap();
         assert_eq!(counters.admit(figures(1, 1, 2), SECOND, never).unwrap().num_gc, 2);
-        assert_eq!(counters.held_back(), HeldBack::default());
+        assert_eq!(counters.take_held_back(), HeldBack::default());
     }
 
     #[test]
@@ -161,10 +161,10 @@ mod tests {
         counters.admit(figures(1000, 100, 7), SECOND, never).unwrap();
         let second = figures(1100, 110, 7);
         assert_eq!(counters.admit(figures(900, 110, 7), SECOND, || Ok(second.clone())), Ok(second));
-        assert_eq!(counters.held_back(), HeldBack { jumps: 1, counters: 0 });
+        assert_eq!(counters.take_held_back(), HeldBack { jumps: 1, counters: 0 });
         let shown = counters.admit(figures(900, 120, 7), SECOND, || Ok(figures(901, 121, 6))).unwrap();
         assert_eq!((shown.total_alloc, shown.mallocs, shown.num_gc, shown.heap_inuse), (1100, 121, 7, 450));
-        assert_eq!(counters.held_back(), HeldBack { jumps: 2, counters: 2 });
+        assert_eq!(counters.take_held_back(), HeldBack { jumps: 1, counters: 2 }, "each is told once");
         let lost = || Err(GoError::Restless(3));
         assert_eq!(counters.admit(figures(5, 5, 5), SECOND, lost), Err(GoError::Restless(3)));
         assert_eq!(counters.admit(figures(1101, 122, 8), SECOND, never).unwrap().total_alloc, 1101);
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(counters.admit(figures(1 << 59, 200, 7), SECOND, || Ok(second.clone())), Ok(second));
         let third = figures(3000, 300, 7);
         assert_eq!(counters.admit(figures(3000, 1 << 50, 7), SECOND, || Ok(third.clone())), Ok(third));
-        assert_eq!(counters.held_back(), HeldBack { jumps: 2, counters: 0 });
+        assert_eq!(counters.take_held_back(), HeldBack { jumps: 2, counters: 0 });
     }
 
     #[test]
