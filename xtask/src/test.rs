@@ -70,8 +70,6 @@ const PROGRAMS: &[&str] = &[
 
 /// Where tests look for toolchains of Go beside Debian's, as `PATH` has directories.
 const GO_TOOLCHAINS: &str = "PROFILER_GO_TOOLCHAINS";
-/// The new one of the two that tests run with; `go-matrix` has them all.
-const NEW_GO: &str = "1.27.3";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -186,7 +184,7 @@ fn tests(args: &Args, strict: bool) -> Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--workspace"]).args(&args.filter);
     if std::env::var_os(GO_TOOLCHAINS).is_none() {
-        match go_toolchains::toolchain(NEW_GO) {
+        match go_toolchains::toolchain(go_toolchains::NEW) {
             Ok(root) => {
                 cargo.env(GO_TOOLCHAINS, root);
             }
