@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{command, dashboards, debian, docs, go_matrix, go_toolchains, lint, setup, style, workspace};
+use crate::{
+    command, dashboards, debian, docs, esbuild, go_matrix, go_toolchains, lint, setup, style, workspace,
+};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
 const PACKAGES: &[&str] = &[
@@ -190,6 +192,15 @@ fn tests(args: &Args, strict: bool) -> Result<()> {
             }
             Err(error) if strict => return Err(error),
             Err(error) => style::warn(&format!("only Debian's Go is tested: {error:#}")),
+        }
+    }
+    if std::env::var_os(esbuild::PLACE).is_none() {
+        match esbuild::programs() {
+            Ok(place) => {
+                cargo.env(esbuild::PLACE, place);
+            }
+            Err(error) if strict => return Err(error),
+            Err(error) => style::warn(&format!("esbuild isn't tested: {error:#}")),
         }
     }
     if strict {
