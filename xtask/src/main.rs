@@ -8,6 +8,7 @@ mod dashboards;
 mod debian;
 mod demo;
 mod docs;
+mod esbuild;
 mod go_layouts;
 mod go_matrix;
 mod go_toolchains;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{command, dashboards, debian, docs, go_matrix, go_toolchains, lint, setup, style, workspace};
+use crate::{
+    command, dashboards, debian, docs, esbuild, go_matrix, go_toolchains, lint, setup, style, workspace,
+};
 
 /// What the tests run against: compilers for helper programs, real servers, other allocators and C libraries.
 const PACKAGES: &[&str] = &[
@@ -70,8 +72,6 @@ const PROGRAMS: &[&str] = &[
 
 /// Where tests look for toolchains of Go beside Debian's, as `PATH` has directories.
 const GO_TOOLCHAINS: &str = "PROFILER_GO_TOOLCHAINS";
-/// The new one of the two that tests run with; `go-matrix` has them all.
-const NEW_GO: &str = "1.27.3";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -186,12 +186,21 @@ fn tests(args: &Args, strict: bool) -> Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--workspace"]).args(&args.filter);
     if std::env::var_os(GO_TOOLCHAINS).is_none() {
-        match go_toolchains::toolchain(NEW_GO) {
+        match go_toolchains::toolchain(go_toolchains::NEW) {
             Ok(root) => {
                 cargo.env(GO_TOOLCHAINS, root);
             }
             Err(error) if strict => return Err(error),
             Err(error) => style::warn(&format!("only Debian's Go is tested: {error:#}")),
+        }
+    }
+    if std::env::var_os(esbuild::PLACE).is_none() {
+        match esbuild::programs() {
+            Ok(place) => {
+                cargo.env(esbuild::PLACE, place);
+            }
+            Err(error) if strict => return Err(error),
+            Err(error) => style::warn(&format!("esbuild isn't tested: {error:#}")),
         }
     }
     if strict {

@@ -12,13 +12,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use profiler::{
-    binary::go::{self, Places},
+    binary::{self, go::Places},
     runtime::go::GoRuntime,
     target::{Process, ProcessMemory},
 };
-
-/// Where Debian has Go; `PROFILER_GO` names another one.
-const DEBIAN: &str = "/usr/lib/go-1.19/bin/go";
 
 /// A Go program of this machine, being read.
 pub type Runtime = GoRuntime<ProcessMemory>;
@@ -30,25 +27,22 @@ pub struct Program {
     pub version: String,
 }
 
-/// Builds it.
-pub fn build() -> anyhow::Result<Program> {
-    let compiler = std::env::var_os("PROFILER_GO").unwrap_or_else(|| DEBIAN.into());
+/// Builds it by this `go`.
+pub fn build(go: &Path) -> anyhow::Result<Program> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/go");
     let own = std::env::current_exe()?;
     let directory = own.parent().context("a program lies in a directory")?.join("bench-go");
     std::fs::create_dir_all(&directory)?;
     let path = directory.join("target");
-    let mut command = Command::new(&compiler);
+    let mut command = Command::new(go);
     command.args(["build", "-o"]).arg(&path).arg(".").current_dir(source);
     command.env("GOCACHE", directory.join("cache")).env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=mod");
     command.env("GOPROXY", "off").env("CGO_ENABLED", "0");
-    let status = command
-        .status()
-        .with_context(|| format!("{}: install it (Debian's golang-1.19-go)", compiler.display()))?;
+    let status = command.status().with_context(|| go.display().to_string())?;
     if !status.success() {
         bail!("{command:?}: {status}");
     }
-    let image = go::analyse(&std::fs::read(&path)?)?.context("Go's programs are known as such")?;
+    let image = binary::go::analyse(&std::fs::read(&path)?)?.context("Go's programs are known as such")?;
     let places = image.runtime.map_err(anyhow::Error::msg)?;
     Ok(Program { path, places: Arc::new(places), version: image.version })
 }
@@ -84,6 +78,12 @@ impl Target {
     pub fn ask(&mut self, command: &str) -> anyhow::Result<String> {
         writeln!(self.input, "{command}")?;
         self.line()
+    }
+
+    /// How often its world was stopped, by its own count; `None` if its Go has no such count (before 1.22).
+    pub fn stops(&mut self) -> anyhow::Result<Option<u64>> {
+        let answer: serde_json::Value = serde_json::from_str(&self.ask("stops")?)?;
+        Ok(answer["stops"].as_u64())
     }
 
     /// Lets it ask itself so often; how long each took.

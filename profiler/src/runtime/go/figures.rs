@@ -4,8 +4,6 @@ mod caches;
 mod check;
 mod counters;
 mod formulas;
-#[cfg(test)]
-mod live;
 mod pauses;
 mod raw;
 mod read;

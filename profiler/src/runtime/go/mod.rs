@@ -6,7 +6,7 @@ pub mod goroutines;
 pub mod heap_profile;
 pub mod names;
 #[cfg(test)]
-pub(crate) mod program;
+mod tables;
 pub mod totals;
 
 use std::io;

@@ -71,7 +71,7 @@ const STEPS: &[(&[&str], Limit)] = &[
     (&["limit 1048576", "work 100"], Limit::Exceeded),
     (&["nolimit", "gogc 100", "exitg", "free"], Limit::Nothing),
     (&["gc 300"], Limit::Nothing),
-    (&["gor 7", "work 500"], Limit::Nothing),
+    (&["procs 5", "gor 7", "work 500"], Limit::Nothing),
 ];
 
 /// Leads a program through all steps.

@@ -180,6 +180,8 @@ func obey(command string, text string, number int) any {
 	case "gogc":
 		debug.SetGCPercent(number)
 		percent = number
+	case "procs":
+		runtime.GOMAXPROCS(number)
 	case "gor":
 		park(number)
 	case "exitg":

@@ -17,7 +17,7 @@ use crate::{
     binary::go::Layout,
     runtime::{
         Memory,
-        go::{GoError, GoRuntime, attach::Bias, program},
+        go::{GoError, GoRuntime, attach::Bias, tables},
     },
 };
 
@@ -38,7 +38,7 @@ impl Memory for Changing<'_> {
 
 #[test]
 fn everything_is_read_as_it_was_put_in_by_every_table_and_in_one_call() {
-    for minor in program::minors() {
+    for minor in tables::minors() {
         for (seed, processors, cycles) in [(1, 1, 0), (2, 2, 5), (3, 16, 256), (4, 3, 1000)] {
             let world = world(&minor, seed, processors, cycles);
             let mut runtime = world.attach(&world.memory).unwrap();
@@ -54,9 +54,9 @@ fn everything_is_read_as_it_was_put_in_by_every_table_and_in_one_call() {
 #[test]
 fn another_versions_table_is_refused_unless_it_says_the_same() {
     let mut refused = 0;
-    for theirs in program::minors() {
+    for theirs in tables::minors() {
         let world = world(&theirs, 5, 4, 300);
-        for ours in program::minors().into_iter().filter(|ours| *ours != theirs) {
+        for ours in tables::minors().into_iter().filter(|ours| *ours != theirs) {
             let places = Arc::new(places(&ours));
             match GoRuntime::attach(&places, &world.memory, MAPS, EXE)
                 .and_then(|mut runtime| runtime.read(View::Metrics))
@@ -71,7 +71,7 @@ fn another_versions_table_is_refused_unless_it_says_the_same() {
 
 #[test]
 fn each_number_of_the_memory_that_is_off_by_a_page_is_noticed() {
-    for minor in program::minors() {
+    for minor in tables::minors() {
         let world = world(&minor, 6, 4, 300);
         let layout = world.layout();
         let (stats, each, pacer) = (&layout.mstats, &layout.heap_stats, &layout.controller);

@@ -7,7 +7,7 @@ use crate::{
     binary::go::{Globals, Layout, Places, Span},
     runtime::{
         Memory,
-        go::{GoError, GoRuntime, program},
+        go::{GoError, GoRuntime, tables},
     },
 };
 
@@ -94,7 +94,7 @@ impl Dice {
 }
 
 pub fn places(minor: &str) -> Places {
-    let (table, layout) = program::layout(minor);
+    let (table, layout) = tables::layout(minor);
     Places {
         base: 0x40_0000,
         table,
