@@ -217,6 +217,9 @@ fn ps_says_which_go_can_be_read() {
         let row = row.expect("it is listed");
         assert_eq!(row["profile"], profile, "{row}");
         assert!(row["reason"].as_str().is_some_and(|why| why.contains(reason)), "{row}");
+        // There is no C in it, so no debug file could tell of an allocator.
+        let explained = asked(&["explain", "--json", "--pid", &target.pid().to_string()]);
+        assert!(!explained.to_string().contains("debug file"), "{explained}");
         target.end();
     }
 }

@@ -380,8 +380,11 @@ pub fn analyse(image: &[u8], debug: Option<&[u8]>) -> Result<Image, BinaryError>
     let (symbols, is_static, is_stripped) = (elf.symbol_sources(), elf.is_static(), elf.is_stripped());
     let symbol_problems = elf.symbol_problems().iter().map(ToString::to_string).collect();
     let program = is_static || elf.interpreter().is_some();
-    let wants_symbols =
-        program && is_stripped && found.hooks.is_empty() && !symbols.contains(&SymbolSource::DebugFile);
+    let wants_symbols = program
+        && is_stripped
+        && found.hooks.is_empty()
+        && !symbols.contains(&SymbolSource::DebugFile)
+        && !go::is_without_c(image);
     Ok(Image {
         class: elf.class,
         build_id: elf.build_id,

@@ -31,6 +31,13 @@ pub struct GoImage {
     pub runtime: Result<Places, String>,
 }
 
+/// Whether a file is a Go program without any C in it: it can't have an allocator but Go's own.
+pub fn is_without_c(file: &[u8]) -> bool {
+    let found = image::GoFile::read(file).ok().and_then(|file| build_info::read(&file));
+    let build = found.and_then(|found| found.build.ok());
+    build.is_some_and(|build| build.setting("CGO_ENABLED") == Some("0"))
+}
+
 /// What Go's linker writes into every program (Go's src/debug/buildinfo and src/runtime/debug/mod.go).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildInfo {
