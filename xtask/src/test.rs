@@ -184,7 +184,8 @@ fn tests(args: &Args, strict: bool) -> Result<()> {
         style::warn("not root: the tests that attach to a process are skipped; `sudo` runs them");
     }
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "--workspace"]).args(&args.filter);
+    // A test program that fails doesn't hide what the others would say.
+    cargo.args(["test", "--workspace", "--no-fail-fast"]).args(&args.filter);
     if std::env::var_os(GO_TOOLCHAINS).is_none() {
         match go_toolchains::toolchain(go_toolchains::NEW) {
             Ok(root) => {

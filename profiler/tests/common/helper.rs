@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{
     LONG,
     child::{Guarded, Lines, run},
-    has_program,
+    has_program, within,
 };
 
 /// How long a helper may count; the long tests are given minutes.
@@ -70,7 +70,18 @@ impl Helper {
     /// The same, for a command that needs more than arguments.
     pub fn spawn(command: &mut Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = Guarded(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")));
+        // A file that was written just now is still open for writing in whatever another test's thread has forked meanwhile,
+        // until that replaces its program.
+        let mut spawned = command.spawn();
+        within(LONG, || {
+            let busy =
+                spawned.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ExecutableFileBusy);
+            if busy {
+                spawned = command.spawn();
+            }
+            !busy
+        });
+        let mut child = Guarded(spawned.unwrap_or_else(|error| panic!("{command:?}: {error}")));
         let lines = Lines::of(child.0.stdout.take().expect("it is a pipe"));
         let ready = lines.next(LONG);
         assert_eq!(ready.as_deref(), Some(&b"ready"[..]), "{command:?} isn't ready");
