@@ -222,10 +222,14 @@ fn a_program_of_a_go_without_a_table_is_refused_with_the_reason_and_the_way_out(
     let drop_in = samples(&parse(&fetch(watching.address(), DROP_IN).expect("it answers")));
     let all = samples(&parse(&fetch(watching.address(), "/metrics").expect("it answers")));
     watching.finish();
-    // What its file says is told, and no figure.
+    // What its file says is told, that nothing was lost by reading, and no figure.
+    let losses = ["readings_repeated_total", "counters_held_back_total", "readers_lost_total"];
+    for name in losses {
+        assert_eq!(all[&format!("profiler_go_{name}{{target=\"esbuild\"}}")], 0.0);
+    }
     assert_eq!(drop_in["go_info{version=\"go1.20.7\"}"], 1.0);
     let told = |key: &&String| {
-        ["info", "mod_info", "unavailable_info"].iter().any(|name| {
+        ["info", "mod_info", "unavailable_info"].iter().chain(&losses).any(|name| {
             let key = key.trim_start_matches("profiler_");
             key.strip_prefix("go_")
                 .and_then(|key| key.strip_prefix(name))
