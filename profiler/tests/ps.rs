@@ -183,6 +183,6 @@ fn five_hundred_processes_are_listed_and_chosen_in_no_time() {
     );
     // Every file that any process has mapped is analysed, the compilers' of a busy machine included, and without
     // optimisation here.
-    assert!(list < Duration::from_secs(8), "listed in {list:?}");
+    assert!(list < Duration::from_secs(15), "listed in {list:?}");
     assert!(by_name.max(by_program).max(by_unit) < Duration::from_millis(100));
 }
