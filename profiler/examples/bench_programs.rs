@@ -174,9 +174,10 @@ fn target_words(stage: &Stage) -> &'static str {
 fn report(all: &[Results<'_>], ways: &[&Way], placement: &str) {
     println!("Whole programs with profiler, by the same without it; {placement}.");
     println!(
-        "Changes in %, as the median of the rounds and their range. Throughput and p99 (of latency) are what a client sees; they say too \
-         little where\nthe client or a lock is the bottleneck. CPU each is the CPU time of the program's own processes per operation (the \
-         kernel's clocks of\nthem), which doesn't depend on that: limits, ns per hit and what profiler tells of its cost are judged by it."
+        "Changes in %, as the median of the rounds and their range. Throughput and p99 (of latency) are what a client\n\
+         sees; they say too little where the client, a lock or a disk is the bottleneck. CPU each is the CPU time of the\n\
+         program's own processes per operation, by the kernel's clocks of them, which doesn't depend on that: limits,\n\
+         ns per hit and what profiler tells of its cost are judged by it."
     );
     for way in ways {
         println!("  {:10} {}", way.name, way.about);

@@ -146,8 +146,10 @@ impl Results<'_> {
     pub fn judge(&self, ways: &[&Way]) -> bool {
         let mut kept = true;
         for (at, way) in ways.iter().enumerate() {
-            if let (Some(limit), Some(ratio)) = (way.limit, self.ratio(at, Turn::cpu_each)) {
-                let (line, verdict) = judge(&format!("{}: {}", self.workload.name, way.name), &ratio, limit);
+            let ratios = self.ratio(at, Turn::cpu_each).zip(self.control(Turn::cpu_each));
+            if let (Some(limit), Some((ratio, control))) = (way.limit, ratios) {
+                let what = format!("{}: {}", self.workload.name, way.name);
+                let (line, verdict) = judge(&what, &ratio, &control, limit);
                 println!("{line}");
                 kept &= verdict != Verdict::Broken;
             }

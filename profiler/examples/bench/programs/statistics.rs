@@ -59,12 +59,14 @@ pub enum Verdict {
     Unknown,
 }
 
-/// Whether a ratio stays below `1 + limit`: a line for people, and the verdict.
-pub fn judge(what: &str, ratio: &Ratio, limit: f64) -> (String, Verdict) {
+/// Whether a ratio stays below `1 + limit`: a line for people, and the verdict. `control` compares two turns that don't differ: what is
+/// seen there is noise, too, which the few rounds of a way may not show.
+pub fn judge(what: &str, ratio: &Ratio, control: &Ratio, limit: f64) -> (String, Verdict) {
     let cost = ratio.median - 1.0;
+    let noise = ratio.noise.max(control.noise).max((control.median - 1.0).abs());
     let verdict = match () {
         () if cost <= limit => Verdict::Kept,
-        () if cost - ratio.noise > limit => Verdict::Broken,
+        () if cost - noise > limit => Verdict::Broken,
         () => Verdict::Unknown,
     };
     let mut said = match verdict {
@@ -72,9 +74,9 @@ pub fn judge(what: &str, ratio: &Ratio, limit: f64) -> (String, Verdict) {
         Verdict::Broken => "BROKEN".to_owned(),
         Verdict::Unknown => "can't be told: the noise is larger than the difference".to_owned(),
     };
-    if verdict == Verdict::Kept && ratio.noise > limit {
+    if verdict == Verdict::Kept && noise > limit {
         said += ", but the noise is larger than the limit";
     }
-    let (cost, noise, limit) = (cost * 100.0, ratio.noise * 100.0, limit * 100.0);
+    let (cost, noise, limit) = (cost * 100.0, noise * 100.0, limit * 100.0);
     (format!("{what} costs {cost:+.2} % (noise {noise:.2}), limit {limit} %: {said}"), verdict)
 }

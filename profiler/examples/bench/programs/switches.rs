@@ -198,9 +198,11 @@ fn report(pairs: &[Pair]) -> bool {
     println!();
     let mut kept = true;
     for pair in pairs {
+        // The first way is the control.
         for (at, _) in WAYS.iter().enumerate().filter(|(_, (_, whom))| *whom == Whom::Other) {
-            if let Some(ratio) = pair.ratio(at + 1) {
-                let (line, verdict) = judge(&format!("a bystander's switch {}", pair.name), &ratio, LIMIT);
+            if let Some((ratio, control)) = pair.ratio(at + 1).zip(pair.ratio(1)) {
+                let what = format!("a bystander's switch {}", pair.name);
+                let (line, verdict) = judge(&what, &ratio, &control, LIMIT);
                 println!("{line}");
                 kept &= verdict != Verdict::Broken;
             }

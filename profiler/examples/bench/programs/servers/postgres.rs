@@ -185,7 +185,6 @@ impl Load for Postgres {
         for log in self.logs() {
             fs::remove_file(log)?;
         }
-        let before = family(self.server.pid()).len();
         let mut command = client(self.user, &self.directory)?;
         command.args([
             "-n",
@@ -209,7 +208,7 @@ impl Load for Postgres {
             if client.has_ended()? {
                 bail!("pgbench ended at its start");
             }
-            Ok(family(self.server.pid()).len() >= before + CLIENTS)
+            Ok(connections(self.server.pid()) >= CLIENTS)
         })?;
         self.client = Some(client);
         // So that each has done something.
@@ -228,11 +227,9 @@ impl Load for Postgres {
         let mut client = self.client.take().context("pgbench doesn't run")?;
         client.signal(Signal::ALARM);
         client.wait(Duration::from_secs(10))?;
-        // The server's processes of these connections end by themselves; the next turn counts processes.
+        // The server's processes of these connections end by themselves; the next turn has its own.
         let server = self.server.pid();
-        child::wait_for("the end of the connections", BEGIN, || {
-            Ok(!family(server).iter().any(|pid| is_backend(*pid)))
-        })?;
+        child::wait_for("the end of the connections", BEGIN, || Ok(connections(server) == 0))?;
         let latencies = self.latencies()?;
         let p99 = latencies.get(latencies.len() * 99 / 100).context("no transaction was logged")?;
         let seconds = (self.window.1 - self.window.0) as f64 / 1e6;
@@ -240,7 +237,10 @@ impl Load for Postgres {
     }
 }
 
-/// Whether a process of PostgreSQL serves a connection: its title says for whom (`postgres: bench postgres [local] idle`).
-fn is_backend(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.contains("bench postgres"))
+/// How many processes of PostgreSQL serve a connection of ours: their title says for whom (`postgres: bench postgres [local] idle`).
+fn connections(server: u32) -> usize {
+    let is_one = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.contains("bench postgres"))
+    };
+    family(server).iter().filter(|pid| is_one(pid)).count()
 }
