@@ -1,5 +1,9 @@
 //! What a context switch costs more: two processes throw a byte to and fro through pipes. On one CPU each throw is a switch from one to
 //! the other; on two it is a switch from and to idleness, on each.
+//!
+//! On one CPU, one of the two runs at any time, so that their CPU time is what a round trip takes, without what others have taken
+//! in between: limits are judged by it. On two, idleness belongs to it and to nobody's CPU time: there it is the clock on the wall,
+//! the median of short parts.
 
 use std::{
     io::{BufRead as _, Read as _, Write as _},
@@ -14,7 +18,7 @@ use rustix::process::Signal;
 use super::{
     child::{self, Lines, Running},
     daemon::Profiler,
-    meters::family,
+    meters::{Cpu, family},
     statistics::{Ratio, Verdict, judge, median},
 };
 
@@ -49,6 +53,9 @@ enum Whom {
     Themselves,
 }
 
+/// Parts of a turn, of which the median counts: others disturb some.
+const PARTS: u32 = 25;
+
 /// Throws first, at each line `N` N times; answers with the nanoseconds of a round trip. Its partner gets the second CPU.
 pub fn ping(cpus: &[String]) -> anyhow::Result<()> {
     let [own, other] = cpus else { bail!("{PING} wants two CPUs") };
@@ -66,12 +73,16 @@ pub fn ping(cpus: &[String]) -> anyhow::Result<()> {
     let mut byte = [0];
     for line in std::io::stdin().lock().lines() {
         let trips: u32 = line?.trim().parse().context("no number of round trips")?;
-        let began = Instant::now();
-        for _ in 0..trips {
-            there.write_all(&byte)?;
-            back.read_exact(&mut byte)?;
+        let mut took = Vec::new();
+        for _ in 0..PARTS {
+            let began = Instant::now();
+            for _ in 0..trips / PARTS {
+                there.write_all(&byte)?;
+                back.read_exact(&mut byte)?;
+            }
+            took.push(began.elapsed().as_secs_f64() * 1e9 / f64::from(trips / PARTS));
         }
-        println!("{}", began.elapsed().as_secs_f64() * 1e9 / f64::from(trips));
+        println!("{}", median(&took).context("no round trips")?);
     }
     Ok(())
 }
@@ -112,41 +123,59 @@ struct Pair {
     input: ChildStdin,
     output: Lines,
     trips: f64,
-    /// Nanoseconds of a round trip, by round: without profiler, then each way.
-    rounds: Vec<[f64; WAYS.len() + 1]>,
+    /// How it is judged.
+    by: Clock,
+    /// By round: without profiler, then each way.
+    rounds: Vec<[Trip; WAYS.len() + 1]>,
 }
 
+/// Nanoseconds of a round trip.
+#[derive(Clone, Copy, Default)]
+struct Trip {
+    wall: f64,
+    cpu: f64,
+}
+
+/// One of them.
+type Clock = fn(&Trip) -> f64;
+const WALL: Clock = |trip| trip.wall;
+const CPU: Clock = |trip| trip.cpu;
+
 impl Pair {
-    fn start(name: &'static str, cpus: [usize; 2]) -> anyhow::Result<Self> {
+    fn start(name: &'static str, cpus: [usize; 2], by: Clock) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args([PING.to_owned(), cpus[0].to_string(), cpus[1].to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // Its partner ends with it, as the pipe does.
         let mut process = Running::start(&mut command, "ping", Signal::KILL, None)?;
         let (input, output) = (process.input()?, process.output()?);
-        let mut pair = Self { name, process, input, output, trips: FIRST, rounds: Vec::new() };
+        let mut pair = Self { name, process, input, output, trips: FIRST, by, rounds: Vec::new() };
         pair.throw()?;
-        pair.trips = (TURN.as_secs_f64() * 1e9 / pair.throw()?).round();
+        pair.trips = (TURN.as_secs_f64() * 1e9 / pair.throw()?.wall).max(FIRST / 10.0).round();
         Ok(pair)
     }
 
-    fn throw(&mut self) -> anyhow::Result<f64> {
+    fn throw(&mut self) -> anyhow::Result<Trip> {
+        let before = Cpu::of(self.process.pid());
         writeln!(self.input, "{}", self.trips)?;
         let answer = self.output.next(PATIENCE)?.context("ping has ended")?;
-        answer.parse().with_context(|| format!("ping says: {answer}"))
+        let cpu = Cpu::of(self.process.pid()).since(&before) * 1e9 / self.trips;
+        let wall = answer.parse().with_context(|| format!("ping says: {answer}"))?;
+        Ok(Trip { wall, cpu })
     }
 
-    fn ratio(&self, way: usize) -> Option<Ratio> {
-        Ratio::of(&self.rounds.iter().map(|round| round[way] / round[0]).collect::<Vec<_>>())
+    fn ratio(&self, way: usize, clock: Clock) -> Option<Ratio> {
+        let ratios = self.rounds.iter().map(|round| clock(&round[way]) / clock(&round[0]));
+        Ratio::of(&ratios.collect::<Vec<_>>())
     }
 }
 
 /// Measures; whether the limit is kept.
 pub fn bench(profiler: &Profiler, directory: &Path, seconds: f64) -> anyhow::Result<bool> {
     let [first, last] = child::cpus()?;
-    let mut pairs = vec![Pair::start("on one CPU", [last, last])?];
+    let mut pairs = vec![Pair::start("on one CPU", [last, last], CPU)?];
     if first < last {
-        pairs.push(Pair::start("on two CPUs", [first, last])?);
+        pairs.push(Pair::start("on two CPUs", [first, last], WALL)?);
     } else {
         println!("left out: two CPUs, as there is only one");
     }
@@ -156,7 +185,7 @@ pub fn bench(profiler: &Profiler, directory: &Path, seconds: f64) -> anyhow::Res
     let themselves: Vec<u32> = pairs.iter().flat_map(|pair| family(pair.process.pid())).collect();
     let began = Instant::now();
     while pairs[0].rounds.len() < 3 || began.elapsed().as_secs_f64() < seconds {
-        let mut round = vec![[0.0; WAYS.len() + 1]; pairs.len()];
+        let mut round = vec![[Trip::default(); WAYS.len() + 1]; pairs.len()];
         for (at, whom) in std::iter::once(Whom::Nobody).chain(WAYS.map(|(_, whom)| whom)).enumerate() {
             let watching = match whom {
                 Whom::Nobody => None,
@@ -185,14 +214,18 @@ fn report(pairs: &[Pair]) -> bool {
         "A byte to and fro between two processes, ns per round trip (profiler {}):\n",
         OPTIONS.join(" ")
     );
-    println!("{:45}{:>10}{:>26}", "", "median", "change %, range");
+    println!("{:42}{:>8}{:>24}{:>8}{:>24}", "", "wall", "change %, range", "CPU", "change %, range");
     for pair in pairs {
-        let of = |way: usize| median(&pair.rounds.iter().map(|round| round[way]).collect::<Vec<_>>());
         println!("{}, {} rounds", pair.name, pair.rounds.len());
-        println!("{:45}{:>10.0}", "  no profiler", of(0).unwrap_or(f64::NAN));
-        for (at, (name, _)) in WAYS.iter().enumerate() {
-            let change = pair.ratio(at + 1).map_or_else(String::new, |ratio| ratio.change());
-            println!("{:45}{:>10.0}{change:>26}", format!("  {name}"), of(at + 1).unwrap_or(f64::NAN));
+        let names = std::iter::once("no profiler").chain(WAYS.map(|(name, _)| name));
+        for (at, name) in names.enumerate() {
+            let cells = [WALL, CPU].map(|clock| {
+                let all: Vec<f64> = pair.rounds.iter().map(|round| clock(&round[at])).collect();
+                let change =
+                    pair.ratio(at, clock).filter(|_| at > 0).map_or_else(String::new, |ratio| ratio.change());
+                format!("{:>8.0}{change:>24}", median(&all).unwrap_or(f64::NAN))
+            });
+            println!("  {name:40}{}", cells.concat());
         }
     }
     println!();
@@ -200,7 +233,7 @@ fn report(pairs: &[Pair]) -> bool {
     for pair in pairs {
         // The first way is the control.
         for (at, _) in WAYS.iter().enumerate().filter(|(_, (_, whom))| *whom == Whom::Other) {
-            if let Some((ratio, control)) = pair.ratio(at + 1).zip(pair.ratio(1)) {
+            if let Some((ratio, control)) = pair.ratio(at + 1, pair.by).zip(pair.ratio(1, pair.by)) {
                 let what = format!("a bystander's switch {}", pair.name);
                 let (line, verdict) = judge(&what, &ratio, &control, LIMIT);
                 println!("{line}");
