@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use crate::{
     kernel::{now_ns, sample_threads},
     runtime::go::{
         GoError,
-        goroutines::{self, Goroutines, Options, ThreadSample},
+        goroutines::{self, Goroutines, Options, Samples, ThreadSample},
         names::{CodeAddress, MOST_AT_ONCE, Namer},
     },
     stack::Frame,
@@ -91,7 +91,7 @@ pub fn named(program: &GoProgram) -> Result<(Goroutines, Names), GoError> {
 
 /// What threads do on the CPU, as far as we may see it. Their ids are those that the process says of itself: in a container
 /// they are others than ours, and a process could name any.
-fn sample(process: &Process, own_ids: &[u32]) -> Result<BTreeMap<u32, ThreadSample>, String> {
+fn sample(process: &Process, own_ids: &[u32]) -> Samples {
     let threads = process.threads_by_own_ids(own_ids).map_err(|error| error.to_string())?;
     let ours: Vec<u32> = threads.values().copied().collect();
     let mut samples = sample_threads(process.pid(), &ours).map_err(|error| match error.raw_os_error() {

@@ -217,18 +217,13 @@ impl<M: Memory> Reader<'_, M> {
         let before = self.threads(&running)?;
         let mut wanted: Vec<u32> = before.iter().flatten().copied().collect();
         wanted.truncate(MOST_THREADS);
-        let (samples, why) = match wanted.is_empty() {
-            true => (BTreeMap::new(), None),
-            false => match (self.options.sample)(&wanted) {
-                Ok(samples) => (samples, None),
-                Err(why) => (BTreeMap::new(), Some(why)),
-            },
-        };
+        let samples = if wanted.is_empty() { Ok(BTreeMap::new()) } else { (self.options.sample)(&wanted) };
         let after = self.threads(&running)?;
         for (((place, raw), before), after) in running.iter().zip(before).zip(after) {
             let Some(goroutine) = self.out.list.get_mut(*place) else { continue };
             goroutine.thread = before;
-            let sample = before.filter(|_| before == after).and_then(|thread| samples.get(&thread));
+            let sample =
+                before.filter(|_| before == after).and_then(|thread| samples.as_ref().ok()?.get(&thread));
             match sample {
                 Some(sample) if raw.has_in_stack(sample.sp) => {
                     goroutine.stack = sample.stack.iter().copied().take(crate::stack::MAX_FRAMES).collect();
@@ -237,7 +232,7 @@ impl<M: Memory> Reader<'_, M> {
                 }
                 Some(_) => goroutine.trouble = Some("it was in the runtime, on another stack".to_owned()),
                 None => {
-                    let why = why.as_deref().unwrap_or("there is no sample of it");
+                    let why = samples.as_ref().err().map_or("there is no sample of it", String::as_str);
                     goroutine.trouble = Some(format!("it was running, and {why}"));
                 }
             }
