@@ -72,15 +72,17 @@ impl PlacedSite {
 
     /// Reads what was counted.
     pub fn read(&mut self, kernel: &Kernel) -> Result<(), SessionError> {
-        let own = self.internal.map(|id| kernel.alloc_counts(id)).transpose()?.unwrap_or_default();
+        // In this order: a call of the allocator's own is counted where it is made before it is counted where it arrives. The other
+        // way round, those that come between the two readings would be told as the program's, for good.
         let all = kernel.alloc_counts(self.own)?;
+        let own = self.internal.map(|id| kernel.alloc_counts(id)).transpose()?.unwrap_or_default();
         self.hits = all.iter().chain(&own).map(AllocCounts::hits).sum();
         self.of_allocator = own.iter().map(AllocCounts::hits).sum();
         for ((mut counts, own), last) in all.into_iter().zip(own).zip(&mut self.last) {
             counts.subtract(&own);
             counts.bytes = self.bytes.of(&counts);
-            // A call of the allocator's own may have been counted where it is made and not yet where it arrives: the
-            // difference is one too small for a moment, and a counter must not sink.
+            // Calls of the allocator's own that had not arrived at the first reading make the difference too small for a moment, and
+            // a counter must not sink.
             counts.raise_to(last);
             *last = counts;
         }
