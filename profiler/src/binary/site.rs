@@ -2,7 +2,11 @@
 //!
 //! The kernel emulates a few instructions when a uprobe sits on them and single-steps a copy of all others, which takes
 //! a second trap and costs 2 to 20 times as much. Which ones: `arch/x86/kernel/uprobes.c`, `branch_setup_xol_ops` (since
-//! Linux 3.16) and `push_setup_xol_ops` (since 5.1).
+//! Linux 3.16) and `push_setup_xol_ops` (since 5.1). Newer kernels emulate nops of any length as well (7.2: `insn_is_nop`), and
+//! nothing else of a function's beginning.
+//!
+//! Never a nop of five bytes: Linux 6.18 to 7.1 make it a call at the first hit, which writes into what the function keeps below
+//! its stack pointer, and which a forked child doesn't survive (decision 16).
 
 use iced_x86::{
     FlowControl, Formatter, GasFormatter, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
@@ -70,6 +74,9 @@ pub enum SiteError {
         /// Where the jump is.
         from: u64,
     },
+    /// There is nothing but nops on which no probe can be: some kernels make a call of one, which may end the program.
+    #[error("its first instruction is a nop of five bytes, where a probe could do harm, and no other will do")]
+    OnlyNops,
     /// The kernel accepts no uprobe on the instruction at the entry, and no other place will do.
     #[error("the kernel accepts no probe on its first instruction, `{instruction}`")]
     Refused {
@@ -82,8 +89,8 @@ pub enum SiteError {
 /// registers hold them there, in the arguments' order.
 ///
 /// It is the first emulated instruction on the straight way from the entry if nothing else leads there and each argument
-/// is still in its register, or in another one to which it was copied; else the entry itself. See the module for what
-/// is emulated.
+/// is still in its register, or in another one to which it was copied; else the entry itself, behind any nop of five bytes that
+/// is there. See the module for what is emulated.
 pub fn choose(text: &Text<'_>, entry: u64, arguments: usize) -> Result<(Site, Vec<Register>), SiteError> {
     let arguments = &Register::ARGUMENTS[..arguments.min(Register::ARGUMENTS.len())];
     choose_in(text, &Flow::from(text, entry), entry, arguments, false)
@@ -99,8 +106,8 @@ pub(super) fn choose_in(
     arguments: &[Register],
     long_jumps_back: bool,
 ) -> Result<(Site, Vec<Register>), SiteError> {
-    let first_bytes = text.bytes_at(entry).ok_or(SiteError::NoExecutableBytes)?;
-    let first = text.decode(entry).ok_or(SiteError::NotAnInstruction)?;
+    text.bytes_at(entry).ok_or(SiteError::NoExecutableBytes)?;
+    text.decode(entry).ok_or(SiteError::NotAnInstruction)?;
     let mut back = flow.branches.iter().filter(|branch| !branch.call && branch.target == entry);
     if let Some(branch) = back.find(|branch| !(long_jumps_back && is_long_jump(text, branch.source))) {
         return Err(SiteError::EntryRepeats { from: branch.source });
@@ -158,11 +165,33 @@ pub(super) fn choose_in(
         }
         at = instruction.next_ip();
     }
-    if is_refused(&first_bytes[..first.len()], &first) {
-        return Err(SiteError::Refused { instruction: disassemble(&first) });
+    let free = intruder.as_ref().map_or(u64::MAX, |(target, _)| *target);
+    let (address, instruction) = behind_nops(text, entry, free).ok_or(SiteError::OnlyNops)?;
+    let bytes = text.bytes_at(address).ok_or(SiteError::NoExecutableBytes)?;
+    if is_refused(&bytes[..instruction.len()], &instruction) {
+        return Err(SiteError::Refused { instruction: disassemble(&instruction) });
     }
-    let reason = format!("the entry, single-stepped by the kernel: {why_not}");
-    Ok((site(entry, &first, SiteKind::SingleStepped, reason, true)?, arguments.to_vec()))
+    let place = if address == entry { "the entry" } else { "behind the nop at the entry" };
+    let reason = format!("{place}, single-stepped by the kernel: {why_not}");
+    Ok((site(address, &instruction, SiteKind::SingleStepped, reason, true)?, arguments.to_vec()))
+}
+
+/// The first instruction from the entry on that is no nop of five bytes, and stands before `end`.
+fn behind_nops(text: &Text<'_>, entry: u64, end: u64) -> Option<(u64, Instruction)> {
+    let mut at = entry;
+    while at < end && at - entry <= MAX_BYTES {
+        let instruction = text.decode(at)?;
+        if !is_nop5(&instruction) {
+            return Some((at, instruction));
+        }
+        at = instruction.next_ip();
+    }
+    None
+}
+
+/// A nop of five bytes, as Linux 6.18 to 7.1 make calls of (`arch/x86/kernel/uprobes.c`, `can_optimize`).
+pub(super) fn is_nop5(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Nop && instruction.len() == 5
 }
 
 /// Whether the instruction at an address is a `jmp` of five bytes: always taken, and emulated by the kernel.

@@ -13,9 +13,6 @@ use crate::{
     text::clean,
 };
 
-/// `call`: what newer kernels put at a 5-byte nop (arch/x86/kernel/uprobes.c, `uprobe_optimize`).
-const OPTIMISED: u8 = 0xe8;
-
 /// A mapped file with probes in it.
 pub struct PlacedObject {
     pub id: FileId,
@@ -47,7 +44,7 @@ pub struct PlacedSite {
 
 /// Whether the kernel's breakpoint is seen at a site; `None` if the process's memory can't be read.
 pub fn in_place(process: &Process, address: u64, hook: &Hook) -> Option<bool> {
-    let in_place = process.byte_at(address).map(|byte| matches!(byte, BREAKPOINT | OPTIMISED));
+    let in_place = process.byte_at(address).map(|byte| byte == BREAKPOINT);
     if in_place == Some(false) {
         tracing::warn!("the probe on {} has not reached the process's memory", hook.function.name());
     }

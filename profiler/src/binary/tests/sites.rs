@@ -52,6 +52,30 @@ fn the_first_emulated_instruction_on_the_way() {
     assert_eq!(found(&[0x0f, 0x1f, 0x00, 0x53, RET]), Some(3), "nopl (%rax) is single-stepped");
 }
 
+/// Kernels from 6.18 to 7.1 make a call of it, which may end the program (docs/decisions/0016).
+#[test]
+fn no_probe_is_ever_on_a_nop_of_five_bytes() {
+    const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0, 0];
+    const TEST: [u8; 3] = [0x48, 0x85, 0xff];
+    let at = |bytes: &[u8]| {
+        let site = site(bytes);
+        (site.offset, site.kind)
+    };
+    let code = |rest: &[u8]| [&NOP5, rest].concat();
+    assert_eq!(at(&code(&[0x55, RET])), (5, SiteKind::Emulated), "push behind it");
+    assert_eq!(at(&code(&[&TEST[..], &[RET]].concat())), (5, SiteKind::SingleStepped), "test behind it");
+    assert_eq!(at(&code(&code(&[RET]))), (10, SiteKind::SingleStepped), "two of them");
+    let with_prefix = [0x66, 0x0f, 0x1f, 0x40, 0x00, 0x48, 0x85, 0xff, RET];
+    assert_eq!(at(&with_prefix), (5, SiteKind::SingleStepped), "another form of it");
+    assert!(site(&code(&[RET])).reason.starts_with("behind the nop"));
+    // Of other lengths they do no harm.
+    assert_eq!(at(&[0x0f, 0x1f, 0x40, 0, RET]), (0, SiteKind::SingleStepped), "four bytes");
+    // A loop comes back to what is behind the nop: it is passed more often than the function is called.
+    let looped = code(&[0x48, 0xff, 0xcf, 0x75, 0xfb, RET]);
+    assert_eq!(choose(&text(&looped, &[0]), BASE, 2), Err(SiteError::OnlyNops));
+    assert_eq!(choose(&text(&NOP5.repeat(40), &[0]), BASE, 2), Err(SiteError::OnlyNops));
+}
+
 #[test]
 fn a_return_is_only_taken_where_the_stack_pointer_is_as_at_the_entry() {
     for (code, what) in [
