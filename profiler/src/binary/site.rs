@@ -75,7 +75,9 @@ pub enum SiteError {
         from: u64,
     },
     /// There is nothing but nops on which no probe can be: some kernels make a call of one, which may end the program.
-    #[error("its first instruction is a nop of five bytes, where a probe could do harm, and no other will do")]
+    #[error(
+        "its first instruction is a nop of five bytes, where a probe could do harm, and no other will do"
+    )]
     OnlyNops,
     /// The kernel accepts no uprobe on the instruction at the entry, and no other place will do.
     #[error("the kernel accepts no probe on its first instruction, `{instruction}`")]
@@ -190,7 +192,7 @@ fn behind_nops(text: &Text<'_>, entry: u64, end: u64) -> Option<(u64, Instructio
 }
 
 /// A nop of five bytes, as Linux 6.18 to 7.1 make calls of (`arch/x86/kernel/uprobes.c`, `can_optimize`).
-pub(super) fn is_nop5(instruction: &Instruction) -> bool {
+fn is_nop5(instruction: &Instruction) -> bool {
     instruction.mnemonic() == Mnemonic::Nop && instruction.len() == 5
 }
 
